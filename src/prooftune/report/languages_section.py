@@ -15,11 +15,16 @@ def languages_table(scores: Scores) -> Table | None:
         return None
     primary = scores["primary"]
     metric = task_display.display_for(scores).metrics[primary]
-    names = [name for name, _ in task_display.ranked_variants(scores)]
+    # Variants without a language have a table of their own.
+    names = [
+        name
+        for name, variant in task_display.ranked_variants(scores)
+        if not variant.get("missing_languages")
+    ]
     return Table(
         "languages-table",
         "Results by language",
-        f"{metric.title} by language, {percent(scores['confidence'], 0)} intervals, not adjusted "
+        f"{metric.title[:1].upper()}{metric.title[1:]} by language, {percent(scores['confidence'], 0)} intervals, not adjusted "
         f"for the number of languages; seed {scores['seed']}.",
         ["language", "training rows", "test rows", *names],
         [
@@ -49,7 +54,7 @@ def left_out_table(scores: Scores) -> Table | None:
     return Table(
         "left-out-table",
         "Leave-one-language-out",
-        f"{metric.title} of the variant that was trained on all languages minus that of the same "
+        f"{metric.title[:1].upper()}{metric.title[1:]} of the variant that was trained on all languages minus that of the same "
         "variant without the language, on the language's test rows; intervals and p-values are "
         f"adjusted for {count(len(left_out))} comparisons.",
         ["language", "with", "without", "test rows", "difference", "p"],
