@@ -24,7 +24,7 @@ def languages_table(scores: Scores) -> Table | None:
     return Table(
         "languages-table",
         "Results by language",
-        f"{metric.title[:1].upper()}{metric.title[1:]} by language, {percent(scores['confidence'], 0)} intervals, not adjusted "
+        f"{_capital(metric.title)} by language, {percent(scores['confidence'], 0)} intervals, not adjusted "
         f"for the number of languages; seed {scores['seed']}.",
         ["language", "training rows", "test rows", *names],
         [
@@ -54,7 +54,8 @@ def left_out_table(scores: Scores) -> Table | None:
     return Table(
         "left-out-table",
         "Leave-one-language-out",
-        f"{metric.title[:1].upper()}{metric.title[1:]} of the variant that was trained on all languages minus that of the same "
+        f"{_capital(metric.title)} of the variant that was trained on all languages minus that of "
+        "the same "
         "variant without the language, on the language's test rows; intervals and p-values are "
         f"adjusted for {count(len(left_out))} comparisons.",
         ["language", "with", "without", "test rows", "difference", "p"],
@@ -77,3 +78,7 @@ def left_out_table(scores: Scores) -> Table | None:
             for row in left_out
         ],
     )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
