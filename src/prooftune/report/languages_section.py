@@ -24,8 +24,8 @@ def languages_table(scores: Scores) -> Table | None:
     return Table(
         "languages-table",
         "Results by language",
-        f"{_capital(metric.title)} by language, {percent(scores['confidence'], 0)} intervals, not adjusted "
-        f"for the number of languages; seed {scores['seed']}.",
+        f"{_capital(metric.title)} by language, {percent(scores['confidence'], 0)} intervals, not "
+        f"adjusted for the number of languages; seed {scores['seed']}.",
         ["language", "training rows", "test rows", *names],
         [
             (
