@@ -323,12 +323,13 @@ def test_the_backend_follows_the_device(
     expected: str,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
-    monkeypatch.setattr(backends, "flex_works", lambda _: works)
+    monkeypatch.setattr(backends, "flex_works", lambda *_: works)
     assert backends.default_backend(torch.device(device), head_size) == expected
 
 
 def test_flex_attention_is_tried_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backends.flex_works.__wrapped__("cpu")
+    assert backends.flex_works.__wrapped__("cpu", 256)
     messages: list[str] = []
     monkeypatch.setattr(backends, "notify", lambda message, style: messages.append(message))
 

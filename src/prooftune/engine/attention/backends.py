@@ -41,7 +41,7 @@ def default_backend(device: torch.device, head_size: int) -> str:
         device.type == "cuda"
         and torch.cuda.get_device_capability() >= FLEX_MIN_CAPABILITY
         and head_size >= FLEX_MIN_HEAD_SIZE
-        and flex_works(device.type)
+        and flex_works(device.type, head_size)
     ):
         return flex.NAME
     return shared_prefix.NAME
@@ -128,13 +128,14 @@ def register() -> None:
 
 
 @cache
-def flex_works(device: str) -> bool:
+def flex_works(device: str, head_size: int = 64) -> bool:
     """Try FlexAttention with gradients on a small batch; says why where it fails.
 
-    It needs a working Triton compiler, and a GPU that has enough shared memory per block.
+    It needs a working Triton compiler, and a GPU that has enough shared memory for the blocks of
+    this head size.
     """
     try:
-        difference = _flex_difference(torch.device(device))
+        difference = _flex_difference(torch.device(device), head_size)
     except Exception as error:  # whatever the compiler raises
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     else:
@@ -149,11 +150,11 @@ def flex_works(device: str) -> bool:
     return False
 
 
-def _flex_difference(device: torch.device) -> float:
+def _flex_difference(device: torch.device, size: int) -> float:
     """Largest relative difference in output and gradients from `packed_attention`."""
     from prooftune.engine.attention.packed import packed_attention
 
-    lengths, heads, size = [70, 200, 50], (4, 2, 2), 64
+    lengths, heads, scaling = [70, 200, 50], (4, 2, 2), size**-0.5
     generator = torch.Generator().manual_seed(0)
     tensors = [
         torch.randn(1, count, 64 + sum(lengths), size, generator=generator).to(
@@ -168,11 +169,11 @@ def _flex_difference(device: torch.device) -> float:
             if backend == flex.NAME:
                 out = flex.flex_packed_attention(
                     nn.Module(), query, key, value,
-                    flex.FlexLayout(64, lengths, device), 0.125, None, None,
+                    flex.FlexLayout(64, lengths, device), scaling, None, None,
                 )  # fmt: skip
             else:
                 layout = PackedLayout(64, lengths, device)
-                out = packed_attention(query, key, value, layout, 0.125, None, None)
+                out = packed_attention(query, key, value, layout, scaling, None, None)
             grads = torch.autograd.grad(out.float().square().sum(), [query, key, value])
             results.append([out.detach(), *grads])
     return max(
