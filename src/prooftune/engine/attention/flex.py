@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -263,7 +263,7 @@ def flex_packed_attention(
         key, value = (torch.cat(pair, dim=2) for pair in zip(cached, (key, value), strict=True))
     query, key, value = (t.to(dtype) for t in (query, key, value))
     with torch.autocast(device, enabled=False):
-        out = _attend(query, key, value, _score_mod(softcap), mask, scaling)
+        out = _attend(query, key, value, _score_mod(softcap, query.device), mask, scaling)
     return out.transpose(1, 2)
 
 
@@ -306,10 +306,17 @@ def _identity(score: Tensor, *_: Tensor) -> Tensor:
 
 
 @cache
-def _score_mod(cap: float | None) -> Callable[..., Tensor] | None:
-    """The soft-capping of scores; the same function for all layers, which is compiled once."""
-    return None if cap is None else partial(_soft_capped, cap)
+def _score_mod(cap: float | None, device: torch.device) -> Callable[..., Tensor] | None:
+    """The soft-capping of scores; the same function for all layers, which is compiled once.
 
+    The cap is a tensor: a number would become symbolic with dynamic shapes, which the kernel does
+    not accept.
+    """
+    if cap is None:
+        return None
+    bound = torch.tensor(cap, device=device)
 
-def _soft_capped(cap: float, score: Tensor, *_: Tensor) -> Tensor:
-    return torch.tanh(score / cap) * cap
+    def soft_capped(score: Tensor, *_: Tensor) -> Tensor:
+        return torch.tanh(score / bound) * bound
+
+    return soft_capped
