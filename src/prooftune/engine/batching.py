@@ -68,6 +68,7 @@ class UnpaddedLayout:
         # The index lookups cost more than a little padding.
         if _INVERSE_MIN_PADDING * (rows * length - len(to_padded)) < rows * length:
             return None
+        # Padding maps to token 0; what is read there is masked or dropped.
         to_packed = torch.zeros(rows * length, dtype=torch.long, device=token_mask.device)
         to_packed[to_padded] = torch.arange(len(to_padded), device=token_mask.device)
         return cls(rows, length, to_packed, to_padded)
@@ -220,6 +221,7 @@ def collate(
         device: of the batch. Default: the CPU.
     """
     length = max(len(row) for row in rows)
+    # Id 0 is an ordinary token: the mask makes it padding, not the id.
     ids = torch.zeros(len(rows), length, dtype=torch.long)  # (rows, length)
     mask = torch.zeros(len(rows), length, dtype=torch.long)  # (rows, length)
     for i, row in enumerate(rows):
@@ -235,4 +237,5 @@ def collate(
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move all tensors of a batch to a device."""
+    # `dataclasses.astuple` would deep-copy the tensors.
     return Batch(*(getattr(batch, name).to(device) for name in Batch.__slots__))

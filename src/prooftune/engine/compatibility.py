@@ -46,6 +46,7 @@ def use_shared_prefix_attention(model: nn.Module) -> Iterator[bool]:
         if not supported:
             base.set_attn_implementation(before)
         yield supported
+    # `generate` is a generator: this also runs when its caller stops iterating early.
     finally:
         base.set_attn_implementation(before)
 
@@ -64,6 +65,7 @@ def use_tree_attention(model: nn.Module) -> Iterator[None]:
         return
     with use_shared_prefix_attention(model) as supported:
         if not supported:
+            # Every architecture has eager attention, and it adds any 4D mask to its scores.
             base.set_attn_implementation("eager")
         try:
             yield
@@ -85,6 +87,7 @@ def check_output_head(model: nn.Module) -> None:
     device, backbone = device_of(model), get_backbone(model)
     ids = torch.tensor([_probe_ids(base_model(model))], device=device)
     was_training = model.training
+    # Dropout would make the two computations differ.
     model.eval()
     # A float32 head after a 16-bit backbone works only under autocast, as in training.
     with torch.no_grad(), without_prepacked_weights(), autocast(model):
@@ -99,12 +102,14 @@ def check_output_head(model: nn.Module) -> None:
             base_model(model).set_attn_implementation("eager")
         # A classification head's logits are at the last token that is not padding; none here is.
         own = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+        # A language model gives (1, tokens, vocabulary), a classifier (1, classes).
         own = own[:, -1] if own.dim() == 3 else own
         last_hidden = backbone(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
         ours = get_output_head(model)(last_hidden)
     model.train(was_training)
     difference = (own - ours).abs().max().item()
     # Written so that NaN fails, too.
+    # `max(1, …)`: logits close to zero would make a purely relative tolerance too strict.
     if not difference <= 0.05 * max(1.0, own.abs().max().item()):
         raise Failure(
             f"{type(base_model(model)).__name__}: logits computed from the hidden state differ "
@@ -138,4 +143,5 @@ def _probe_ids(model: nn.Module) -> list[int]:
     """
     transformer: Any = model
     vocabulary = int(transformer.get_input_embeddings().num_embeddings)
+    # Tenths avoid the special tokens at the start and the reserved ones at the end.
     return [i * vocabulary // 10 for i in range(1, 9)]

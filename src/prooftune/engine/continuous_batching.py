@@ -81,6 +81,7 @@ class ContinuousBatcher:
 
         Tokens still to be generated and common prefixes count.
         """
+        # Finished sequences do not count: `admit` removes them.
         active = [sequence for sequence in self._sequences if not sequence.finished]
         own = [
             len(prompt) - n for prompt, n in zip(batch.prompts, batch.prefix_lengths, strict=True)
@@ -114,6 +115,7 @@ class ContinuousBatcher:
         own = [prompt[n:] for prompt, n in zip(batch.prompts, batch.prefix_lengths, strict=True)]
         cache = KVCache()
         finished = self._append_tokens(sequences, self._prefill(own, sequences, cache, shared))
+        # A sequence that ends with its first token never enters the cache.
         if len(finished) < len(sequences):
             self._compact(
                 [(self._sequences, self._cache, self._shared), (sequences, cache, shared)]
@@ -138,6 +140,7 @@ class ContinuousBatcher:
         longest = max(s.cached_tokens for s in self._sequences)
         key_index = torch.arange(longest + 1, device=self._device)  # (keys,)
         self._cache.set_write_positions(cached[:, 0], len(key_index))
+        # Positions differ by row: those of `collate` are replaced.
         batch = replace(
             collate(tokens, [[0]] * len(tokens), 0, self._device), position_ids=first + cached
         )
@@ -198,6 +201,7 @@ class ContinuousBatcher:
             return SharedPrefixCache(self._prefix)
         group_ids = [i for i, group in enumerate(batch.groups) for _ in group.row_ids]
         common_prefixes = [
+            # Every row of a group starts with its prefix; the first one is taken.
             batch.prompts[group_ids.index(i)][: group.prefix_length]
             for i, group in enumerate(batch.groups)
         ]
@@ -223,6 +227,8 @@ class ContinuousBatcher:
         where decoding overwrites them or masks them out.
         """
         alternative, count = self._alternative_ids, max(1, len(self._alternative_ids))
+        # The prompt's last token predicts the alternative's first, and each of its tokens the next;
+        # its last token is predicted and never fed.
         logit_positions = [
             list(range(len(prompt) - 1, len(prompt) - 1 + count)) for prompt in prompts
         ]
@@ -244,6 +250,7 @@ class ContinuousBatcher:
         )
         log_probs = torch.log_softmax(self._output_head(hidden), dim=-1)
         log_probs = log_probs.view(len(sequences), count, -1)
+        # (rows, 1 or alternative tokens, vocabulary) -> (rows, vocabulary)
         first_log_probs = log_probs[:, 0]
         if alternative:
             token_ids = torch.tensor(alternative, device=self._device)[None, :, None].expand(
@@ -301,6 +308,7 @@ class ContinuousBatcher:
             for sequences, _, _ in parts
         ]
         remaining = [(part, rows) for part, rows in zip(parts, active_rows, strict=True) if rows]
+        # The same order in all three: a sequence's index is its row in the caches.
         self._sequences = [sequences[i] for (sequences, _, _), rows in remaining for i in rows]
         self._cache = KVCache.merge(
             [(cache, rows) for (_, cache, _), rows in remaining], self._capacity(self._sequences)

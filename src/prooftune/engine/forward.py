@@ -99,10 +99,12 @@ def hidden_states(
     if not supports_shared_prefix(backbone):
         with compute_only_positions(backbone, batch.logit_positions):
             hidden: Tensor = _transformers_attention(backbone, batch, prefix).last_hidden_state
+        # Only these positions hold valid outputs of the last layer: see `sparse_last_layer`.
         return hidden.reshape(-1, hidden.shape[-1])[batch.logit_positions].contiguous()
     mask, length = batch.attention_mask, batch.input_ids.shape[1]
     # Padding comes after all tokens of a row, so the causal mask hides it.
     allowed = _causal_mask(batch.input_ids) if mask.dim() == 2 else mask[:, 0, :, -length:]
+    # The prefix's columns of the mask are dropped, since every row sees all of it.
     context = AttentionContext(allowed, batch.position_ids, batch.position_ids, prefix)
     return hidden_states_in_context(backbone, batch, context, cache)
 
@@ -123,6 +125,7 @@ def hidden_states_in_context(
             unpadded.unpad(positions),
             unpadded.packed_positions(logit_positions),
         )
+    # A KV cache pads new keys and values before it returns them.
     context.unpadded, context.keys_unpadded = unpadded, cache is None
     if cache is not None:
         cache.unpadded = unpadded
@@ -170,10 +173,12 @@ def flex_hidden_states(
         tree_parents: see `FlexLayout`.
     """
     device = device_of(backbone)
+    # The prefix is not part of the batch: its keys and values come from the cache.
     batch = pack_sequences([], rows, logit_positions, flex.BLOCK)
     layout = flex.FlexLayout(
         prefix_length, [len(row) for row in rows], device, tree_parents, prefix
     )
+    # Nodes of a label tree share positions, so these come from the layout and not from the batch.
     positions = torch.zeros(batch.input_ids.shape, dtype=torch.long)
     own = torch.from_numpy(layout.keys()[1][prefix_length:])
     positions[0, : len(own)] = own
@@ -194,6 +199,8 @@ def _transformers_attention(backbone: nn.Module, batch: Batch, prefix: Any | Non
     mask = batch.attention_mask
     if prefix is not None:
         rows = batch.input_ids.shape[0]
+        # Expanded into new layers: transformers appends the batch's keys to the cache that it is
+        # given.
         options = {"past_key_values": expand_cache(prefix, rows), "use_cache": True}
         if mask.dim() == 2:
             # Every row sees the whole prefix.
@@ -217,6 +224,7 @@ def _tree_masks(backbone: nn.Module, batch: Batch) -> Any:
     keys of a cached prefix; if only some layers slide, transformers takes one mask per layer type.
     """
     config: Any = backbone.config
+    # `sdpa` takes additive masks in the dtype of its queries only.
     allowed, dtype = batch.attention_mask, next(backbone.parameters()).dtype
     length, total = allowed.shape[2:]
     full = additive_mask(allowed, dtype)  # (rows, 1, length, prefix + length)

@@ -117,6 +117,7 @@ def _prefill_queues(
         ([i for group in batch for i in group.row_ids], batch)
         for batch in batch_prefix_groups(groups, lengths, budget)
     ]
+    # Both batchers put the longest rows first; here the shortest are to be first.
     yield deque(
         PrefillBatch(row_ids, [rows[i] for i in row_ids], batch)
         for row_ids, batch in reversed(group_batches)
@@ -155,11 +156,15 @@ def _generate_with_transformers(
         do_sample=False,
         eos_token_id=stop_token_id,
         pad_token_id=stop_token_id,
+        # Llama has no padding token. Any id would do: finished rows are cut at the stop token.
         begin_suppress_tokens=[alternative_ids[0], stop_token_id] if alternative_ids else None,
         return_dict_in_generate=True,
+        # Raw logits: scores after suppression are normalised without the suppressed tokens, unlike
+        # those of our own loop.
         output_logits=True,
     )
     log_probs = torch.stack(out.logits, dim=1).float().log_softmax(-1)
+    # (rows, new tokens, vocabulary) -> one log-probability per generated token.
     tokens = out.sequences[:, longest:]  # (rows, new tokens)
     token_log_probs = log_probs.gather(2, tokens[..., None])[..., 0].tolist()
     outputs = []
@@ -168,6 +173,7 @@ def _generate_with_transformers(
         length = row.index(stop_token_id) if stop_token_id in row else len(row)
         # The stop token's log-probability counts, as in our own loop: hence one more than `length`.
         outputs.append(Generated(row[:length], sum(values[: length + 1]), stop_token_id in row))
+    # A second pass, since transformers' loop cannot score tokens that it does not generate.
     if alternative_ids:
         for row_ids, scores in score_labels(model, [], prompts, [alternative_ids], stop_token_id):
             for row_id, value in zip(row_ids, scores[:, 0].tolist(), strict=True):

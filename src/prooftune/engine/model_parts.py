@@ -20,7 +20,9 @@ def get_backbone(model: nn.Module) -> nn.Module:
     Raises:
         Failure: the model has no separate backbone.
     """
+    # Adapters are injected into the base model's own layers, so it computes with them.
     base = base_model(model)
+    # transformers' name of the backbone's attribute, such as "model" or "transformer".
     backbone = getattr(base, base.base_model_prefix)
     if not isinstance(backbone, nn.Module):
         raise Failure(
@@ -44,6 +46,7 @@ def get_output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     cap = getattr(base.config, "final_logit_softcapping", None)
 
     def output_head(hidden: Tensor) -> Tensor:
+        # In bfloat16, log-probabilities would be rounded to two or three digits.
         logits: Tensor = lm_head(hidden).float()
         return torch.tanh(logits / cap) * cap if cap else logits
 

@@ -86,6 +86,8 @@ class SharedPrefixCache:
     @classmethod
     def merge(cls, parts: Sequence[tuple[SharedPrefixCache, Sequence[int]]]) -> SharedPrefixCache:
         """The prefixes that the given rows of each part still need."""
+        # The batches of one queue all have groups or all have none (`generation._prefill_queues`),
+        # so `used` is as long as `parts` or empty.
         # A group leaves with its last row.
         used = [
             sorted({cache.row_group_ids[i] for i in rows})

@@ -61,6 +61,7 @@ def label_tree(labels: Sequence[Sequence[int]], stop_token_id: int) -> LabelTree
     for label in tuples:
         terms = []
         for i, token in enumerate(label):
+            # Only proper prefixes become nodes: a label's last token is predicted and never fed.
             start = label[:i]
             # A node's hidden state predicts the next token of every label that starts like this.
             if start not in nodes:
@@ -106,6 +107,7 @@ def score_labels(
         if normalize
         else torch.ones(len(labels))
     )
+    # Labels of one token need no tree mask, so the model keeps its attention.
     with torch.no_grad(), use_tree_attention(model) if tree.tokens else nullcontext():
         cache = compute_prefix_cache(backbone, prefix)
         # transformers' attention copies the prefix's keys and values to every row.
@@ -133,11 +135,12 @@ def score_labels(
             log_probs = torch.log_softmax(logits, dim=-1).reshape(
                 len(row_ids), 1 + len(tree.tokens), -1
             )
-            # The output head needs no more than 1 + nodes positions per row.
+            # Column 0 is the end of the prompt (node -1).
             sums = [
                 sum(log_probs[:, node + 1, token] for node, token in terms)
                 for terms in tree.label_terms
             ]
+            # Stacked on the device, so that a batch is one transfer to the host.
             yield row_ids, torch.stack([torch.as_tensor(s) for s in sums], dim=1).cpu() / divisors
 
 
@@ -190,6 +193,7 @@ def _with_tree(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: in
     if nodes == 0:
         return batch
     count, length = batch.input_ids.shape
+    # Copied per row and not expanded: each row's tree is at another place.
     allowed = torch.ones(length, length, dtype=torch.bool).tril().repeat(count, 1, 1)
     # `collate` expands one row of positions to all rows, and an expanded tensor cannot be written.
     positions = batch.position_ids.clone()
@@ -198,7 +202,8 @@ def _with_tree(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: in
         start, end = len(row), len(row) + nodes
         # Within the tree, a node attends to its ancestors only: siblings are alternatives.
         allowed[i, start:end, start:end] = ancestors
-        allowed[i, range(end, length), range(end, length)] = False  # padding
+        # Padding does not attend even to itself: `Batch.token_mask` reads the diagonal.
+        allowed[i, range(end, length), range(end, length)] = False
         # Siblings share a position, as if each label alone followed the row.
         positions[i, start:end] = torch.tensor(tree.depths) + prefix_length + start - 1
     # Every token of every row sees the whole prefix.

@@ -50,8 +50,11 @@ def token_budget(
 
 def cache_bytes(config: Any) -> int:
     """Keys and values of one token in all layers, in 16 bits."""
+    # Older configurations have no key heads of their own (no GQA); Gemma 2 and Qwen 3 set a head
+    # size that is not hidden size / heads.
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    # Keys and values, two bytes each.
     return int(2 * 2 * config.num_hidden_layers * heads * size)
 
 

@@ -154,6 +154,7 @@ def _flex_difference(device: torch.device, size: int) -> float:
     """Largest relative difference in output and gradients from `packed_attention`."""
     from prooftune.engine.attention.packed import packed_attention
 
+    # Several blocks of 128, with rows that start inside a block, and GQA.
     lengths, heads, scaling = [70, 200, 50], (4, 2, 2), size**-0.5
     generator = torch.Generator().manual_seed(0)
     tensors = [
@@ -163,6 +164,7 @@ def _flex_difference(device: torch.device, size: int) -> float:
         for count in heads
     ]
     results = []
+    # Under any grad mode of the caller: gradients are compared, too.
     with torch.enable_grad():
         for backend in (flex.NAME, shared_prefix.NAME):
             query, key, value = (t.clone().requires_grad_() for t in tensors)
@@ -174,6 +176,7 @@ def _flex_difference(device: torch.device, size: int) -> float:
             else:
                 layout = PackedLayout(64, lengths, device)
                 out = packed_attention(query, key, value, layout, scaling, None, None)
+            # A quadratic loss, so that the gradients depend on the outputs.
             grads = torch.autograd.grad(out.float().square().sum(), [query, key, value])
             results.append([out.detach(), *grads])
     return max(

@@ -96,6 +96,7 @@ class PackedLayout:
     def _build(
         self, heads: int, groups: int, window: int | None, dtype: torch.dtype
     ) -> BucketLayout:
+        # Chunks of the same shape share one mask.
         @cache
         def mask(first: int, count: int, low: int, high: int) -> Tensor:
             """Additive [count x groups, high - low] for queries from `first` and keys from `low`.

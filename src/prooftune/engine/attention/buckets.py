@@ -56,6 +56,7 @@ class LengthBucket:
 
     def sum_prefix(self, keys: Tensor) -> Tensor:
         """Sum of the prefix's key gradients over all rows: [prefix, heads, size]."""
+        # (heads, rows, prefix + length, size), cut to the prefix.
         return (
             keys.view(self.heads, self.rows, -1, keys.shape[-1])[:, :, : self.prefix_length]
             .sum(1)
@@ -81,6 +82,7 @@ class GatherIndex:
     def from_source(cls, source: Tensor, is_own: Tensor) -> GatherIndex:
         """Build the index; `is_own` is False at positions that are padding or copies."""
         positions = is_own.nonzero().flatten()
+        # Each packed vector is at home in exactly one position, so every entry is written.
         inverse = torch.empty_like(positions)
         inverse[source[positions]] = positions
         return cls(source, inverse, (~is_own).nonzero().flatten())

@@ -30,6 +30,7 @@ from prooftune.engine.attention.masks import KeysValues
 NAME = "shared-prefix-flex"
 """Name of this attention implementation in transformers."""
 
+# The default of PyTorch's `create_block_mask`.
 BLOCK = 128
 """Queries and keys of a block of the attention matrix."""
 
@@ -76,6 +77,7 @@ class FlexLayout:
         lengths = np.asarray(self.lengths)
         starts = np.concatenate([[0], np.cumsum(lengths)])
         rows = np.repeat(np.arange(1, count + 1), lengths)
+        # (tokens,): index of each token within its row.
         index = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
         # 1 for the first node of a row's tree.
         node = np.maximum(0, index - np.repeat(lengths - nodes, lengths) + 1)
@@ -171,14 +173,17 @@ def visible_blocks(
         key_row[None] <= query_last_row[:, None]
     )
     visible = causal & (same_row | (key_row[None] == 0))
+    # The same single row on both sides: no boundary between rows inside the block.
     one_row = (
         (key_row == key_last_row)[None]
         & (query_row == query_last_row)[:, None]
         & (key_row[None] == query_row[:, None])
     )
     full = (key_high[None] <= query_low[:, None]) & (one_row | (key_last_row[None] == 0))
+    # Siblings in a tree do not see each other, so keys of a tree always need the mask.
     full = full & ~in_tree[None]
     if window is not None:
+        # The nearest query and key decide whether anything is visible, the farthest whether all is.
         visible &= query_position[:, None] - key_last_position[None] < window
         full &= query_last_position[:, None] - key_position[None] < window
     full &= visible
@@ -187,6 +192,7 @@ def visible_blocks(
 
 def _block_lists(blocks: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
     """Number of blocks of each query block, and their key blocks in front of all others."""
+    # Inverted, because False sorts first: visible blocks come first, in ascending order.
     order = np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)
     counts = blocks.sum(1).astype(np.int32)
     return torch.from_numpy(counts)[None, None], torch.from_numpy(order)[None, None]

@@ -136,6 +136,7 @@ class _PackedAttention(torch.autograd.Function):
             torch.empty_like(queries),
             torch.promote_types(keys.dtype, torch.float32),
         )
+        # With one chunk per bucket every key's gradient is written once; otherwise chunks add up.
         grad_keys, grad_values = (
             torch.empty_like(t) if layout.single_chunks else torch.zeros_like(t, dtype=wide)
             for t in (keys, values)
@@ -225,8 +226,10 @@ class _Softmax:
             # One fused operation adds the mask and scales.
             return torch.softmax(torch.baddbmm(mask, query, keys, alpha=self.scaling), dim=-1), None
         scores = query.new_empty(len(query), query.shape[1], key.shape[1])
+        # With beta=0 the uninitialised memory is ignored, NaN included.
         scores.baddbmm_(query, keys, beta=0, alpha=self.scaling)
         capped = None if self.cap is None else torch.tanh(scores.div_(self.cap)).mul_(self.cap)
+        # The gradient of the cap needs the scores before the mask is added in place.
         scores = scores if capped is None else capped.clone()
         # Keys before the chunk's own are all visible and need no mask.
         scores[:, :, -masked:] += mask

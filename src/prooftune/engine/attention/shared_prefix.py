@@ -133,6 +133,7 @@ def chunked_attention(
     out, logsumexp = _self_attention(query, key, value, context, window, scaling)
     if prefix is None:
         return out
+    # Queries per row and key head = query heads per key head x new tokens.
     prefix_mask = context.prefix_mask(
         window, query.dtype, query.shape[2] // context.allowed.shape[1]
     )

@@ -99,6 +99,7 @@ class _FusedLoraLinears(torch.autograd.Function):
             grad_x = ctx.int8.backward(
                 grads, grad_hidden, torch.cat([a.to(x.dtype) for a in layers.lora_a])
             )
+        # In the order of the arguments of `forward`; W are frozen.
         return grad_x, None, None, None, *[None] * len(grads), *grad_a, *grad_b
 
 
@@ -193,6 +194,7 @@ class FusedLoraGroup:
         if state not in self._supported:
             self._supported[state] = (
                 all(_is_plain_lora(layer, x) for layer in self.layers)
+                # The A matmuls are one, so they share one factor.
                 and len({layer.scaling[layer.active_adapters[0]] for layer in self.layers}) == 1
             )
         return self._supported[state] and computes_in(x.dtype, x.device.type)
@@ -213,6 +215,7 @@ def _is_plain_lora(layer: LoraLayer, x: Tensor) -> bool:
         return False
     name = layer.active_adapters[0]
     return (
+        # `lora_variant` holds DoRA and others, which compute another formula.
         name in layer.lora_A
         and name not in layer.lora_variant
         and layer.lora_A[name].bias is None

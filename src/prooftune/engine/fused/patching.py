@@ -52,6 +52,7 @@ def fused(model: nn.Module) -> Iterator[None]:
     # Merging and unmerging adapters between two uses changes weights.
     for layer, packed in patches.prepacked.items():
         packed.invalidate_if_changed(layer.weight)
+    # On the instances and not on the class, so that other models do not change.
     for attributes, forward in replaced:
         attributes["forward"] = forward
     try:
@@ -100,6 +101,7 @@ def _replacements(
                 for child in children.values()
                 if isinstance(child, nn.Linear) and child in prepacked
             )
+        # Other gated MLPs (Gemma: GELU) run their own code.
         if {"gate_proj", "up_proj", "down_proj"} <= set(children) and isinstance(
             children.get("act_fn"), _silu_types()
         ):

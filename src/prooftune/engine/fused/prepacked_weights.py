@@ -111,6 +111,7 @@ def prepack_weights(model: nn.Module) -> dict[nn.Linear, PrepackedWeight]:
         for child in module.children()
         if type(child) is nn.Linear and can_prepack(child)
     ]
+    # By address, so that tied weights count once.
     total = sum({layer.weight.data_ptr(): layer.weight.nbytes for layer in layers}.values())
     if total > MAX_PREPACKED_BYTES:
         return {}
@@ -129,6 +130,8 @@ def can_prepack(layer: nn.Linear) -> bool:
         and weight.device.type == "cpu"
         and weight.dtype == torch.bfloat16
         and weight.is_contiguous()
+        # bitsandbytes and others subclass Parameter and store packed data in it.
         and type(weight) is nn.Parameter
+        # Tensors made in inference mode have no version counter.
         and not weight.is_inference()
     )

@@ -37,6 +37,7 @@ def patch_rope_inplace(model: nn.Module) -> Iterator[None]:
     replaced: list[tuple[ModuleType, Callable[..., Any]]] = []
     for module in modules:
         original = getattr(module, FUNCTION_NAME, None)
+        # `replaces` marks our own function: nested use leaves it in place.
         if callable(original) and not hasattr(original, "replaces") and _is_standard_rope(original):
             setattr(module, FUNCTION_NAME, fused_rope(original))
             replaced.append((module, original))

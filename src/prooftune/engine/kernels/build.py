@@ -27,6 +27,7 @@ REQUIRED_CPU_FLAGS = {"avx512f", "avx512bw", "avx512_bf16", "avx512_vnni"}
 """CPU features that the kernels need, as in Linux's /proc/cpuinfo."""
 EXCLUDED_CPU_FLAGS = {"amx_bf16"}
 """CPU features with which PyTorch's own matmuls are faster than the kernels."""
+# The CPU's features are part of the cache key, so code for this CPU is not loaded on another.
 COMPILER_OPTIONS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-Wall")
 _COMPILER_TIMEOUT = 60
 """Seconds; compilation takes about one."""
@@ -126,9 +127,11 @@ def _to_ctypes(argument: object) -> object:
 def compile_library(compiler: list[str], source: Path, defines: list[str], path: Path) -> None:
     """Compile a source file to a shared library at `path`."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # In the target's folder: renaming is atomic within one file system only.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         compiled, linked = Path(folder, "kernel.o"), Path(folder, "kernel.so")
         _run(*compiler, *COMPILER_OPTIONS, *defines, "-c", str(source), "-o", str(compiled))
+        # Linked without -fopenmp, which would load the system's OpenMP next to PyTorch's.
         _run(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
         # Only the owner may write, whatever the umask; see _check_owner.
         linked.chmod(0o700)

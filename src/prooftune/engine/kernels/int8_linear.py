@@ -61,6 +61,7 @@ def get_quantized(
         None outside `use_int8_linear`, and where int8 is not supported.
     """
     quantized = _QUANTIZED.get()
+    # The kernel multiplies pairs along the rank, so ranks must be even.
     if quantized is None or any(rank % 2 for rank in ranks) or not is_available():
         return None
     # QuantizedFrozenLinear holds the weights, so their ids are not reused.
@@ -93,6 +94,8 @@ class QuantizedFrozenLinear:
             if len(weights) == 1
             else torch.cat([weight.detach() for weight in weights])
         )
+        # A norm instead of a root mean square: a common factor cancels, since every group has a
+        # scale.
         input_size = torch.linalg.vector_norm(example.detach(), dim=0, dtype=torch.float32)
         weight_max = stacked.abs().amax(dim=0).float()
         input_size, weight_max = (
@@ -125,6 +128,7 @@ class QuantizedFrozenLinear:
         """
         quantized = _QuantizedInput([x], self._forward[0].group, self._factors)
         return tuple(
+            # B [out, r] -> pairs (r / 2, out, 2)
             weight.matmul(quantized, hidden, b.reshape(len(b), -1, 2).transpose(0, 1))
             for weight, hidden, b in zip(self._forward, lora_hiddens, lora_b, strict=True)
         )
@@ -139,6 +143,7 @@ class QuantizedFrozenLinear:
         """
         # VDPBF16PS multiplies pairs along the reduction axis, here the rank.
         pairs = lora_a.view(-1, 2, lora_a.shape[1]).transpose(1, 2)
+        # No smoothing: the transposed weights were packed without factors.
         quantized = _QuantizedInput(grads, self._backward.group, self._ones)
         return self._backward.matmul(quantized, grad_hidden, pairs)
 
@@ -225,6 +230,7 @@ class _QuantizedInput:
         self.bytes = arrays[0].new_empty(len(arrays[0]), depth, dtype=torch.uint8)
         self.scales = arrays[0].new_empty(len(arrays[0]), depth // group, dtype=torch.float32)
         for array in arrays:
+            # The kernel gets the address of a slice's first element, and the row stride separately.
             build.call(
                 _library(),
                 "quantize_rows",
@@ -241,6 +247,7 @@ class _QuantizedInput:
 
 
 def _group_size(*depths: int) -> int:
+    # 32 divides every supported size, so there always is one.
     return next(group for group in GROUP_SIZES if not any(depth % group for depth in depths))
 
 
@@ -259,6 +266,7 @@ def _library() -> Any:
     return build.load_library("int8_linear")
 
 
+# Outside inference mode, whose tensors cannot take part in autograd.
 @cache
 @torch.inference_mode(False)
 def is_available() -> bool:

@@ -206,6 +206,7 @@ class _LoraLayers(ctypes.Structure):
 
 
 def _addresses(arrays: Sequence[Tensor]) -> Any:
+    # Addresses only: the caller keeps the tensors alive until the call returns.
     return (ctypes.c_void_p * len(arrays))(*(t.data_ptr() for t in arrays))
 
 

@@ -53,6 +53,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         out, inverse_rms = torch.empty_like(x), x.new_empty(len(x), dtype=torch.float32)
         build.call(_library(), "rms_norm", x, weight, float(eps), out, inverse_rms, *x.shape)
         return out, inverse_rms
+    # The norm accumulates in float32 without a float32 copy of x.
     squares = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).square_().div_(x.shape[-1])
     # A batch norm in evaluation mode whose channels are the tokens, with mean 0 and this variance:
     # one pass, in float32.
