@@ -142,6 +142,8 @@ def save_tuned(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) 
     tuned: Any = model
     if method == "full":
         tuned = tuned.to(dtype)
+        # `load_model` gives the head float32 weights whatever the dtype, so they are saved as
+        # float32.
         if hasattr(tuned, "score"):
             tuned.score.to(torch.float32)
     with explain_full_disk(folder, OSError, SafetensorError):
@@ -170,6 +172,7 @@ def load_tuned(
         Failure: the files cannot be loaded, or the adapter or its head is incomplete.
     """
     arguments: dict[str, Any] = {"quantization": quantization, "labels": labels}
+    # peft's mark of an adapter; a fully tuned model is a model folder of its own.
     if not (trained / "adapter_config.json").is_file():
         return load_model(trained, options, **arguments)
     from peft import PeftModel
@@ -213,6 +216,7 @@ def use_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
             # Enabling the layers also made the adapter trainable; `set_adapter` reverts that.
             model.set_adapter(model.active_adapter, inference_mode=True)
         return
+    # `set_adapter` visits every layer, so it is called only if the adapter changes.
     if model.active_adapters != [name]:
         model.set_adapter(name, inference_mode=True)
     yield

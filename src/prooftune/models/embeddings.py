@@ -81,6 +81,7 @@ def load_embedding_model(folder: Path) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
     try:
+        # Weights stay float32; `embed` lowers the matmuls by autocast.
         return SentenceTransformer(
             str(folder), device=str(loading.device()), model_kwargs={"dtype": "float32"}
         )
@@ -181,6 +182,7 @@ def embed(
 
     model = load_embedding_model(folder)
     vectors = np.empty((len(texts), dimension(folder)), dtype=np.float32)
+    # A model without a maximum length is limited by the batch alone.
     limit = model.max_seq_length or max(1, batch)
     lengths = [min(length, limit) for length in _token_counts(model, texts, prompt)]
     device, dtype = loading.device(), loading.compute_dtype()
@@ -211,6 +213,7 @@ def _token_counts(model: SentenceTransformer, texts: Sequence[str], prompt: str)
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         rows = tokenizer([prompt + text for text in texts], truncation=False, verbose=False)
         return [len(row) for row in rows["input_ids"]]
+    # About four characters per token. Only the batches depend on this estimate.
     return [1 + len(prompt + text) // 4 for text in texts]  # static word embeddings
 
 

@@ -64,6 +64,7 @@ class EncoderTokenizer:
     @property
     def any_token(self) -> int:
         """Id of a token that is not padding."""
+        # Any token will do, so RoBERTa's start token, whose id is 0, need not be recognised.
         return int(self.tokenizer.cls_token_id or self.tokenizer.eos_token_id or 1)
 
     @property
@@ -79,12 +80,14 @@ class EncoderTokenizer:
         texts = [list(row.values()) if pairs else ["\n".join(row.values())] for row in rows]
         columns = [list(column) for column in zip(*texts, strict=True)]
         options: dict[str, Any] = {"return_token_type_ids": self.token_types, "verbose": False}
+        # Tokenised twice: the difference in length is the number of truncated tokens.
         full = self.tokenizer(*columns, truncation=False, **options)
         cut = self.tokenizer(*columns, truncation=True, max_length=self.max_length, **options)
         types = cut.get("token_type_ids")
         return [
             EncodedText(
                 ids,
+                # RoBERTa has no token types: nothing but the separators tells its two texts apart.
                 types[i].index(1) if types is not None and 1 in types[i] else len(ids),
                 len(full["input_ids"][i]) - len(ids),
             )
@@ -126,6 +129,7 @@ def load_tokenizer(folder: Path, max_length: int) -> EncoderTokenizer:
         raise Failure(f"{folder} could not be loaded as an encoder: {error}") from error
     limit = int(tokenizer.model_max_length)
     if config.model_type in OFFSET_POSITIONS:
+        # Positions start at pad_token_id + 1: RoBERTa's 514 hold 512 tokens.
         limit = min(limit, config.max_position_embeddings - config.pad_token_id - 1)
     return EncoderTokenizer(tokenizer, min(limit, max_length))
 
@@ -169,6 +173,7 @@ def load_encoder(folder: Path, labels: Sequence[str], options: recipes.Model) ->
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     new = {key.rpartition(".")[0] for key in {*info["missing_keys"], *mismatched}}
     model.new_modules = sorted(new)
+    # transformers would otherwise guess it from the first labels that it is given.
     model.config.problem_type = "single_label_classification"
     loaded: nn.Module = model.to(loading.device()).eval()
     return loaded
@@ -183,6 +188,7 @@ def check_is_encoder(config: Any, folder: Path) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
+    # Some types are in both lists: BERT has a causal head, too.
     if config.model_type in CAUSAL and config.model_type not in MASKED:
         raise UsageError(
             f"{folder} has a causal model ({config.model_type}), and kind: encoder needs a "
@@ -229,6 +235,7 @@ def label_log_probs(
         for rows in batch_by_token_budget([len(e.ids) for e in encoded], batch_tokens):
             inputs = tokenizer.collate([(encoded[i].ids, encoded[i].second_start) for i in rows])
             logits = model(**{k: v.to(loading.device()) for k, v in inputs.items()}).logits
+            # Batches are in the order of lengths, scores in that of the examples.
             scores[rows] = logits.double().cpu()
             progress.advance(0, len(rows))  # type: ignore[arg-type]
     model.train(was_training)

@@ -105,5 +105,6 @@ def cpu_name() -> str:
         return next(
             line.partition(":")[2].strip() for line in lines if line.startswith("model name")
         )
+    # There is no /proc outside Linux, and ARM kernels list no model name there.
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -56,6 +56,7 @@ def _without_bar() -> Iterator[None]:
 def configure_libraries() -> None:
     """Limit oneDNN's primitive cache; silence progress bars and warnings of transformers."""
     limit_primitive_cache()
+    # tokenizers warns whenever the process forks after its threads have been used.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers
 

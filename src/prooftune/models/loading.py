@@ -28,6 +28,7 @@ ORIGINS = {DEFAULT_MODEL: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 OWN_ATTENTION = {"shared-prefix": "shared-prefix", "flex": "shared-prefix-flex"}
 """``model.attention`` of a recipe -> name in transformers of Prooftune's own attention."""
 
+# Without *.bin: PyTorch's pickles can run code when they are loaded.
 _NEEDED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
@@ -61,6 +62,7 @@ def check_model_name(name: str) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UsageError(f"{path} contains no model: it has no config.json")
+    # A path that does not exist must not be looked up on the hub.
     elif path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
         raise UsageError(
             f"no model '{name}'{nearest(name, ALIASES)}: neither a folder, nor "
@@ -79,6 +81,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         with offline_if_unreachable():
             return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED))
+    # The order matters: GatedRepoError is a RepositoryNotFoundError.
     except GatedRepoError:
         raise Failure(
             f"the model {name} is gated: accept its licence on the hub, then log in with 'hf auth "
@@ -143,6 +146,7 @@ def load_model(
 
     from prooftune.engine.attention import backends
 
+    # `from_pretrained` looks the attention up by its name.
     backends.register()
     dtype = torch.float32 if full_precision else compute_dtype(options.dtype)
     arguments: dict[str, Any] = {
@@ -176,6 +180,7 @@ def load_model(
             # bitsandbytes would repack 4-bit weights at the first evaluation, into a layout without
             # gradients that only its own kernel can read.
             module.support_avx512bf16_for_cpu = False
+    # bitsandbytes has placed quantized weights already, and refuses to move some of them.
     loaded: nn.Module = model if quantization else model.to(device())
     return loaded.eval()
 
@@ -250,6 +255,7 @@ def weights_digest(folder: Path) -> str:
     if cached.is_file():
         return cached.read_text()
     digest = fingerprint([sha256(p) for p in files])
+    # Without a writable cache the digest is computed each time.
     with contextlib.suppress(Failure), atomic_path(cached) as temporary:
         temporary.write_text(digest)
     return digest
@@ -295,6 +301,7 @@ def weight_bytes(folder: Path, itemsize: int, quantization: dict[str, Any] | Non
     if not (options.get("load_in_4bit") or options.get("load_in_8bit")):
         quantized = float(itemsize)
     elif options.get("load_in_4bit") and options.get("bnb_4bit_use_double_quant") is False:
+        # Without double quantisation, 64 weights share a float32 scale: half a bit each.
         quantized = 4.5 / 8
     total = 0.0
     for file in folder.glob("*.safetensors"):

@@ -33,6 +33,7 @@ SECTION_FILE = "classifier.json"
 
 EMBEDDING_BATCH_TOKENS = 1024
 """Faster than larger batches on CPUs, where short texts fit into the caches."""
+# Keeps log-probabilities finite: JSON has no infinity.
 _MIN_PROBABILITY = 1e-12
 
 Floats = NDArray[np.float64]
@@ -170,6 +171,8 @@ class TextClassifier:
         if self.model is None:
             tensors["intercept"] = self.priors
         else:
+            # float64, as scikit-learn fits them: a loaded classifier predicts the same to the last
+            # bit.
             tensors["coefficients"] = np.ascontiguousarray(self.model.coef_, np.float64)
             tensors["intercept"] = np.ascontiguousarray(self.model.intercept_, np.float64)
         if isinstance(self.features, TfidfFeatures):
@@ -239,6 +242,7 @@ def load_classifier(folder: Path, section: ClassifierSection) -> TextClassifier:
         vocabulary = read_json(folder / VOCABULARY_FILE) if section["features"] == "tfidf" else None
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"{folder} holds no usable classifier: {error}") from None
+    # From here on shapes are checked, before scikit-learn computes with strangers' arrays.
     classes = section["classes"]
     intercept = tensors.get("intercept", np.zeros(0))
     if section["features"] == "none":
@@ -299,6 +303,7 @@ def _restore(coefficients: Floats, intercept: Floats, classes: Sequence[str]) ->
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression()
+    # All that `predict_proba` needs of what `fit` would set.
     model.classes_ = np.array(classes)
     model.coef_, model.intercept_ = coefficients, intercept
     model.n_features_in_ = coefficients.shape[1]

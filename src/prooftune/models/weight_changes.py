@@ -86,6 +86,9 @@ def base_weight(layer: nn.Module) -> Tensor:
 
         dense = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
     elif type_name == "Int8Params":
+        # Each row is stored divided by its largest magnitude, times 127 (LLM.int8, arXiv
+        # 2208.07339). bitsandbytes moves these scales to the layer's state at the first forward
+        # pass.
         scales = weight.SCB if weight.SCB is not None else linear.state.SCB
         dense = weight.data.float() * scales[:, None] / 127.0
     return dense

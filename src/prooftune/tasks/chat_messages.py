@@ -60,16 +60,19 @@ def label_log_probs(
     written, path = "", 0.0
     for token in tokens:
         for alternative, log_prob in token["alternatives"].items():
+            # The chosen token is not shared here: it goes on along the path.
             if alternative != token["token"]:
                 _share(mass, labels, written + alternative, path + log_prob)
         written += token["token"]
         path += token["alternatives"][token["token"]]
         fitting = _fitting(written, labels)
+        # Nothing but spaces and quotes so far.
         if fitting is None:
             continue
         if len(fitting) < 2:
             break
     fitting = _fitting(written, labels) or []
+    # Where a label begins another ("no", "not sure"), a reply that ends here means the shorter one.
     exact = [i for i in fitting if labels[i].casefold() == written.strip(_EDGES + ".").casefold()]
     for i in exact or fitting:
         mass[i] += math.exp(path) / len(exact or fitting)
@@ -95,6 +98,7 @@ def _fitting(text: str, labels: Sequence[str]) -> list[int] | None:
     for i, label in enumerate(labels):
         name = label.casefold()
         rest = start[len(name) :]
+        # A beginning of the label, or the label and then anything that does not continue its word.
         if name.startswith(start.rstrip(_EDGES + ".")) or (
             start.startswith(name) and not rest[:1].isalnum()
         ):

@@ -55,6 +55,7 @@ def predict(
         content_free = [
             encoder.encode(dict.fromkeys(fields, text)).token_ids for text in _CONTENT_FREE
         ]
+        # Dividing by the mean probabilities for inputs without content is a difference of logs.
         neutral = torch.softmax(
             label_scores(model, encoder, content_free, settings, description=None), dim=1
         ).mean(dim=0)

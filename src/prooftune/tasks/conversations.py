@@ -43,5 +43,6 @@ def without_oldest(turns: Sequence[Turn]) -> list[Turn]:
     """The turns without the oldest question and all that follows it up to the next question."""
     system = [turn for turn in turns if turn.role == "system"]
     others = [turn for turn in turns if turn.role != "system"]
+    # Up to the second question: the first one goes, and its answers with it.
     following = (i for i, turn in enumerate(others) if i and turn.role == "user")
     return [*system, *others[next(following, len(others)) :]]

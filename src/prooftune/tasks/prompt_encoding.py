@@ -103,6 +103,7 @@ class PromptEncoder:
             # Everything fits, or the other fields are so long that they must be truncated.
             return [self._truncate_and_join(ids, name)]
         step = size - self.rendering.overlap
+        # No window starts within the overlap at the end, since it would add no tokens.
         starts = range(0, max(1, len(context_ids) - self.rendering.overlap), step)
         return [
             self._truncate_and_join({**ids, name: context_ids[start : start + size]}, name)
@@ -142,6 +143,8 @@ class PromptEncoder:
             start = len(ids)
             ids += self.tokenize_text(turns[int(name)].content) if kind == "h" else fields[name]
             after = self._tokenize_fixed(fixed)
+            # An earlier turn is trained with its stop token, where the template puts that behind
+            # it.
             if kind == "h" and turns[int(name)].role == "assistant":
                 answers.append((start, len(ids) + (after[:1] == [self.stop_token_id])))
             ids += after
@@ -169,6 +172,8 @@ class PromptEncoder:
         excess = sum(len(ids[name]) for name in names) - self._text_budget
         num_truncated = max(0, excess)
         while excess > 0:
+            # The longest field is cut to the second longest, then both alike: short ones are
+            # spared.
             longest, second = _two_longest([len(ids[n]) for n in names])
             name = next(n for n in names if len(ids[n]) == longest)
             shorter = max(second, longest - excess) if longest > second else longest - 1
@@ -251,6 +256,7 @@ class PromptEncoder:
     def _with_start_token(self, prefix: list[int]) -> list[int]:
         """Token ids with the start token that the tokenizer adds, once."""
         bos = self._tokenizer.bos_token_id
+        # Tried on an empty text, since not every tokenizer has an attribute for this.
         adds = self._tokenizer("").input_ids[:1] == [bos] if bos is not None else False
         # Chat templates often write the start token as text; others leave it to the tokenizer.
         if adds and prefix[:1] != [bos]:

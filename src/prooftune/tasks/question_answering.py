@@ -101,6 +101,7 @@ def _prediction(
     settings: Answering,
     is_extractive: bool,
 ) -> Prediction:
+    # Of equally confident windows, the first.
     best = max(range(len(generated)), key=lambda i: (_confidence(generated[i]), -i))
     best_output = generated[best]
     text = encoder.decode_answer(best_output.ids).strip()
@@ -113,6 +114,7 @@ def _prediction(
         text = text.rpartition(" ")[0]
     prediction = answer_from_text(text, example, settings, is_extractive)
     if is_extractive:
+        # The more likely of the two; a threshold chosen on validation rows may change this later.
         is_no_answer = (
             best_output.no_answer_log_prob is not None
             and best_output.no_answer_log_prob > best_output.log_prob
@@ -161,6 +163,7 @@ def _confidence(output: Generated) -> float:
     """Confidence of a window's answer: its log-odds against "no answer"; where that is no option,
     the mean log-probability of its tokens."""
     if output.no_answer_log_prob is None:
+        # One more for the stop token.
         return output.log_prob / (len(output.ids) + 1)
     return output.log_prob - output.no_answer_log_prob
 
@@ -179,6 +182,7 @@ def _span_selector(
                     return int(token)
             elif _is_span(encoder.decode([*ids, token]).strip(), contexts[index], whole=False):
                 return int(token)
+        # No candidate continues a span of the context.
         return encoder.stop_token_id
 
     return select_token

@@ -91,6 +91,7 @@ def argument_values(
         "report_to": "none",
         "train_sampling_strategy": "group_by_length",
         "per_device_eval_batch_size": 32,
+        # The best checkpoint and the newest.
         "save_total_limit": 2,
         "ddp_find_unused_parameters": False,  # every parameter is used in every step
         # The trainer stops at a loss that is not finite; the filter would read every loss, twice.
@@ -183,6 +184,7 @@ def _schedule(
         schedule["load_best_model_at_end"] = bool(
             validation and (same or wants_best) and evaluates != "no"
         )
+    # transformers' EarlyStoppingCallback asserts that a metric is named.
     if patience and "metric_for_best_model" not in options:
         schedule["metric_for_best_model"] = "loss"
     return schedule

@@ -25,6 +25,7 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     The Trainer writes ``trainer_state.json`` last, so a checkpoint in which it can be read is
     complete.
     """
+    # By number: as text, checkpoint-1000 would come before checkpoint-200.
     checkpoints = sorted(
         folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True
     )

@@ -61,6 +61,7 @@ class EncoderModule(TuningModule):
             labels: class indices [rows]; empty for a batch without rows.
             inputs: of the model, [rows, tokens].
         """
+        # The row that stands in for an empty shard has logits but no label.
         logits = self.model(**inputs).logits.float()[: labels.numel()]
         loss = nn.functional.cross_entropy(
             logits,

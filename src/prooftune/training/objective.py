@@ -201,6 +201,7 @@ class TuningModule(nn.Module):
         # The Trainer reads `config` from the module that it trains.
         self.config: Any = getattr(model, "config", None)
         self.label_smoothing = 0.0
+        # Packed attention has no dropout.
         self.packed = backends.uses_own_attention(model) and not getattr(
             self.config, "attention_dropout", 0
         )

@@ -153,10 +153,12 @@ def _train(
             _frozen_garbage(),
             _int8_matmuls(trainer, rows) if int8 else nullcontext(),
         ):
+            # Measured with the fused layers in place, which save less for the backward pass.
             _fit_memory(trainer, module, rows, len(prefix), checkpointing)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             trainer.raise_if_diverged()
     finally:
+        # The arguments are the caller's, and `apply_memory_plan` has multiplied this one.
         arguments.gradient_accumulation_steps = accumulation
         progress.close()
     return finite_log(trainer.state.log_history)
@@ -171,6 +173,8 @@ def _fit_memory(
 ) -> None:
     """Choose checkpointing and micro-batches by the free memory of the GPU."""
     arguments = trainer.args
+    # With FSDP a rank holds only shards of what is measured here; with `auto_find_batch_size` the
+    # Trainer itself tries smaller batches.
     if trainer.is_fsdp_enabled or arguments.auto_find_batch_size:
         return
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -186,6 +190,7 @@ def _fit_memory(
         free,
         checkpointing=True if arguments.activation_checkpointing else checkpointing,
     )
+    # Free memory differs between ranks, but all must take the same number of steps.
     parts, checkpoint = distributed.agree_on_largest(plan.micro_batches, int(plan.checkpointing))
     plan = dataclasses.replace(plan, micro_batches=parts, checkpointing=bool(checkpoint))
     trainer.apply_memory_plan(plan)

@@ -182,6 +182,8 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         config = base_model(module.model).config
         batch = self.data_collator([row])
         with (
+            # The random state is restored, so that measuring does not change the dropout of the
+            # training.
             torch.random.fork_rng(),
             self.accelerator.autocast(),
             count_saved_bytes(module) as saved,
