@@ -51,7 +51,8 @@ def main() -> None:
 
 def _compared(recipe: str, overrides: list[str], folder: Path) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "prooftune", "--quiet"]
-    subprocess.run([*command, "check", recipe, *overrides], check=True, stdout=subprocess.DEVNULL)
+    check = [*command, "check", recipe, "--thorough", *overrides]
+    subprocess.run(check, check=True, stdout=subprocess.DEVNULL)
     subprocess.run(
         [*command, "run", recipe, "--out", str(folder), *overrides],
         check=True,

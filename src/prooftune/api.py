@@ -70,11 +70,15 @@ def run(
         return pipeline.run(parsed, base, Path(out) if out is not None else None)
 
 
-def check(recipe: RecipeSource, overrides: Sequence[str] | None = None) -> CheckReport:
+def check(
+    recipe: RecipeSource, overrides: Sequence[str] | None = None, *, thorough: bool = False
+) -> CheckReport:
     """Audit the data of a recipe and estimate the cost of every variant. Trains nothing.
 
     Args:
         recipe, overrides: as for `run`.
+        thorough: compute whole batches for the estimates, however long that takes. Otherwise the
+            estimates take about a minute.
 
     Returns:
         The examples, the audit's findings and the estimates. Where the audit found errors,
@@ -86,7 +90,7 @@ def check(recipe: RecipeSource, overrides: Sequence[str] | None = None) -> Check
     """
     from prooftune.study.check import check as check_recipe
 
-    return check_recipe(*_recipe(recipe, overrides))
+    return check_recipe(*_recipe(recipe, overrides), thorough=thorough)
 
 
 def init(

@@ -227,7 +227,19 @@ def recipes(
 
 
 @app.command()
-def check(recipe: RecipeArgument, set_: SetOption = None, model: ModelOption = None) -> None:
+def check(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    model: ModelOption = None,
+    thorough: Annotated[
+        bool,
+        typer.Option(
+            "--thorough",
+            help="Compute whole batches for the estimates, however long it takes. Default: about "
+            "a minute.",
+        ),
+    ] = False,
+) -> None:
     """Audit the data and estimate memory and time, without training.
 
     The audit covers train-test contamination, near-duplicates, conflicting labels, truncation, the
@@ -239,7 +251,7 @@ def check(recipe: RecipeArgument, set_: SetOption = None, model: ModelOption = N
 
     parsed, base = load_recipe(recipe, set_, model)
     with missing_data_hint(recipe):
-        check_recipe(parsed, base, verbose=True).audit.raise_errors()
+        check_recipe(parsed, base, verbose=True, thorough=thorough).audit.raise_errors()
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,12 +48,16 @@ class CheckReport:
         return not any(finding.severity == "error" for finding in self.audit.findings)
 
 
-def check(recipe: Recipe, base: Path, *, verbose: bool = False) -> CheckReport:
+def check(
+    recipe: Recipe, base: Path, *, verbose: bool = False, thorough: bool = False
+) -> CheckReport:
     """Load and audit the data, and estimate the cost of every variant.
 
     Args:
         recipe: what to check.
         base: folder against which the recipe's relative paths are resolved.
+        thorough: compute whole batches for the estimates, however long that takes. Otherwise
+            the estimates take about a minute.
         verbose: print tables to standard output as soon as they are known.
 
     Raises:
@@ -67,15 +72,18 @@ def check(recipe: Recipe, base: Path, *, verbose: bool = False) -> CheckReport:
     report = CheckReport(study, audit, [])
     if report.ok:
         preflight.check_with_data(recipe, study)
-        report = dataclasses.replace(report, estimates=estimate(recipe, study, base))
-        _print_estimates(console, report.estimates)
+        report = dataclasses.replace(report, estimates=estimate(recipe, study, base, thorough))
+        _print_estimates(console, report.estimates, thorough)
     return report
 
 
-def estimate(recipe: Recipe, study: Study, base: Path) -> list[CostEstimate] | None:
+def estimate(
+    recipe: Recipe, study: Study, base: Path, thorough: bool = False
+) -> list[CostEstimate] | None:
     """Estimate time and memory of every variant that uses a language model or an encoder, here.
 
-    The estimates are cached for the report, which shows them next to the measured costs.
+    It takes about a minute; `thorough` lifts that limit. The estimates are cached for the report,
+    which shows them next to the measured costs.
 
     Returns:
         None if the model is too large to be loaded in the free memory.
@@ -84,8 +92,10 @@ def estimate(recipe: Recipe, study: Study, base: Path) -> list[CostEstimate] | N
         return []
     from prooftune.models.loading import with_training_dtype
     from prooftune.variants.estimates import estimate_costs
+    from prooftune.variants.time_budget import DEFAULT_SECONDS, TimeBudget
 
-    estimates = estimate_costs(with_training_dtype(recipe), study, base)
+    budget = TimeBudget(math.inf if thorough else DEFAULT_SECONDS)
+    estimates = estimate_costs(with_training_dtype(recipe), study, base, budget)
     if estimates:
         write_json(
             run_folder.estimates_path(recipes.dump(recipe)),
@@ -167,7 +177,9 @@ _TIMES = ("train_seconds", "score_seconds", "seconds")
 """Fields of a `CostEstimate`, in the order of the table's columns."""
 
 
-def _print_estimates(console: Console, estimates: list[CostEstimate] | None) -> None:
+def _print_estimates(
+    console: Console, estimates: list[CostEstimate] | None, thorough: bool
+) -> None:
     from rich.table import Table
 
     if estimates is None:
@@ -198,6 +210,8 @@ def _print_estimates(console: Console, estimates: list[CostEstimate] | None) -> 
         disk = byte_size(sum(item.disk_bytes for item in estimates))
         table.add_row("all", *times, f"{peak / 1e9:.1f} GB", disk)
     console.print(table)
+    if not thorough:
+        console.print(_budget_note(estimates), style="dim", markup=False)
     if available is not None and peak > 0.9 * available:
         console.print(
             f"warning This machine has {available / 1e9:.1f} GB free. Lower "
@@ -206,3 +220,15 @@ def _print_estimates(console: Console, estimates: list[CostEstimate] | None) -> 
             style="yellow",
             markup=False,
         )
+
+
+def _budget_note(estimates: list[CostEstimate]) -> str:
+    """A sentence on the time budget, and which estimates are rougher for it."""
+    rough = [item.name for item in estimates if item.is_extrapolated]
+    note = "Estimates take a minute at most, besides loading models"
+    if not rough:
+        return f"{note}."
+    return (
+        f"{note}. There was no time for whole batches of {', '.join(rough)}, so these figures are "
+        "rougher: --thorough computes them."
+    )

@@ -14,12 +14,19 @@ that the allocator retains after a variant."""
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRate:
-    """Measured seconds per computed token, memory in use before, and additional memory at the peak
-    of many batches."""
+    """Measured time and memory of many batches.
+
+    Attributes:
+        seconds: per computed token.
+        initial_bytes: memory in use before.
+        additional_bytes: additional memory at the peak.
+        is_extrapolated: less than whole batches were measured.
+    """
 
     seconds: float
     initial_bytes: int
     additional_bytes: float
+    is_extrapolated: bool = False
 
 
 class MemoryModel:

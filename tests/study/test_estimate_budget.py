@@ -1,0 +1,202 @@
+"""Estimates keep to their time budget, whatever the labels and lengths.
+
+Time is simulated: every computed token advances a clock, so that the true cost of all rows is
+known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import make_tokenizer
+from prooftune import recipe as recipes
+from prooftune.study import check
+from prooftune.tasks.prompt_encoding import PromptEncoder
+from prooftune.training.objective import TrainingRow
+from prooftune.types import Example, Prediction, Study
+from prooftune.utils import profiling
+from prooftune.variants.context import VariantContext
+from prooftune.variants.estimates import CostEstimate
+from prooftune.variants.measured_rates import measure_scoring, token_counter, training_rate
+from prooftune.variants.memory_model import MeasuredRate
+from prooftune.variants.time_budget import TimeBudget
+
+PHRASES = ["the cat sat", "stocks fell", "goal scored", "planet orbit", "good film", "phone chip"]
+MODEL = torch.nn.Linear(1, 1)  # never called, but asked for its device
+BUDGET = 15.0
+BATCH_TOKENS = 8192
+"""Tokens that are computed at a time, at most, however many rows are predicted."""
+
+
+class Clock:
+    """A clock that only computing advances."""
+
+    def __init__(self, seconds_per_token: float, batch_tokens: int = BATCH_TOKENS) -> None:
+        self.seconds_per_token = seconds_per_token
+        self.batch_tokens = batch_tokens
+        self.now = 0.0
+        self.largest = 0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def compute(self, tokens: int) -> None:
+        self.now += tokens * self.seconds_per_token
+        self.largest = max(self.largest, min(tokens, self.batch_tokens))
+
+    @contextlib.contextmanager
+    def cost(self) -> Iterator[profiling.Cost]:
+        """A stand-in for `measure_cost`: memory is one byte for a token."""
+        cost, started = profiling.Cost(memory_before_bytes=1000), self.now
+        self.largest = 0
+        yield cost
+        cost.seconds = self.now - started
+        cost.peak_memory_bytes = 1000 + self.largest
+
+
+def simulated(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, labels: int, words: int, rows: int = 24
+) -> tuple[VariantContext, PromptEncoder]:
+    """A context of classification, or of questions where `labels` is 0, whose predictions only
+    advance the clock."""
+    is_qa = not labels
+    values: dict[str, Any] = {
+        "name": "simulated",
+        "task": "free-text-qa" if is_qa else "classification",
+        "data": {"train": "none.csv", "text": "text", "label": "label"},
+        "prompt": {"max_length": 1024 if is_qa else 4096, "chat": False},
+        "variants": {"zero-shot": None},
+    }
+    if is_qa:
+        values["data"] = {
+            "train": "none.csv",
+            "text": {"question": "q", "context": "c"},
+            "label": "a",
+        }
+    recipe = recipes.parse(values)
+    text = " ".join(PHRASES[i % len(PHRASES)] for i in range(words // 2))
+    inputs = {"question": "is it new?", "context": text} if is_qa else {"text": text}
+    names = [f"{PHRASES[i % len(PHRASES)]} {i}" for i in range(labels)]
+    examples = [Example(str(i), dict(inputs)) for i in range(rows)]
+    context = VariantContext(recipe, Study(examples, [], examples, names), Path())
+    tokenizer = make_tokenizer("llama")
+    context.__dict__["tokenizer"] = tokenizer
+    encoder = PromptEncoder(context.rendering(), tokenizer, list(inputs))
+    counter = token_counter(context, encoder, False)
+
+    def predict(
+        _: object, own: PromptEncoder, examples: Sequence[Example], *__: object
+    ) -> list[Prediction]:
+        clock.compute(len(own.prefix) + sum(map(counter.row, examples)))
+        return []
+
+    context.__dict__["task_adapter"] = replace(context.task_adapter, predict=predict)
+    monkeypatch.setattr(profiling, "measure_cost", clock.cost)
+    return context, encoder
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-4, 1e-3, 2e-2])
+@pytest.mark.parametrize(("labels", "words"), [(3, 40), (77, 40), (150, 20), (0, 20), (0, 6000)])
+def test_scoring_keeps_to_the_budget(
+    monkeypatch: pytest.MonkeyPatch, labels: int, words: int, rate: float
+) -> None:
+    clock = Clock(rate)
+    context, encoder = simulated(monkeypatch, clock, labels, words)
+    counter = token_counter(context, encoder, False)
+    short = {name: text[:120] for name, text in context.study.test[0].inputs.items()}
+    probe = len(encoder.prefix) + counter.row(Example("short", short))
+    measured = measure_scoring(context, encoder, MODEL, False, TimeBudget(BUDGET, clock))
+    assert clock.now <= BUDGET + 2 * probe * rate
+    assert measured.seconds == pytest.approx(rate)
+
+    clock = Clock(rate)
+    context, encoder = simulated(monkeypatch, clock, labels, words)
+    whole = measure_scoring(context, encoder, MODEL)
+    assert not whole.is_extrapolated and whole.seconds == pytest.approx(rate)
+    if clock.now > BUDGET:
+        assert measured.is_extrapolated
+    elif clock.now < BUDGET / 3:
+        assert not measured.is_extrapolated
+    assert measured.additional_bytes == pytest.approx(whole.additional_bytes, rel=0.1)
+
+
+def test_scoring_counts_labels_and_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    context, encoder = simulated(monkeypatch, Clock(1.0), 2, 4)
+    prompt = len(encoder.encode(context.study.test[0].inputs).token_ids)
+    # "the cat sat 0" and "stocks fell 1" share no token; the last of each is not fed.
+    inner = sum(len(label) - 1 for label in encoder.label_ids)
+    assert token_counter(context, encoder, False).row(context.study.test[0]) == prompt + inner
+    assert token_counter(context, encoder, True).row(context.study.test[0]) == prompt
+    context, encoder = simulated(monkeypatch, Clock(1.0), 0, 6000)
+    windows = encoder.sliding_windows(context.study.test[0].inputs)
+    assert len(windows) > 5
+    expected = 24 * sum(len(w.token_ids) for w in windows) + len(encoder.prefix)
+    assert token_counter(context, encoder, False).total(context.study.test) == expected
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-3, 5e-3, 1e-1])
+@pytest.mark.parametrize(("length", "prefix"), [(20, 1000), (900, 10)])
+def test_training_keeps_to_the_budget(rate: float, length: int, prefix: int) -> None:
+    rows = [TrainingRow([1] * (length + i % 7), [length], [1]) for i in range(200)]
+
+    def measured(budget: float) -> tuple[Clock, list[int], MeasuredRate]:
+        clock, sizes = Clock(rate, 10**9), []
+
+        def run_steps(
+            padded: Sequence[TrainingRow], size: int
+        ) -> tuple[list[float], profiling.Cost]:
+            seconds = []
+            sizes.append(size)
+            with clock.cost() as cost:
+                for start in range(0, len(padded), size):
+                    before = clock.now
+                    clock.compute(prefix + sum(map(len, padded[start : start + size])))
+                    seconds.append(clock.now - before)
+            return seconds, cost
+
+        limit = TimeBudget(budget, clock)
+        return (
+            clock,
+            sizes,
+            training_rate(run_steps, rows, prefix, 16, 100, "group_by_length", 0, limit),
+        )
+
+    clock, sizes, limited = measured(BUDGET)
+    floor = (2 * (prefix + length) + 3 * (prefix + length + 6)) * rate
+    assert clock.now <= BUDGET + floor
+    assert limited.seconds == pytest.approx(rate)
+    assert limited.is_extrapolated == (sizes[-1] < 16)
+    _, sizes, whole = measured(math.inf)
+    assert sizes == [16] and not whole.is_extrapolated
+    assert limited.additional_bytes == pytest.approx(whole.additional_bytes, rel=0.01)
+
+
+def test_a_budget_is_shared_and_ends() -> None:
+    clock = Clock(1.0)
+    budget = TimeBudget(60, clock)
+    assert budget.is_limited and not TimeBudget().is_limited
+    first = budget.share(1 / 3)
+    clock.compute(15)
+    assert (first.seconds_left, budget.seconds_left) == (5, 45)
+    clock.compute(50)
+    assert (first.seconds_left, budget.seconds_left) == (0, 0)
+    assert TimeBudget().share(0.5).seconds_left == math.inf
+
+
+def test_check_names_what_was_extrapolated() -> None:
+    estimates = [
+        CostEstimate("zero-shot", 0, 1, 1, 1, is_extrapolated=True),
+        CostEstimate("tuned", 0, 1, 1, 1),
+    ]
+    note = check._budget_note(estimates)
+    assert "a minute" in note and "zero-shot" in note and "tuned" not in note
+    assert "--thorough" in note
+    assert "--thorough" not in check._budget_note(estimates[1:])
