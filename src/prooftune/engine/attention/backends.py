@@ -163,23 +163,24 @@ def _flex_difference(device: torch.device, size: int) -> float:
         )
         for count in heads
     ]
-    results = []
-    # Under any grad mode of the caller: gradients are compared, too.
-    with torch.enable_grad():
-        for backend in (flex.NAME, shared_prefix.NAME):
+    differences = []
+    # Soft-capped scores and windows are kernels of their own.
+    for softcap, window in ((None, None), (5.0, 90)):
+        results = []
+        for backend in NAMES:
             query, key, value = (t.clone().requires_grad_() for t in tensors)
-            if backend == flex.NAME:
-                out = flex.flex_packed_attention(
-                    nn.Module(), query, key, value,
-                    flex.FlexLayout(64, lengths, device), scaling, None, None,
-                )  # fmt: skip
-            else:
-                layout = PackedLayout(64, lengths, device)
-                out = packed_attention(query, key, value, layout, scaling, None, None)
-            # A quadratic loss, so that the gradients depend on the outputs.
-            grads = torch.autograd.grad(out.float().square().sum(), [query, key, value])
-            results.append([out.detach(), *grads])
-    return max(
-        float((a.float() - b.float()).norm() / b.float().norm())
-        for a, b in zip(*results, strict=True)
-    )
+            # Under any grad mode of the caller: gradients are compared, too.
+            with torch.enable_grad():
+                if backend == flex.NAME:
+                    out = flex.flex_packed_attention(
+                        nn.Module(), query, key, value,
+                        flex.FlexLayout(64, lengths, device), scaling, softcap, window,
+                    )  # fmt: skip
+                else:
+                    layout = PackedLayout(64, lengths, device)
+                    out = packed_attention(query, key, value, layout, scaling, softcap, window)
+                # A quadratic loss, so that the gradients depend on the outputs.
+                grads = torch.autograd.grad(out.float().square().sum(), [query, key, value])
+            results.append([out.detach().float(), *(grad.float() for grad in grads)])
+        differences += [float((a - b).norm() / a.norm()) for a, b in zip(*results, strict=True)]
+    return max(differences)
