@@ -29,6 +29,11 @@ def is_stage_done(folder: Path, inputs_fingerprint: str) -> bool:
     return _read_state(folder) == {"fingerprint": inputs_fingerprint, "done": True}
 
 
+def stage_fingerprint(folder: Path) -> str:
+    """Fingerprint of the inputs of the stage in `folder`; empty if there is none."""
+    return str(_read_state(folder).get("fingerprint", ""))
+
+
 def begin_stage(folder: Path, inputs_fingerprint: str) -> None:
     """Prepare a stage's folder. Files of an interrupted attempt with the same inputs remain; others
     are deleted."""

@@ -258,3 +258,6 @@ class Audit(Section):
     max_truncated: float = Field(default=0.2, ge=0, le=1)
     """Maximum share of examples that can be truncated to `prompt.max_length`; a larger share is an
     error."""
+    label_errors: int = Field(default=5000, ge=0)
+    """Classification: number of training rows in which likely label errors are searched, by
+    cross-validation; more rows than this are sampled with the seed. 0: no search, in no split."""

@@ -85,6 +85,10 @@ def without_texts(facts: ReportFacts) -> dict[str, Any]:
             "fixed": _bare(changed["fixed"]),
             "broken": _bare(changed["broken"]),
         }
+    errors = facts["scores"].get("label_errors")
+    if errors:
+        rows = [{k: v for k, v in row.items() if k != "text"} for row in errors["rows"]]
+        scores["label_errors"] = {**errors, "rows": rows}
     return {**facts, "scores": scores}
 
 

@@ -15,6 +15,7 @@ from prooftune.report import (
     cells,
     instructions_section,
     judge_section,
+    label_errors_section,
     languages_section,
     retrieval_section,
     tables,
@@ -83,6 +84,7 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
     """Tables that only some studies have, by section title."""
     answers, judge = answers_section.answers_section(scores), judge_section.judge_section(scores)
+    errors = label_errors_section.label_errors_section(scores)
     sections = [
         ("Answers", [*answers["tables"], answers["threshold_table"]] if answers else []),
         ("Retrieval", [retrieval_section.retrieval_table(scores)]),
@@ -99,6 +101,7 @@ def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
             [languages_section.languages_table(scores), languages_section.left_out_table(scores)],
         ),
         ("Judge", judge["tables"] if judge else []),
+        ("Likely label errors", errors["tables"] if errors else []),
     ]
     return [(title, present) for title, tables in sections if (present := [t for t in tables if t])]
 

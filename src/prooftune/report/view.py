@@ -15,6 +15,7 @@ from prooftune.report import (
     curves,
     instructions_section,
     judge_section,
+    label_errors_section,
     label_tables,
     languages_section,
     retrieval_section,
@@ -52,6 +53,7 @@ SECTIONS = {
     "calibration": "Calibration",
     "abstention": "Risk and coverage",
     "changed": "Changed examples",
+    "label_errors": "Likely label errors",
     "training": "Training",
     "forgetting": "Forgetting",
     "prompts": "Prompts",
@@ -109,6 +111,7 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "abstention": tables.abstention_rows(scores),
         "risk": curves.risk_coverage(scores, colours),
         "changed": scores.get("changed"),
+        "label_errors": label_errors_section.label_errors_section(scores),
         "no_answer": NO_ANSWER,
         "training": [
             curves.training_curves(name, v, scores["variants"].get(name), scores["primary"])

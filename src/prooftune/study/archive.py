@@ -41,6 +41,7 @@ def archive_previous_run(folder: Path, dumped: str) -> Path | None:
         "bundle",
         "report.html",
         "report.md",
+        "label_errors.csv",
         "scores.json",
         REPORT,
     ):  # REPORT last: it marks a finished study

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +13,12 @@ from prooftune import recipe as recipes
 from prooftune import run_folder
 from prooftune.data.audit.audit import AuditReport
 from prooftune.data.prepare import prepare_data
+from prooftune.evaluation.score_types import LabelErrorRow
 from prooftune.preflight import checker as preflight
 from prooftune.recipe import Recipe
 from prooftune.report.format import byte_size, duration
+from prooftune.study.label_errors import FILE as LABEL_ERRORS_FILE
+from prooftune.study.label_errors import CheckedRows, check_training_rows, flagged_rows
 from prooftune.study.prompt_lengths import prompt_length_counter
 from prooftune.types import Study
 from prooftune.utils import profiling
@@ -36,11 +40,14 @@ class CheckReport:
         estimates: seconds and bytes of every variant that uses a language model; empty if the
             audit found errors or no variant uses one; None if the model is too large to be loaded
             in the free memory.
+        label_errors: training rows whose label is likely wrong, the most doubtful first; empty if
+            the audit found errors.
     """
 
     study: Study
     audit: AuditReport
     estimates: list[CostEstimate] | None
+    label_errors: list[LabelErrorRow] = dataclasses.field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -72,6 +79,11 @@ def check(
     report = CheckReport(study, audit, [])
     if report.ok:
         preflight.check_with_data(recipe, study)
+        checked = check_training_rows(recipe, study, embed=thorough)
+        if checked is not None:
+            rows = [row for row, _ in flagged_rows(checked, study)]
+            report = dataclasses.replace(report, label_errors=rows)
+            _print_label_errors(console, checked, rows)
         report = dataclasses.replace(report, estimates=estimate(recipe, study, base, thorough))
         _print_estimates(console, report.estimates, thorough)
     return report
@@ -171,6 +183,32 @@ def _print_fertility(console: Console, audit: AuditReport) -> None:
             "–" if fits is None else f"{fits:,}",
         )
     console.print(table)
+
+
+_LISTED_ERRORS = 5
+"""Rows with a doubtful label that are printed; a study's ``label_errors.csv`` has all."""
+
+
+def _print_label_errors(
+    console: Console, checked: CheckedRows, rows: Sequence[LabelErrorRow]
+) -> None:
+    count = len(checked.examples)
+    if not rows:
+        console.print(f"   info No label of {count:,} training rows is likely wrong.", style="dim")
+        return
+    console.print(
+        f"   info {len(rows):,} of {count:,} training rows have a label that is likely wrong "
+        f"({', '.join(checked.models)}, cross-validated). A run lists all in {LABEL_ERRORS_FILE}. "
+        "The most doubtful:",
+        markup=False,
+    )
+    sources = {example.id: example.source for example in checked.examples}
+    for row in rows[:_LISTED_ERRORS]:
+        console.print(
+            f"        {sources[row['id']]}: {row['label']} ({row['probability']:.0%}), suggested "
+            f"{row['suggested']} ({row['suggested_probability']:.0%})",
+            markup=False,
+        )
 
 
 _TIMES = ("train_seconds", "score_seconds", "seconds")

@@ -9,11 +9,13 @@ from prooftune import recipe as recipes
 from prooftune import run_folder
 from prooftune.evaluation.procedure import shipped_training
 from prooftune.evaluation.score_types import Scores, VariantMeasurements, defined
+from prooftune.evaluation.scores import tidy
 from prooftune.models.environment import describe_environment
 from prooftune.recipe import Recipe
 from prooftune.recipe.sections import BEST
 from prooftune.recipe.variants import VARIANT_KINDS
 from prooftune.report.types import ReportedVariant, ReportFacts
+from prooftune.study.label_errors import search_label_errors
 from prooftune.types import Study, VariantResult
 from prooftune.utils.files import read_json, write_json
 from prooftune.utils.secrets import redact
@@ -63,6 +65,7 @@ def evaluate(
         scores["judge"] = judge_study(
             recipe, recipe.judge, study, judged, scores, folder / "judge", base
         )
+    scores["label_errors"] = tidy(search_label_errors(recipe, study, results, scores, folder))
     write_json(folder / "scores.json", scores)
     report: ReportFacts = {
         "name": recipe.name,

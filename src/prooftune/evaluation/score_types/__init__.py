@@ -18,6 +18,12 @@ from prooftune.evaluation.score_types.judge import (
     PreferenceSummary,
     ScoreDifference,
 )
+from prooftune.evaluation.score_types.label_errors import (
+    LabelErrorComparison,
+    LabelErrorRow,
+    LabelErrors,
+    LabelErrorSplit,
+)
 from prooftune.evaluation.score_types.study import (
     ChangedExample,
     ChangedExamples,
@@ -82,6 +88,10 @@ __all__ = [
     "HumanAgreement",
     "JudgeScores",
     "JudgeSummary",
+    "LabelErrorComparison",
+    "LabelErrorRow",
+    "LabelErrorSplit",
+    "LabelErrors",
     "LabelFigures",
     "LabelScores",
     "Measurements",

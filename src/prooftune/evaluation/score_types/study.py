@@ -7,6 +7,7 @@ from typing import Literal, NotRequired, TypedDict, cast
 from prooftune.evaluation.score_types.figures import Bounds, Estimate, Figure
 from prooftune.evaluation.score_types.instructions import InstructionScores
 from prooftune.evaluation.score_types.judge import JudgeScores
+from prooftune.evaluation.score_types.label_errors import LabelErrors
 from prooftune.evaluation.score_types.languages import LanguageResults
 from prooftune.evaluation.score_types.variants import VariantMeasurements
 
@@ -166,6 +167,7 @@ class Scores(Measurements):
     changed: ChangedExamples | None
     instructions: NotRequired[InstructionScores | None]
     judge: NotRequired[JudgeScores]
+    label_errors: NotRequired[LabelErrors | None]
 
 
 def metric_difference(row: Comparison, metric: str) -> Figure | None:

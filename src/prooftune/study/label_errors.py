@@ -1,0 +1,278 @@
+"""Likely label errors of a study: found by confident learning, listed in ``label_errors.csv``."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from prooftune import run_folder
+from prooftune.data.splits import stratified_sample
+from prooftune.evaluation.changes import excerpt
+from prooftune.evaluation.label_errors import (
+    difference_bounds,
+    label_quality,
+    likely_errors,
+    pooled_probabilities,
+)
+from prooftune.evaluation.metrics import INVALID, Floats, Ints
+from prooftune.evaluation.procedure import shipped_training
+from prooftune.evaluation.score_types import (
+    LabelErrorComparison,
+    LabelErrorRow,
+    LabelErrors,
+    LabelErrorSplit,
+    Scores,
+)
+from prooftune.recipe import Recipe
+from prooftune.types import Example, Prediction, SplitName, Study, VariantResult
+from prooftune.utils.files import fingerprint, write_text
+from prooftune.variants.cross_validation import (
+    can_cross_validate,
+    embedding_probabilities,
+    tfidf_probabilities,
+)
+
+FILE, STAGE = "label_errors.csv", "label_errors"
+_COLUMNS = (
+    "split",
+    "source",
+    "id",
+    "label",
+    "suggested",
+    "probability",
+    "suggested_probability",
+    "text",
+)
+TRAINED_KINDS = ("tfidf", "embedding", "encoder", "tuned")
+"""Kinds of variants that learned from labels, so that their probabilities mean something."""
+MAX_LISTED = 200
+"""Rows in ``scores.json`` and on the page; the CSV file has all."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CheckedRows:
+    """Rows of one split with pooled out-of-sample probabilities [n, labels].
+
+    Attributes:
+        split: the split.
+        examples: the rows that were checked.
+        targets: their labels, int [n].
+        probabilities: of every label, [n, L].
+        models: what the probabilities come from.
+    """
+
+    split: SplitName
+    examples: Sequence[Example]
+    targets: Ints
+    probabilities: Floats
+    models: list[str]
+
+    @property
+    def flagged(self) -> np.ndarray:
+        """Rows whose label is likely wrong, bool [n]."""
+        return likely_errors(self.targets, self.probabilities)
+
+
+def search_label_errors(
+    recipe: Recipe, study: Study, results: Sequence[VariantResult], scores: Scores, folder: Path
+) -> LabelErrors | None:
+    """Search all splits and write `FILE`; None where there is nothing to search.
+
+    Training rows are checked by cross-validation, validation and test rows by the predictions of
+    the variants that were trained, which have not seen them.
+
+    Args:
+        recipe: the recipe.
+        study: the data.
+        results: predictions of every variant.
+        scores: of the study, for its comparisons.
+        folder: the run folder.
+    """
+    if recipe.task != "classification" or not recipe.audit.label_errors:
+        return None
+    shipped = [shipped_training(r, scores["variants"][r.name]) for r in results]
+    found = [_train_rows(recipe, study, folder), *_held_out_rows(study, shipped)]
+    checked = [rows for rows in found if rows is not None]
+    if not checked:
+        return None
+    rows = sorted((row for part in checked for row in flagged_rows(part, study)), key=_order)
+    _write_csv(folder / FILE, rows)
+    test = next((part for part in checked if part.split == "test"), None)
+    return {
+        "splits": {part.split: _summary(part) for part in checked},
+        "rows": [row for row, _ in rows[:MAX_LISTED]],
+        "comparisons": _comparisons(test, shipped, scores, study) if test else [],
+        "file": FILE,
+    }
+
+
+def check_training_rows(recipe: Recipe, study: Study) -> CheckedRows | None:
+    """Training rows with out-of-fold probabilities of the cheap classifiers; None where there are
+    too few rows of a label, or the recipe wants no search."""
+    limit = recipe.audit.label_errors
+    if recipe.task != "classification" or not limit or not study.train:
+        return None
+    examples = stratified_sample(study.train, limit, recipe.seed)
+    if not can_cross_validate(examples):
+        return None
+    models = {"tfidf": tfidf_probabilities(examples, study.labels, recipe.seed)}
+    embedding = next(((n, v) for n, v in recipe.variants.items() if v.kind == "embedding"), None)
+    if embedding is not None:
+        name, variant = embedding
+        models[name] = embedding_probabilities(
+            examples, study.labels, recipe.seed, variant, "label errors: training rows"
+        )
+    pooled = pooled_probabilities(list(models.values()))
+    return CheckedRows("train", examples, _targets(examples, study), pooled, list(models))
+
+
+def _train_rows(recipe: Recipe, study: Study, folder: Path) -> CheckedRows | None:
+    """`check_training_rows`, or its result of an earlier run with the same inputs."""
+    stage = folder / STAGE
+    embedding = [v.model_dump() for v in recipe.variants.values() if v.kind == "embedding"][:1]
+    inputs = fingerprint(
+        [
+            run_folder.stage_fingerprint(folder / "data"),
+            recipe.audit.label_errors,
+            recipe.seed,
+            embedding,
+        ]
+    )
+    path = stage / "predictions.parquet"
+    if not run_folder.is_stage_done(stage, inputs):
+        run_folder.begin_stage(stage, inputs)
+        rows = check_training_rows(recipe, study)
+        predictions = [] if rows is None else _predictions(rows, study)
+        run_folder.write_predictions(path, predictions)
+        run_folder.finish_stage(stage, inputs)
+        return rows
+    stored = run_folder.read_predictions(path)
+    if not stored:
+        return None
+    ids = {p.id for p in stored}
+    examples = [e for e in study.train if e.id in ids]
+    names = ["tfidf", *[n for n, v in recipe.variants.items() if v.kind == "embedding"][:1]]
+    probabilities = np.exp([p.log_probs for p in stored])
+    return CheckedRows("train", examples, _targets(examples, study), probabilities, names)
+
+
+def _predictions(rows: CheckedRows, study: Study) -> list[Prediction]:
+    logs = np.log(np.maximum(rows.probabilities, 1e-12))
+    return [
+        Prediction(e.id, study.labels[int(row.argmax())], log_probs=tuple(row.tolist()))
+        for e, row in zip(rows.examples, logs, strict=True)
+    ]
+
+
+def _held_out_rows(study: Study, results: Sequence[VariantResult]) -> list[CheckedRows | None]:
+    trained = [r for r in results if r.kind in TRAINED_KINDS]
+    return [
+        _from_predictions(study, "validation", {r.name: r.validation for r in trained}),
+        _from_predictions(study, "test", {r.name: r.test for r in trained}),
+    ]
+
+
+def _from_predictions(
+    study: Study, split: SplitName, predictions: dict[str, list[Prediction]]
+) -> CheckedRows | None:
+    known = {n: rows for n, rows in predictions.items() if rows and all(p.log_probs for p in rows)}
+    if not known:
+        return None
+    examples = study.splits()[split]
+    pooled = pooled_probabilities([np.exp([p.log_probs for p in rows]) for rows in known.values()])
+    return CheckedRows(split, examples, _targets(examples, study), pooled, list(known))
+
+
+def _targets(examples: Sequence[Example], study: Study) -> Ints:
+    index = {label: i for i, label in enumerate(study.labels)}
+    return np.array([index[str(e.target)] for e in examples], dtype=np.int64)
+
+
+def _summary(part: CheckedRows) -> LabelErrorSplit:
+    return {
+        "rows": len(part.examples),
+        "flagged": int(part.flagged.sum()),
+        "models": part.models,
+    }
+
+
+def flagged_rows(part: CheckedRows, study: Study) -> list[tuple[LabelErrorRow, Example]]:
+    """The rows whose label is likely wrong, the most doubtful first."""
+    quality = label_quality(part.targets, part.probabilities)
+    found = []
+    for i in np.flatnonzero(part.flagged):
+        example, probabilities = part.examples[int(i)], part.probabilities[i]
+        best = int(probabilities.argmax())
+        row: LabelErrorRow = {
+            "split": part.split,
+            "id": example.id,
+            "text": excerpt(example),
+            "label": str(example.target),
+            "suggested": study.labels[best],
+            "probability": float(probabilities[part.targets[i]]),
+            "suggested_probability": float(probabilities[best]),
+            "quality": float(quality[i]),
+        }
+        found.append((row, example))
+    return sorted(found, key=_order)
+
+
+def _order(entry: tuple[LabelErrorRow, Example]) -> float:
+    return entry[0]["quality"]
+
+
+def _write_csv(path: Path, rows: Sequence[tuple[LabelErrorRow, Example]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row, example in rows:
+        values = {
+            **row,
+            "source": example.source,
+            "probability": f"{row['probability']:.4f}",
+            "suggested_probability": f"{row['suggested_probability']:.4f}",
+            "text": "\n".join(example.inputs.values()),
+        }
+        writer.writerow({column: values[column] for column in _COLUMNS})
+    write_text(path, buffer.getvalue())
+
+
+def _comparisons(
+    test: CheckedRows, results: Sequence[VariantResult], scores: Scores, study: Study
+) -> list[LabelErrorComparison]:
+    """Bounds of every difference of the verdict."""
+    verdict = scores["verdict"]
+    judged = verdict["best_tuned"] or verdict["winner"]
+    index = {label: i for i, label in enumerate(study.labels)}
+    predicted = {
+        r.name: np.array([index[p.output] if p.valid else INVALID for p in r.test]) for r in results
+    }
+    found: list[LabelErrorComparison] = []
+    for entry in verdict["against"]:
+        bounds = difference_bounds(
+            predicted[judged],
+            predicted[entry["variant"]],
+            test.targets,
+            test.probabilities.argmax(axis=1),
+            test.flagged,
+        )
+        alpha = 1 - scores["confidence"]
+        same_sign = bounds.low * bounds.high > 0
+        found.append(
+            {
+                "a": judged,
+                "b": entry["variant"],
+                "value": bounds.value,
+                "suggested": bounds.suggested,
+                "low": bounds.low,
+                "high": bounds.high,
+                "disputed": bounds.disputed,
+                "sign_certain": same_sign and max(bounds.p_low, bounds.p_high) < alpha,
+            }
+        )
+    return found
