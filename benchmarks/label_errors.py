@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,11 @@ import numpy as np
 from prooftune.evaluation.label_errors import label_quality, likely_errors, pooled_probabilities
 from prooftune.recipe import Variant
 from prooftune.types import Example
-from prooftune.variants.cross_validation import embedding_probabilities, tfidf_probabilities
+from prooftune.variants.cross_validation import (
+    embedding_features,
+    embedding_probabilities,
+    tfidf_probabilities,
+)
 
 ROWS, FLIPS, SEEDS = 2_000, 100, 5
 
@@ -25,6 +30,8 @@ def main(file: Path) -> None:
     """Print a Markdown table, a row for each seed."""
     with file.open(encoding="utf-8", newline="") as handle:
         rows = list(csv.reader(handle))[:ROWS]
+    texts = [Example(str(i), {"text": "\n".join(row[1:])}) for i, row in enumerate(rows)]
+    vectors = embedding_features(texts, Variant(kind="embedding"), "rows")
     labels = sorted({row[0] for row in rows})
     print("| seed | TF-IDF | with embeddings | flagged | planted among these |")
     print("|---:|---:|---:|---:|---:|")
@@ -35,14 +42,9 @@ def main(file: Path) -> None:
         planted[draw.choice(len(rows), FLIPS, replace=False)] = True
         shift = draw.integers(1, len(labels), FLIPS)
         targets[planted] = (targets[planted] + shift) % len(labels)
-        examples = [
-            Example(str(i), {"text": "\n".join(row[1:])}, labels[targets[i]])
-            for i, row in enumerate(rows)
-        ]
+        examples = [replace(e, target=labels[targets[i]]) for i, e in enumerate(texts)]
         tfidf = tfidf_probabilities(examples, labels, 0)
-        embedding = embedding_probabilities(
-            examples, labels, 0, Variant(kind="embedding"), "training rows"
-        )
+        embedding = embedding_probabilities(vectors, examples, labels, 0)
         both = pooled_probabilities([tfidf, embedding])
         found = [
             int(planted[np.argsort(label_quality(targets, p), kind="stable")[:100]].sum())

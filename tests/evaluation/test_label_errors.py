@@ -18,7 +18,7 @@ from prooftune.evaluation.significance import mcnemar_p
 
 
 def noisy(n: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels of which a tenth is wrong, which ones, and probabilities that mostly know the truth."""
+    """Labels of which a tenth is wrong, which ones, and probabilities that know the truth."""
     draw = np.random.default_rng(seed)
     truth = draw.integers(0, classes, n)
     wrong = draw.random(n) < 0.1

@@ -33,6 +33,7 @@ from prooftune.types import Example, Prediction, SplitName, Study, VariantResult
 from prooftune.utils.files import fingerprint, write_text
 from prooftune.variants.cross_validation import (
     can_cross_validate,
+    embedding_features,
     embedding_probabilities,
     tfidf_probabilities,
 )
@@ -124,9 +125,8 @@ def check_training_rows(recipe: Recipe, study: Study) -> CheckedRows | None:
     embedding = next(((n, v) for n, v in recipe.variants.items() if v.kind == "embedding"), None)
     if embedding is not None:
         name, variant = embedding
-        models[name] = embedding_probabilities(
-            examples, study.labels, recipe.seed, variant, "label errors: training rows"
-        )
+        vectors = embedding_features(examples, variant, "label errors: training rows")
+        models[name] = embedding_probabilities(vectors, examples, study.labels, recipe.seed)
     pooled = pooled_probabilities(list(models.values()))
     return CheckedRows("train", examples, _targets(examples, study), pooled, list(models))
 

@@ -35,26 +35,30 @@ def tfidf_probabilities(examples: Sequence[Example], labels: Sequence[str], seed
     return _out_of_fold(features, _targets(examples), labels, TFIDF_STRENGTH, seed)
 
 
-def embedding_probabilities(
-    examples: Sequence[Example], labels: Sequence[str], seed: int, variant: Variant, title: str
-) -> Floats:
-    """Probabilities of sentence embeddings, [n, labels]: the mean of an out-of-fold logistic
-    regression and of the nearest neighbours, which are wrong about other rows.
+def embedding_features(
+    examples: Sequence[Example], variant: Variant, title: str
+) -> NDArray[np.float32]:
+    """Unit vectors of a variant of kind embedding, [n, dimensions].
 
     Args:
         examples: the rows.
-        labels: the study's labels.
-        seed: of the folds.
-        variant: the variant of kind embedding whose model is used.
+        variant: names the embedding model and its prompt.
         title: of the progress bar.
     """
     from prooftune.models import embeddings
 
     folder = embeddings.resolve(variant.embedding_model or embeddings.DEFAULT_EMBEDDING)
     prompt = embeddings.feature_prompt(folder, variant.prompt_name)
-    vectors = embeddings.embed(
+    return embeddings.embed(
         joined_texts(examples), folder, EMBEDDING_BATCH_TOKENS, title, prompt=prompt
     )
+
+
+def embedding_probabilities(
+    vectors: NDArray[np.float32], examples: Sequence[Example], labels: Sequence[str], seed: int
+) -> Floats:
+    """Probabilities by sentence embeddings, [n, labels]: the mean of an out-of-fold logistic
+    regression and of the nearest neighbours, which are wrong about other rows."""
     targets = _targets(examples)
     regression = _out_of_fold(vectors, targets, labels, EMBEDDING_STRENGTH, seed)
     return (regression + _neighbours(vectors, targets, labels)) / 2
