@@ -112,9 +112,17 @@ def search_label_errors(
     }
 
 
-def check_training_rows(recipe: Recipe, study: Study) -> CheckedRows | None:
-    """Training rows with out-of-fold probabilities of the cheap classifiers; None where there are
-    too few rows of a label, or the recipe wants no search."""
+def check_training_rows(recipe: Recipe, study: Study, embed: bool = True) -> CheckedRows | None:
+    """Training rows with out-of-fold probabilities of the cheap classifiers.
+
+    Args:
+        recipe: the recipe.
+        study: the data.
+        embed: use the recipe's embedding variant, too, which takes most of the time.
+
+    Returns:
+        None where there are too few rows of a label, or the recipe wants no search.
+    """
     limit = recipe.audit.label_errors
     if recipe.task != "classification" or not limit or not study.train:
         return None
@@ -123,7 +131,7 @@ def check_training_rows(recipe: Recipe, study: Study) -> CheckedRows | None:
         return None
     models = {"tfidf": tfidf_probabilities(examples, study.labels, recipe.seed)}
     embedding = next(((n, v) for n, v in recipe.variants.items() if v.kind == "embedding"), None)
-    if embedding is not None:
+    if embed and embedding is not None:
         name, variant = embedding
         vectors = embedding_features(examples, variant, "label errors: training rows")
         models[name] = embedding_probabilities(vectors, examples, study.labels, recipe.seed)
