@@ -146,9 +146,7 @@ def fit_curve(points: Points, seed: int) -> Curve:
     errors, resampled = 1 - points.values[None], 1 - points.samples - noise
     fits = {family: _fit(family, sizes, errors, whitening) for family in FAMILIES}
     draws = {family: _fit(family, sizes, resampled, whitening) for family in FAMILIES}
-    scores = {
-        family: -float(fit.chi2[0]) / 2 - _PARAMETERS[family] for family, fit in fits.items()
-    }
+    scores = {family: -float(fit.chi2[0]) / 2 - _PARAMETERS[family] for family, fit in fits.items()}
     best = max(scores.values())
     likelihood = {family: float(np.exp(score - best)) for family, score in scores.items()}
     total = sum(likelihood.values())
