@@ -39,7 +39,7 @@ def planted(
         "train": with_flips(Path(files["train"]), 20),
         "test": with_flips(Path(files["test"]), 8),
     }
-    recipe = {
+    recipe: dict[str, object] = {
         "name": "planted",
         "data": files,
         "audit": {"leak": "allow"},

@@ -79,7 +79,7 @@ def _sentence(scores: Scores, errors: LabelErrors) -> str:
     """Whether the verdict's significant differences survive every labelling of the flagged rows."""
     found = {entry["variant"] for entry in scores["verdict"]["against"] if _significant(entry)}
     significant = [row for row in errors["comparisons"] if row["b"] in found]
-    if not significant or not errors["splits"].get("test", {}).get("flagged"):
+    if not significant or "test" not in errors["splits"] or not errors["splits"]["test"]["flagged"]:
         return ""
     fragile = [row["b"] for row in significant if not row["sign_certain"]]
     if not fragile:
