@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from prooftune.data.sources import check_source_exists
-from prooftune.errors import Failure, UsageError
+from prooftune.errors import Failure, UsageError, nearest
 from prooftune.preflight.findings import Finding, error, note
 from prooftune.recipe import Recipe, Variant
+from prooftune.recipe.variants import WEIGHTED_KINDS
 from prooftune.types import SPLITS, Study
 from prooftune.utils.files import MissingFile
 from prooftune.utils.progress import notify
@@ -82,7 +83,7 @@ def findings(recipe: Recipe, base: Path) -> list[Finding]:
 
 def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
     """Return the findings that need the data and the model folder."""
-    result: list[Finding] = []
+    result: list[Finding] = [*_class_weights(recipe, study)]
     for name, view in recipe.base_models().items():
         # Fetched before anything is computed, so that a missing model does not stop half a study.
         key = _model_key(recipe, name)
@@ -139,10 +140,28 @@ def _unused(recipe: Recipe) -> Iterator[Finding]:
     for section in ("training", "lora", "early_stopping", "forgetting"):
         if getattr(recipe, section) and not tuned:
             yield note(section, "not used: no variant of kind tuned is trained")
+    if recipe.class_weights and not any(
+        v.kind in WEIGHTED_KINDS and not v.adapter for v in recipe.variants.values()
+    ):
+        yield note("class_weights", f"not used: no variant is one of {', '.join(WEIGHTED_KINDS)}")
     if recipe.lora and tuned and all(variant.method == "full" for _, variant in tuned):
         yield note("lora", "not used: every tuned variant has method: full")
     if recipe.quantization and not recipe.uses_language_model:
         yield note("quantization", "not used: no variant asks a language model")
+
+
+def _class_weights(recipe: Recipe, study: Study) -> Iterator[Finding]:
+    """Weights of labels that the study does not have."""
+    settings = {"class_weights": recipe.class_weights}
+    settings |= {f"variants.{n}.class_weights": v.class_weights for n, v in recipe.variants.items()}
+    for key, weights in settings.items():
+        for label in weights if isinstance(weights, dict) else ():
+            if label not in study.labels:
+                yield error(
+                    key,
+                    f"no row has the label '{label}'{nearest(label, study.labels)}; the labels are "
+                    f"{', '.join(study.labels)}",
+                )
 
 
 def _order(recipe: Recipe) -> Iterator[Finding]:

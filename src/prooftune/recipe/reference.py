@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -81,6 +81,8 @@ def _value_text(annotation: object) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inner)
+    if origin is Annotated:
+        return _value_text(inner[0])
     if origin in (Union, types.UnionType):
         return " or ".join(_value_text(a) for a in inner if a is not type(None))
     if origin is dict:

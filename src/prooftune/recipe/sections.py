@@ -17,6 +17,7 @@ from prooftune.recipe.variants import (
     LANGUAGE_OPTIONS,
     QA_OPTIONS,
     TRAINED_KINDS,
+    ClassWeights,
     Variant,
     infer_kind,
     leave_languages_out,
@@ -110,6 +111,11 @@ class Recipe(Section):
     16, learning rate 1e-3 for models below 500 million parameters and 2e-4 for larger ones
     (``method: full``: 1e-4 and 2e-5), linear decay after 5% warm-up, four evaluations, the best
     checkpoint is used."""
+    class_weights: ClassWeights | None = None
+    """Weight of each label's training rows in the loss of ``tfidf``, ``embedding``, ``encoder`` and
+    ``tuned`` variants. ``balanced``: labels have equal total weight, so that rare ones count.
+    ``{label: weight}``: others have weight 1. Weights are scaled to a mean of 1 over the training
+    rows, so that learning rates keep their meaning. Default: every row counts alike."""
     early_stopping: int | None = Field(default=None, gt=0)
     """Early-stopping patience: evaluations without a lower validation loss after which training
     stops. Default: no early stopping."""
@@ -154,11 +160,16 @@ class Recipe(Section):
         return int({**shared, **variant.training}.get("seed", self.seed)) + training
 
     def for_variant(self, name: str) -> Recipe:
-        """The recipe with the base model and the quantisation of one variant.
+        """The recipe with the base model, the quantisation and the class weights of one variant.
 
         A variant with ``adapter`` has the model of the variant that trained it. Whatever computes
         with a variant's model takes this recipe.
         """
+        own = self.variants[name].class_weights
+        view = self._with_model_of(name)
+        return view if own is None else view.model_copy(update={"class_weights": own or None})
+
+    def _with_model_of(self, name: str) -> Recipe:
         variant = self.variants[name]
         if variant.kind == "encoder":
             encoder = self._model_of(variant, name="all-minilm-l6-v2", attention="auto")
@@ -282,6 +293,8 @@ class Recipe(Section):
             for section in ("answering", "retrieval"):
                 if section in self.model_fields_set and getattr(self, section) is not None:
                     yield f"'{section}' does not apply to task: classification"
+        elif self.class_weights:
+            yield f"'class_weights' does not apply to task: {self.task}, which has no labels"
         if self.retrieval and self.retrieval.documents == DATA_CONTEXT and self.data.gold:
             yield (
                 f"data.gold contradicts retrieval.documents: {DATA_CONTEXT}, where the gold "
@@ -306,6 +319,8 @@ class Recipe(Section):
                 yield f"kind: {variant.kind} cannot answer questions"
             if variant.objective == "head":
                 yield "objective: head cannot answer questions"
+            if variant.class_weights:
+                yield f"'class_weights' does not apply to task: {self.task}, which has no labels"
         if variant.context in ("retrieved", "gold", "random") and self.retrieval is None:
             yield f"context: {variant.context} needs a retrieval section with documents"
         if variant.adapter:

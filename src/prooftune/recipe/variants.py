@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from prooftune.recipe.base import Section
 from prooftune.recipe.endpoint import Endpoint
@@ -33,6 +33,22 @@ VARIANT_KINDS: tuple[VariantKind, ...] = (
     "prompted",
     "tuned",
 )
+
+
+def _expand_class_weights(value: object) -> object:
+    """Labels as text, as everywhere in a recipe: ``{1: 5}`` names the label '1'."""
+    if isinstance(value, str) and value != "balanced":
+        raise ValueError(f"'{value}' is neither balanced nor {{label: weight}}")
+    if isinstance(value, Mapping):
+        return {str(label): weight for label, weight in value.items()}
+    return value
+
+
+ClassWeights = Annotated[
+    Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]],
+    BeforeValidator(_expand_class_weights),
+]
+"""``balanced``, or label -> weight."""
 
 
 class Variant(Section):
@@ -84,6 +100,9 @@ class Variant(Section):
     leave_one_language_out: bool = False
     """Add a variant ``NAME-without-LANGUAGE`` for each language of ``data.train``, which must be
     given as {language: files}."""
+    class_weights: ClassWeights | None = None
+    """tfidf, embedding, encoder, tuned: weights that override the recipe's ``class_weights``;
+    ``{}``: none."""
     adapter: str | None = None
     """tuned, prompted: use the weights of this other tuned variant instead of training, for example
     with a different context, or to choose the prompt for the tuned model."""
@@ -192,7 +211,18 @@ QA_OPTIONS = ("context", "gold_share")
 LANGUAGE_OPTIONS = ("languages", "without", "leave_one_language_out")
 """Options of variants that are trained, or that show training examples."""
 
-TRAINING_OPTIONS = ("objective", "method", "seeds", "lora", "training", "gold_share")
+WEIGHTED_KINDS = ("tfidf", "embedding", "encoder", "tuned")
+"""Kinds of variants whose training rows can be weighted by label."""
+
+TRAINING_OPTIONS = (
+    "objective",
+    "method",
+    "seeds",
+    "lora",
+    "training",
+    "gold_share",
+    "class_weights",
+)
 """Options that apply only to variants that are trained themselves."""
 
 MODEL_OPTIONS = ("model", "quantization")
@@ -200,9 +230,17 @@ MODEL_OPTIONS = ("model", "quantization")
 
 OPTIONS_BY_KIND: dict[str, set[str]] = {
     "majority": {*LANGUAGE_OPTIONS},
-    "tfidf": {*LANGUAGE_OPTIONS},
-    "embedding": {"model", "prompt_name", *LANGUAGE_OPTIONS},
-    "encoder": {"model", "method", "seeds", "lora", "training", *LANGUAGE_OPTIONS},
+    "tfidf": {"class_weights", *LANGUAGE_OPTIONS},
+    "embedding": {"model", "prompt_name", "class_weights", *LANGUAGE_OPTIONS},
+    "encoder": {
+        "model",
+        "method",
+        "seeds",
+        "lora",
+        "training",
+        "class_weights",
+        *LANGUAGE_OPTIONS,
+    },
     "endpoint": {
         "endpoint",
         "prompting",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prooftune import run_folder
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe, Variant
+from prooftune.recipe.variants import WEIGHTED_KINDS
 from prooftune.tasks.task import task_for
 from prooftune.types import Example, Prediction, Study, VariantResult
 from prooftune.utils.disk_list import DiskBackedList
@@ -208,6 +209,12 @@ def _run_kind(
 
 def _recipe_inputs(recipe: Recipe, variant: Variant) -> list[Any]:
     """The parts of the recipe that a variant's predictions depend on."""
+    weighted = variant.kind in WEIGHTED_KINDS and recipe.class_weights
+    weights = [{"class_weights": recipe.class_weights}] if weighted else []
+    return [*_options_read(recipe, variant), *weights]
+
+
+def _options_read(recipe: Recipe, variant: Variant) -> list[Any]:
     if variant.kind == "encoder":
         return [
             recipe.seed,

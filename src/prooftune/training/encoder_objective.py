@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prooftune.models.encoder import EncoderTokenizer
-from prooftune.training.objective import TrainingRow, TuningModule
+from prooftune.training.objective import (
+    TrainingRow,
+    TuningModule,
+    summed_loss,
+    weight_inputs,
+    with_weights,
+)
 from prooftune.types import Example
 from prooftune.utils.disk_list import DiskBackedList
 
 
 def encoder_rows(
-    examples: Sequence[Example], tokenizer: EncoderTokenizer, labels: Sequence[str]
+    examples: Sequence[Example],
+    tokenizer: EncoderTokenizer,
+    labels: Sequence[str],
+    weights: Iterable[float] | None = None,
 ) -> DiskBackedList[TrainingRow]:
-    """Token ids and class index of each example.
+    """Token ids, class index and weight (default: 1) of each example.
 
     The rows are those of the causal trainer: the start of a pair's second text is in
     `TrainingRow.label_positions`, whose other use, positions of targets, an encoder does not have.
@@ -25,8 +34,8 @@ def encoder_rows(
     classes = {label: number for number, label in enumerate(labels)}
     encoded = tokenizer.encode([example.inputs for example in examples])
     return DiskBackedList(
-        TrainingRow(e.ids, [e.second_start], [classes[str(example.target)]])
-        for e, example in zip(encoded, examples, strict=True)
+        TrainingRow(e.ids, [e.second_start], [classes[str(example.target)]], weight)
+        for (e, example), weight in with_weights(zip(encoded, examples, strict=True), weights)
     )
 
 
@@ -44,7 +53,7 @@ def encoder_collator(
             [(row.ids, row.label_positions[0]) for row in rows] or [([tokenizer.any_token], 1)]
         )
         labels = torch.tensor([row.targets[0] for row in rows], dtype=torch.long)
-        return {**inputs, "labels": labels}
+        return {**inputs, "labels": labels, **weight_inputs(rows)}
 
     return collator
 
@@ -54,19 +63,17 @@ class EncoderModule(TuningModule):
 
     causal = False
 
-    def forward(self, labels: Tensor, **inputs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, labels: Tensor, weights: Tensor | None = None, **inputs: Any
+    ) -> dict[str, Tensor]:
         """Cross-entropy of a batch, summed over its rows.
 
         Args:
             labels: class indices [rows]; empty for a batch without rows.
+            weights: factors of the rows' losses, [rows].
             inputs: of the model, [rows, tokens].
         """
         # The row that stands in for an empty shard has logits but no label.
         logits = self.model(**inputs).logits.float()[: labels.numel()]
-        loss = nn.functional.cross_entropy(
-            logits,
-            labels,
-            reduction="sum",
-            label_smoothing=self.label_smoothing if self.training else 0.0,
-        )
+        loss = summed_loss(logits, labels, weights, self.label_smoothing if self.training else 0.0)
         return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from prooftune.errors import Failure, UsageError
 from prooftune.tasks.rendering import TokenPair
 from prooftune.utils.disk_list import DiskBackedList
 
+Item = TypeVar("Item")
+
 
 class TrainingRow:
     """One training row, stored in four bytes per token.
@@ -32,13 +34,19 @@ class TrainingRow:
             but not the stop token, which is only predicted.
         label_positions: indices in `ids` whose hidden states predict the targets.
         targets: the labels there: token ids, or one class index.
+        weight: factor of the row's loss.
     """
 
-    __slots__ = ("_ends", "_numbers")
+    __slots__ = ("_ends", "_numbers", "weight")
 
     def __init__(
-        self, ids: Sequence[int], label_positions: Sequence[int], targets: Sequence[int]
+        self,
+        ids: Sequence[int],
+        label_positions: Sequence[int],
+        targets: Sequence[int],
+        weight: float = 1.0,
     ) -> None:
+        self.weight = weight
         # One array per row instead of three lists: a Python list needs 8 bytes per token plus the
         # integers.
         self._numbers = array("i", chain(ids, label_positions, targets))
@@ -61,7 +69,9 @@ class TrainingRow:
         return self._numbers[self._ends[1] :].tolist()
 
 
-def instruction_rows(pairs: Iterable[TokenPair], stop: int) -> DiskBackedList[TrainingRow]:
+def instruction_rows(
+    pairs: Iterable[TokenPair], stop: int, weights: Iterable[float] | None = None
+) -> DiskBackedList[TrainingRow]:
     """Rows whose loss covers the target's tokens and the stop token only; in a conversation also
     what the assistant said earlier.
 
@@ -70,13 +80,17 @@ def instruction_rows(pairs: Iterable[TokenPair], stop: int) -> DiskBackedList[Tr
             token; of a conversation also (start, end) of the assistant's earlier turns in the
             prompt, with their stop tokens.
         stop: id of the stop token.
+        weights: factor of each row's loss. Default: 1.
 
     Raises:
         UsageError: a target contains the stop token.
     """
 
     def row(
-        prompt: Sequence[int], target: Sequence[int], earlier: Sequence[tuple[int, int]] = ()
+        weight: float,
+        prompt: Sequence[int],
+        target: Sequence[int],
+        earlier: Sequence[tuple[int, int]] = (),
     ) -> TrainingRow:
         answer, start = [*target, stop], len(prompt)
         spoken = [position for span in earlier for position in range(*span)]
@@ -86,20 +100,35 @@ def instruction_rows(pairs: Iterable[TokenPair], stop: int) -> DiskBackedList[Tr
             [*prompt, *answer[:-1]],
             [*(p - 1 for p in spoken), *range(start - 1, start + len(answer) - 1)],
             [*(prompt[p] for p in spoken), *answer],
+            weight,
         )
 
-    return DiskBackedList(validate_rows((row(*pair) for pair in pairs), stop))
+    rows = (row(weight, *pair) for pair, weight in with_weights(pairs, weights))
+    return DiskBackedList(validate_rows(rows, stop))
 
 
-def head_rows(pairs: Iterable[tuple[Sequence[int], int]]) -> DiskBackedList[TrainingRow]:
+def head_rows(
+    pairs: Iterable[tuple[Sequence[int], int]], weights: Iterable[float] | None = None
+) -> DiskBackedList[TrainingRow]:
     """Rows whose loss is the class's cross-entropy at the prompt's last token.
 
     Args:
         pairs: token ids of each prompt after the shared prefix, and its class index.
+        weights: factor of each row's loss. Default: 1.
     """
     return DiskBackedList(
-        TrainingRow(prompt, [len(prompt) - 1], [number]) for prompt, number in pairs
+        TrainingRow(prompt, [len(prompt) - 1], [number], weight)
+        for (prompt, number), weight in with_weights(pairs, weights)
     )
+
+
+def with_weights(
+    items: Iterable[Item], weights: Iterable[float] | None
+) -> Iterator[tuple[Item, float]]:
+    """Each item with its weight; 1 where there are none."""
+    if weights is None:
+        return ((item, 1.0) for item in items)
+    return zip(items, weights, strict=True)
 
 
 def validate_rows(rows: Iterable[TrainingRow], stop: int) -> Iterator[TrainingRow]:
@@ -175,9 +204,43 @@ def make_collator(
         return {
             **values,
             "labels": torch.tensor([t for r in rows for t in r.targets], dtype=torch.long),
+            **weight_inputs(rows),
         }
 
     return collator
+
+
+def weight_inputs(rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
+    """``weights`` of the rows' targets in a batch, [targets]; nothing where all are 1."""
+    if all(row.weight == 1.0 for row in rows):
+        return {}
+    return {"weights": torch.tensor([row.weight for row in rows for _ in row.targets])}
+
+
+def summed_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor | None, label_smoothing: float
+) -> Tensor:
+    """Cross-entropy summed over targets, in nats.
+
+    Summed and not averaged: the Trainer divides by the targets of the whole accumulation window.
+    It divides by their number and not by their weights, whose mean over the training rows is 1: a
+    batch with few rare labels then has a small gradient, and the mean gradient of all batches is
+    that of the weighted loss over all rows.
+
+    Args:
+        logits: [targets, classes or tokens].
+        labels: class indices or token ids, [targets].
+        weights: of the targets, [targets]; None: all 1.
+        label_smoothing: share of the target's probability that is spread over all classes.
+    """
+    if weights is None:
+        return nn.functional.cross_entropy(
+            logits, labels, reduction="sum", label_smoothing=label_smoothing
+        )
+    losses = nn.functional.cross_entropy(
+        logits, labels, reduction="none", label_smoothing=label_smoothing
+    )
+    return (losses * weights).sum()
 
 
 class TuningModule(nn.Module):
@@ -218,9 +281,10 @@ class TuningModule(nn.Module):
         labels: Tensor,
         attention_mask: Tensor | None = None,
         lengths: tuple[int, ...] | None = None,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the loss of one batch: the fields of a `PackedBatch` (with `lengths`) or of a
-        `Batch` (with `attention_mask`).
+        `Batch` (with `attention_mask`); `weights` are factors of the targets' losses, [targets].
 
         Returns:
             ``loss_sum``: cross-entropy summed over the targets, in nats; ``count``: their number.
@@ -239,14 +303,7 @@ class TuningModule(nn.Module):
         else:
             raise TypeError("a batch has lengths or an attention mask")
         logits = get_output_head(self.model)(hidden)
-        # Summed and not averaged: the Trainer divides by the targets of the whole accumulation
-        # window.
-        loss = nn.functional.cross_entropy(
-            logits,
-            labels,
-            reduction="sum",
-            label_smoothing=self.label_smoothing if self.training else 0.0,
-        )
+        loss = summed_loss(logits, labels, weights, self.label_smoothing if self.training else 0.0)
         return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
 
     def activation_checkpointing_enable(self, **options: Any) -> None:

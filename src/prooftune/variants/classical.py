@@ -16,6 +16,7 @@ from prooftune.models.text_classifier import (
 from prooftune.types import Prediction
 from prooftune.utils.profiling import measure_cost
 from prooftune.variant_details import VariantDetails
+from prooftune.variants.class_weights import describe_weights, label_weights, row_weights
 from prooftune.variants.context import VariantContext, VariantOutput
 
 
@@ -63,8 +64,8 @@ def run_majority(context: VariantContext) -> VariantOutput:
 def run_tfidf(context: VariantContext) -> VariantOutput:
     """TF-IDF of words and word pairs, classified by logistic regression (scikit-learn).
 
-    The inverse regularisation strength C is selected by validation accuracy, and is 10 where there
-    are no validation rows.
+    The inverse regularisation strength C is selected by validation accuracy (weighted as the
+    training rows are), and is 10 where there are no validation rows.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -78,13 +79,15 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
         )
         chosen_by = context.training_validation
         selection_features = vectorizer.transform(joined_texts(chosen_by)) if chosen_by else None
+        weights = label_weights(context.recipe.class_weights, study.train)
+        selection_weights = row_weights(weights, chosen_by)
         best = None
         for c_value in (1.0, 10.0, 100.0) if selection_features is not None else (10.0,):
             model = LogisticRegression(
                 C=c_value, max_iter=2000, random_state=context.recipe.seed
-            ).fit(features, targets)
+            ).fit(features, targets, row_weights(weights, study.train))
             correct = (
-                model.score(selection_features, [e.target for e in chosen_by])
+                model.score(selection_features, [e.target for e in chosen_by], selection_weights)
                 if selection_features is not None
                 else 0.0
             )
@@ -113,6 +116,7 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
             "description": (
                 f"TF-IDF of words and word pairs, logistic regression (C={c_value:g}, "
                 f"{features.shape[1]:,} features)"
+                f"{describe_weights(context.recipe.class_weights)}"
             ),
             "cost": {
                 "train_seconds": training.seconds,

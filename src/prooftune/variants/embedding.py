@@ -16,6 +16,7 @@ from prooftune.models.text_classifier import (
 )
 from prooftune.recipe import Variant
 from prooftune.utils.profiling import measure_cost
+from prooftune.variants.class_weights import describe_weights, label_weights, row_weights
 from prooftune.variants.context import VariantContext, VariantOutput
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ def run_embedding(context: VariantContext, variant: Variant, name: str) -> Varia
             prompt=prompt,
         )
         model, strength = fit_classifier(
-            features, [str(e.target) for e in study.train], context.recipe.seed
+            features,
+            [str(e.target) for e in study.train],
+            context.recipe.seed,
+            row_weights(label_weights(context.recipe.class_weights, study.train), study.train),
         )
     classifier = TextClassifier(
         EmbeddingFeatures(model_name, folder, prompt),
@@ -75,6 +79,7 @@ def run_embedding(context: VariantContext, variant: Variant, name: str) -> Varia
         {
             "description": f"embeddings of {model_name} ({features.shape[1]} dimensions), logistic "
             f"regression (C={strength:g})"
+            + describe_weights(context.recipe.class_weights)
             + (f", prompt '{prompt.strip()}'" if prompt else "")
             + (f"; {truncated:,} test texts exceed the model's length" if truncated else ""),
             "cost": {
@@ -87,7 +92,10 @@ def run_embedding(context: VariantContext, variant: Variant, name: str) -> Varia
 
 
 def fit_classifier(
-    features: Vectors, targets: Sequence[str], seed: int
+    features: Vectors,
+    targets: Sequence[str],
+    seed: int,
+    weights: Sequence[float] | None = None,
 ) -> tuple[LogisticRegression, float]:
     """Logistic regression with C by stratified cross-validation.
 
@@ -95,6 +103,7 @@ def fit_classifier(
         features: [rows, dimensions].
         targets: label of each row.
         seed: of the folds.
+        weights: of the rows, in the fit and in the log-loss of each fold, [rows]. None: all alike.
 
     Returns:
         The classifier fitted on all rows, and its C. Without two rows of every label there is
@@ -109,7 +118,9 @@ def fit_classifier(
     # Matmuls of this size take up to thirty times longer on several threads than on one.
     with threadpool_limits(1):
         if folds < 2:
-            return LogisticRegression(C=_FALLBACK, **options).fit(features, targets), _FALLBACK
+            return LogisticRegression(C=_FALLBACK, **options).fit(
+                features, targets, weights
+            ), _FALLBACK
         classifier = LogisticRegressionCV(
             Cs=STRENGTHS,
             l1_ratios=(0.0,),
@@ -117,5 +128,5 @@ def fit_classifier(
             scoring="neg_log_loss",
             use_legacy_attributes=False,
             **options,
-        ).fit(features, targets)
+        ).fit(features, targets, sample_weight=weights)
     return classifier, float(classifier.C_)

@@ -20,6 +20,7 @@ from prooftune.utils import distributed
 from prooftune.utils.files import atomic_path, read_json, write_json
 from prooftune.utils.profiling import measure_cost
 from prooftune.variant_details import TrainingRecord
+from prooftune.variants.class_weights import label_weights, row_weights
 from prooftune.variants.context import VariantContext, VariantOutput, training_title
 from prooftune.variants.model_handle import release_cached_model
 from prooftune.variants.tuned import (
@@ -88,7 +89,8 @@ def run_encoder(context: VariantContext, variant: Variant, name: str) -> Variant
         test,
         predict(study.validation, "validation"),
         {
-            "description": f"{recipe.model.name}, {describe_training(variant, record)}",
+            "description": f"{recipe.model.name}, "
+            f"{describe_training(variant, record, recipe.class_weights)}",
             "model": recipe.model.name,
             "cost": {
                 **cost,
@@ -158,8 +160,9 @@ def _train(
 
     release_cached_model()
     recipe, study = context.recipe, context.study
+    weights = label_weights(recipe.class_weights, study.train)
     rows, validation = (
-        encoder_rows(examples, tokenizer, study.labels)
+        encoder_rows(examples, tokenizer, study.labels, row_weights(weights, examples))
         for examples in (study.train, context.training_validation)
     )
     seed = recipe.training_seed(name, context.training)

@@ -19,6 +19,7 @@ from prooftune.errors import Failure, UsageError
 from prooftune.models import adapters, loading, weight_changes
 from prooftune.models.stored_tensors import load_output_head
 from prooftune.recipe import Variant
+from prooftune.recipe.variants import ClassWeights
 from prooftune.run_folder import training_folder
 from prooftune.tasks.classification import class_pairs
 from prooftune.tasks.prompt_encoding import PromptEncoder
@@ -34,6 +35,7 @@ from prooftune.variant_details import (
     TrainingSummary,
     WeightChanges,
 )
+from prooftune.variants.class_weights import describe_weights, label_weights, row_weights
 from prooftune.variants.context import VariantContext, VariantOutput, training_title
 from prooftune.variants.forgetting import general_text, perplexity
 from prooftune.variants.model_handle import ModelHandle, release_cached_model
@@ -98,9 +100,8 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
         record["probe"],
         exact=variant.method != "full",
     )
-    output = score_splits(
-        context, handle, encoder, title, describe_training(variant, record), head=head
-    )
+    description = describe_training(variant, record, context.recipe.class_weights)
+    output = score_splits(context, handle, encoder, title, description, head=head)
     details = output.details
     peaks = record["cost"]["peak_memory_bytes"], details["cost"]["peak_memory_bytes"]
     details["cost"].update(record["cost"])
@@ -340,11 +341,14 @@ def base_to_train(context: VariantContext, variant: Variant, seed: int) -> Any:
 def training_rows(
     context: VariantContext, encoder: PromptEncoder, examples: Sequence[Example], head: bool
 ) -> Sequence[TrainingRow]:
-    """Token ids and targets of the examples, for the variant's objective."""
+    """Token ids, targets and weights of the examples, for the variant's objective."""
+    weights = row_weights(
+        label_weights(context.recipe.class_weights, context.study.train), examples
+    )
     if head:
-        return head_rows(class_pairs(examples, encoder))
+        return head_rows(class_pairs(examples, encoder), weights)
     return instruction_rows(
-        context.task_adapter.training_pairs(examples, encoder), encoder.stop_token_id
+        context.task_adapter.training_pairs(examples, encoder), encoder.stop_token_id, weights
     )
 
 
@@ -380,7 +384,9 @@ def _before_and_after(
     }
 
 
-def describe_training(variant: Variant, record: TrainingRecord) -> str:
+def describe_training(
+    variant: Variant, record: TrainingRecord, class_weights: ClassWeights | None = None
+) -> str:
     """Method, rows and hyperparameters of a training in one line."""
     method = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "full": "all weights"}
     objective = "a classification head" if variant.has_head else "the instruction"
@@ -396,4 +402,5 @@ def describe_training(variant: Variant, record: TrainingRecord) -> str:
         f"{method[variant.method]} tuned with {objective} on {training['rows']:,} rows, "
         f"{share:.2%} of the weights trained, learning rate {arguments['learning_rate']:.2g}, "
         f"{epochs:.3g} epoch{'s' if epochs != 1 else ''}, batches of {batch_size}"
+        f"{describe_weights(class_weights)}"
     )
