@@ -61,7 +61,7 @@ def test_a_weight_of_two_is_the_row_twice(model_folder: Path, objective: str, pa
         out: torch.Tensor = module(**make_collator(encoder.prefix, module.packed)(batch))[
             "loss_sum"
         ]
-        out.backward()
+        out.backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
         return torch.cat([out.detach()[None], *gradients])
 
