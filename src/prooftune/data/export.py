@@ -127,6 +127,7 @@ def _completion(
     prefix = f"{system}\n\n" if system else ""
     return lambda example: {
         "prompt": prefix + _render(template, example.inputs, labels),
+        # A space, which most tokenizers join to the word after it.
         "completion": f" {target_text(example)}",
     }
 

@@ -18,6 +18,7 @@ def list_of_labels(cell: str) -> list[str] | None:
     text = cell.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return None
+    # pandas writes a list to CSV as Python prints it, with single quotes.
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text)
@@ -37,11 +38,13 @@ def separator_of_several(cells: Sequence[str]) -> str | None:
     counts = Counter(cells)
     for separator in _SEPARATORS:
         joined = [cell for cell in counts if separator in cell]
+        # A longer part is a clause of a sentence, and no label.
         if len(joined) < 2 or any(
             len(part) > 40 for cell in joined for part in cell.split(separator)
         ):
             continue
         parts = Counter(part.strip() for cell in counts for part in cell.split(separator))
+        # More parts than values: splitting explains nothing.
         if "" in parts or len(parts) > len(counts):
             continue
         repeated = sum(count > 1 for count in parts.values())

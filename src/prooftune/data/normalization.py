@@ -20,9 +20,11 @@ LONG_WORDS = 15
 """Texts of this many words or more are compared by word 3-grams. The two ranges overlap, so that a
 text and its slightly longer copy are always compared by the same n-grams."""
 _LINK = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
+# "RT @name:" or "@name"; a letter before the @ makes it an e-mail address, which stays.
 _MENTION = re.compile(r"(?:\bRT\s+)?(?<!\w)@\w+:?")
 _ACCENTS = re.compile(r"[\u0300-\u036f]")
 """Marks on Latin, Greek and Cyrillic letters; in other scripts marks are vowels."""
+# Between word characters only, so that "C" and "C -" stay two labels.
 _WORD_SEPARATORS = re.compile(r"(?<=\w)(?:[\s-]|_)+(?=\w)")
 
 
@@ -67,6 +69,7 @@ def near_key(example: Example) -> str:
 
 def _strip(text: str) -> str:
     text = _MENTION.sub(" ", _LINK.sub(" ", text))
+    # NFD writes é as e and a mark, which can then be removed.
     return _ACCENTS.sub("", unicodedata.normalize("NFD", text))
 
 

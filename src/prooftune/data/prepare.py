@@ -45,8 +45,10 @@ def prepare_data(
     """
     study = splits.load_splits(recipe, base)
     report = audit.audit_study(study, recipe)
+    # The caller shows the errors; rows dropped meanwhile would only confuse them.
     if any(finding.severity == "error" for finding in report.findings):
         return study, report
+    # In this order, so that a limit of 1,000 rows gives 1,000 that can be used.
     study = splits.limit_splits(audit.drop_rows(study, report, recipe), recipe)
     count_tokens = counter_for(study)
     if count_tokens is None:

@@ -17,6 +17,7 @@ ANSWER_COLUMNS = ("answers", "answer", "output", "references", "reference")
 """Default answer columns, in order of preference."""
 
 
+# The first that fits: in an Alpaca table `instruction` is the question and `input` its context.
 _LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (QUESTION, (*ANSWER_COLUMNS, "response", "ground_truth", "completion", "ideal")),
     ("instruction", ("output", "response", "completion", "answer")),
@@ -127,6 +128,8 @@ def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[E
                 raise _missing_column(table, column, option)
             optional[option] = table.columns.index(column)
     if source.format == "squad":
+        # Columns of the SQuAD reader; the title groups the questions, unless the recipe has another
+        # column.
         optional = {"id": 0, "group": 1} | optional
 
     def to_example(number: int, row: list[str | None]) -> Example:

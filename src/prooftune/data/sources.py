@@ -160,6 +160,7 @@ def _read_path(path: str, source: Source, base: Path) -> list[Table]:
         return [_from_hub(path.removeprefix("hub:"), source)]
     if package_files.is_reference(path):
         return [read_table(package_files.fetch(path), source)]
+    # An absolute path replaces the base.
     files = expand_path(base / Path(path).expanduser(), source.split)
     return [read_table(file, source) for file in files]
 
@@ -197,6 +198,7 @@ def _check_column(table: Table, column: str, option: str) -> None:
         other = next((d for d in "\t,;|@" if d in table.columns[0]), None)
         if other:
             hint = f". The only column contains {other!r}: is it the data.delimiter?"
+    # == 2] The rows begin at line 2: the first one was taken for the header.
     elif table.lines[0] == 2 and not hint:
         hint = ". If the first row is data, set data.header: false"
     raise UsageError(
@@ -290,6 +292,7 @@ def _load_dataset(name: str, split: str, source: Source) -> Any:
     with spinner(f"Fetching {name} ({split}) from the hub"), offline_if_unreachable():
         try:
             return datasets.load_dataset(name, source.config, split=split, revision=source.revision)
+        # First, because both are kinds of the OSError below.
         except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
             raise UsageError(
                 f"hub dataset '{name}' cannot be found, or needs a login (hf auth login): "
@@ -368,6 +371,7 @@ def _path_digest(name: str, split: str | None, base: Path) -> Any:
     for file in expand_path(path, split):
         if file.is_file():
             digests.append(sha256(file))
+        # A folder of texts: hashing a million files would take minutes before each run.
         digests += sorted(
             [str(p.relative_to(file)), p.stat().st_size, p.stat().st_mtime_ns]
             for p in file.rglob("*")

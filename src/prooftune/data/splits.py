@@ -46,6 +46,7 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
         )
     # Test first: its rows then do not depend on whether validation has a file.
     holdouts: tuple[tuple[SplitName, float, int], ...] = (
+        # Seeds that differ, so that the two parts are drawn independently.
         ("test", data.splitting.test, 0),
         ("validation", data.splitting.validation, 1),
     )
@@ -61,6 +62,7 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
             )
             if name == "test" and data.splitting.method == "stratified":
                 notes += rare_label_note(splits["train"], splits[name], name)
+    # The files of two splits may both count their rows from 1.
     splits = _with_unique_ids(splits)
     labels = _label_set(recipe, splits)
     return Study(splits["train"], splits["validation"], splits["test"], labels, notes)
@@ -218,6 +220,7 @@ def stratified_sample(examples: Sequence[Example], max_rows: int, seed: int) -> 
     for i, example in enumerate(examples):
         rows_by_label.setdefault(_stratum(example), []).append(i)
     quotas = {label: len(rows) * max_rows / len(examples) for label, rows in rows_by_label.items()}
+    # Rounded down; the rows that this leaves over go to the largest remainders.
     counts = {label: int(quota) for label, quota in quotas.items()}
     # Labels break ties, so that the sample does not depend on the order of the dictionary.
     by_remainder = sorted(quotas, key=lambda label: (counts[label] - quotas[label], label))

@@ -52,6 +52,8 @@ def needed_rows(validation: Outcomes, target: float, delta: float) -> int | None
     del sure
     needed = []
     for mistakes, answers in zip(wrong.tolist(), given.tolist(), strict=True):
+        # Above a threshold whose answers are wrong too often already, more rows only confirm the
+        # failure.
         if mistakes / answers < 1 - target:
             enough = _enough_answers(mistakes / answers, target, delta)
             if enough is not None:
@@ -62,16 +64,20 @@ def needed_rows(validation: Outcomes, target: float, delta: float) -> int | None
 def _enough_answers(error: float, target: float, delta: float) -> int | None:
     """Answers with which the binomial test rejects at this share of mistakes."""
     answers = least_answers(target, delta)
+    # Where the error is only just below 1 - target, no realistic number of rows is enough.
     while answers < 10_000_000:
         mistakes = np.array([np.floor(error * answers)])
         if _p_values(mistakes, np.array([float(answers)]), target)[0] <= delta:
             return answers
+        # Steps of 2% are precise enough for a plan, and cross the range in some hundred steps.
         answers = ceil(1.02 * answers)
     return None
 
 
 def least_answers(target: float, delta: float) -> int:
     """Answers that are enough for a guarantee if none of them is wrong."""
+    # The least n with target ** n <= delta: n right answers by luck, were the accuracy just at the
+    # target.
     return ceil(log(delta) / log(target))
 
 
@@ -82,6 +88,7 @@ def _counts_above(validation: Outcomes) -> tuple[Floats, Floats, Floats]:
     wrong = np.cumsum(~validation.correct[order]).astype(np.float64)
     # A threshold takes all examples of equal confidence or none of them.
     ends = np.flatnonzero(np.append(sure[1:] != sure[:-1], True))  # last of each confidence
+    # Whole examples, then on to the end of a run of equal confidences.
     wanted = np.ceil(np.arange(1, STEPS + 1) / STEPS * len(sure)).astype(np.int64) - 1
     at = np.unique(ends[np.searchsorted(ends, wanted)])
     return sure[at], wrong[at], (at + 1).astype(np.float64)
@@ -91,6 +98,7 @@ def _tested(validation: Outcomes, target: float, delta: float) -> tuple[Floats, 
     if len(validation) == 0:
         return np.empty(0), np.empty(0), np.empty(0)
     sure, wrong, given = _counts_above(validation)
+    # With fewer validation rows than this only a coverage of 100% is tested.
     first = min(START * least_answers(target, delta), len(validation))
     begin = int(np.searchsorted(given, first))
     return sure[begin:], wrong[begin:], given[begin:]

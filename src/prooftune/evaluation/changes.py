@@ -53,6 +53,8 @@ def changed_examples(
 
     def side(mask: NDArray[np.bool_]) -> ChangedSide:
         indices = np.flatnonzero(mask)
+        # Stable: without probabilities all confidences are 0, and examples stay in the test set's
+        # order.
         surest = indices[np.argsort(-sure[after][indices], kind="stable")][:SHOWN]
         return {
             "count": len(indices),

@@ -47,6 +47,7 @@ from prooftune.evaluation.trainings import (
 
 _BOUNDS: dict[str, tuple[float, float] | None] = {
     "mcc": (-2.0, 2.0),
+    # BLEU is on sacreBLEU's scale, 0 to 100; words have no upper end.
     "bleu": (-100.0, 100.0),
     "answer_words": None,
 }
@@ -172,6 +173,8 @@ def compare(plan: Plan, variants: Mapping[str, Measured]) -> list[Comparison]:
     level = holm_level(adjusted, alpha)
     for row, p in zip(rows, adjusted, strict=True):
         row |= {"p_holm": p, "significant": p < alpha, "level": level}
+        # = consistent] First of the three: `_worthwhile` reads these ends, and must not say
+        # "better" where Holm's test does not.
         row[plan.primary] = consistent(row[plan.primary], row["significant"])
         first, second = variants[row["a"]], variants[row["b"]]
         row["minimum_detectable_difference"] = _detectable(plan, row, first, second, level)
@@ -196,9 +199,12 @@ def _compared(plan: Plan, a: str, b: str, first: Measured, second: Measured) -> 
 def _discordant(first: Measured, second: Measured) -> tuple[int, int]:
     """Examples that only one of two variants has right; means over trainings, or their pairs."""
     if first.correct.shape == second.correct.shape and first.weights == second.weights:
+        # Training k of both has the same weights, so examples are compared within each training.
         only_first = (first.correct & ~second.correct).mean(axis=0).sum()
         only_second = (second.correct & ~first.correct).mean(axis=0).sum()
     else:
+        # Trainings are independent: the product of two means is the mean over all pairs of
+        # trainings.
         right, other = first.correct.mean(axis=0), second.correct.mean(axis=0)
         only_first, only_second = (right * (1 - other)).sum(), (other * (1 - right)).sum()
     return round(float(only_first)), round(float(only_second))
@@ -212,6 +218,8 @@ def _components(name: str, first: Measured, second: Measured) -> list[Component]
 def _p(plan: Plan, first: Measured, second: Measured, groups: Groups | None) -> float:
     if components := _components(plan.primary, first, second):
         difference = first.values[plan.primary] - second.values[plan.primary]
+        # McNemar and the swap test know one output per example. Several trainings have many, so a
+        # standard error over rows takes their place.
         error, units = _row_error(plan.primary, first, second, groups)
         return two_level_p(difference, error, units, components)
     if plan.primary == "accuracy" and groups is None:
@@ -230,9 +238,12 @@ def _row_error(
     number of units that it rests on."""
     n = first.table.shape[1]
     if name == "accuracy" and groups is None:
+        # Adjusted: the plain error is 0 where the two variants never differ, which no test may rest
+        # on.
         return paired_means_error(_mean_difference(first, second))[1], n
     samples = first.samples[name] - second.samples[name]
     if groups is None:
+        # `by_rows` is set where the study has groups and this call is about rows alone.
         drawn = samples.bootstrap if samples.by_rows is None else samples.by_rows
         return float(np.nanstd(drawn)), n
     return resampling_error(samples), samples.units
@@ -290,6 +301,7 @@ def consistent(ends: Estimate, significant: bool) -> Estimate:
     if not significant:
         low, high = min(low, 0.0), max(high, 0.0)
     elif value > 0:
+        # A difference smaller than the edge must stay inside its own interval.
         low = max(low, min(_EDGE, value))
     else:
         high = min(high, max(-_EDGE, value))
@@ -308,6 +320,7 @@ def _detectable(
         smallest = minimum_detectable_difference(n, (row["only_a"] + row["only_b"]) / n, level)
         return smallest if smallest < 1 else nan
     samples = first.samples[plan.primary] - second.samples[plan.primary]
+    # Four groups have 16 patterns of swaps and no p-value below 0.125, whatever the difference.
     if plan.groups is not None and least_p(samples.units) >= level:
         return nan
     smallest = minimum_detectable_mean(resampling_error(samples), samples.units, level)
@@ -325,6 +338,8 @@ def _worthwhile(
         return "better"
     if ends["high"] < -worthwhile:
         return "worse"
+    # Two one-sided tests at level a reject together exactly where the 1 - 2a interval is inside
+    # ±margin.
     level = 1 - 2 * (1 - plan.simultaneous)
     inner = _difference(plan, plan.primary, first, second, level)
     return "equivalent" if -worthwhile < inner.low and inner.high < worthwhile else "undecided"

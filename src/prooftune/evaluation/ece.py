@@ -20,6 +20,7 @@ from prooftune.evaluation.intervals import Interval, normal_quantile, wilson_int
 from prooftune.evaluation.metrics import BINS, Floats, Ints, Outcomes, bin_of
 from prooftune.evaluation.resampling import Groups
 
+# Finer below 1, where the true factor mostly is: noise makes the observed differences too large.
 FACTORS = np.concatenate([np.linspace(0, 1, 21), np.linspace(1.1, 3, 20)])
 """Multiples of the differences found that are tried, 0 to 3."""
 
@@ -50,9 +51,12 @@ def ece_interval(
     stated, observed = confidence_sum / count, hits / count
     n = float(count.sum())
     seen = float(np.abs(hits - confidence_sum).sum()) / n
+    # No accuracy is beyond 0 or 1, so large factors stop there.
     true = np.clip(stated + FACTORS[:, None] * (observed - stated), 0.0, 1.0)
     errors = np.abs(true - stated) @ count / n
     spread = 1.0 if groups is None else _group_spread(outcomes, groups, confidence)
+    # `binomial` draws whole hits, so that the figure takes few values: equal ones count on both
+    # sides.
     drawn = _draw(count, true, confidence_sum, n, seed, spread)
     # Monotone in truth; the draws make small steps back.
     at_least = np.maximum.accumulate((drawn >= seen - 1e-12).mean(axis=1))
@@ -63,6 +67,7 @@ def ece_interval(
         # Above 0 by one step of the factors at least, so that the interval excludes 0.
         low = max(float(errors[1]), _crossing(at_least, POSITIVE_SHARE * tail, errors))
     value = _crossing(at_least, 0.5, errors)
+    # `_crossing` needs a rising curve, so this falling one is negated.
     high = _crossing(-at_most, -(1 - LOWER_SHARE) * tail, errors)
     # The mean of absolute differences is never less than the difference of the means.
     share = float(hits.sum()) / n
@@ -81,6 +86,8 @@ def _bins(outcomes: Outcomes) -> tuple[Floats, Floats, Floats]:
         for weights in (np.ones(len(sure)), sure, outcomes.correct.astype(np.float64))
     )
     filled = count > 0
+    # Confidences of 1 may sum to a little more than their count by rounding, which no accuracy
+    # could match.
     return count[filled], np.minimum(confidence_sum, count)[filled], hits[filled]
 
 
@@ -94,6 +101,8 @@ def _group_spread(outcomes: Outcomes, groups: Groups, confidence: float) -> floa
     gaps = outcomes.correct - outcomes.confidence
     gaps = gaps - gaps.mean()
     by_group = groups.sums(gaps[:, None])[:, 0]
+    # Variance of the sum over groups, with the factor G / (G - 1) for a sample, over that of
+    # independent rows.
     effect = groups.count / (groups.count - 1) * float((by_group**2).sum() / (gaps**2).sum())
     few = float(t.ppf((1 + confidence) / 2, groups.count - 1)) / normal_quantile(confidence)
     return few * sqrt(max(1.0, effect))
@@ -108,6 +117,7 @@ def _draw(
     shape = (len(true), DRAWS, len(count))
     hits = generator.binomial(whole, true[:, None, :], size=shape)
     expected = (true * count)[:, None, :]
+    # Groups widen the distribution of hits around its mean, and do not move the mean.
     spread_hits = expected + spread * (hits - expected)
     return np.asarray(np.abs(spread_hits - confidence_sum).sum(axis=-1) / n)
 

@@ -91,6 +91,7 @@ def variant_figures(
         "per_class": classes,
         "confusion": {
             "rows": labels,
+            # `confusion` has the last column only where outputs were invalid.
             "columns": [*labels, "(invalid)"][: table.shape[1]],
             "counts": table.tolist(),
         },
@@ -98,6 +99,7 @@ def variant_figures(
 
 
 def _interval(name: str, value: float, samples: Samples, n: int, level: float) -> Figure:
+    # A share times n is a count, but for rounding errors.
     rows = wilson_interval(round(value * n), n, level) if name in PROPORTIONS else None
     return _widest(value, samples, rows, n, level, BOUNDS.get(name, UNIT))
 
@@ -117,6 +119,7 @@ def _widest(
     low, high = interval.low, interval.high
     if rows is not None:
         low, high = rows
+        # Few groups may agree by chance; that makes nothing surer than single examples would.
         if by_groups and not np.isnan(interval.low):
             low, high = min(low, interval.low), max(high, interval.high)
     elif by_groups and samples.by_rows is not None:
@@ -145,6 +148,7 @@ def _of_label(
     }
 
     def figure(name: str) -> Figure:
+        # A label that is never given has no precision, and one without targets no recall.
         if np.isnan(values[name]):
             return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
         samples = measured.samples[f"class_{name}"].at(label)

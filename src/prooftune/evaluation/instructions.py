@@ -55,6 +55,7 @@ def instruction_figures(
         for a, b in pairs
         for measure in MEASURES
     ]
+    # One family: every measure of every tuned variant.
     adjusted = holm([mcnemar(first, second).p for _, _, _, first, second in found])
     differences: list[InstructionDifference] = [
         {
@@ -80,6 +81,7 @@ def _generated(study: Study, predictions: Sequence[Prediction]) -> list[tuple[Ex
     return [
         (example, prediction)
         for example, prediction in zip(study.test, predictions, strict=True)
+        # A classifier that scores the labels writes nothing that could follow an instruction.
         if prediction.generated_tokens
     ]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.resampling import CHUNK_BYTES, Samples, resample_counts
 
+# Brown et al. take 2 for n up to 50 and 3 above; 3 everywhere can only be wider.
 FEW = 3
 """Up to this many successes, or failures, `wilson_interval` takes a Poisson bound."""
 
@@ -46,6 +47,7 @@ def wilson_interval(successes: int, n: int, confidence: float) -> tuple[float, f
     low = 0.0 if successes == 0 else middle - half
     high = 1.0 if successes == n else middle + half
     if 0 < successes <= FEW:
+        # The whole level in one tail: near 0 or 1 an interval misses the share on one side only.
         low = min(low, float(chi2.ppf(1 - confidence, 2 * successes)) / 2 / n)
     if 0 < n - successes <= FEW:
         high = max(high, 1 - float(chi2.ppf(1 - confidence, 2 * (n - successes))) / 2 / n)
@@ -148,6 +150,7 @@ def percentile_interval(
 def _expanded(tail: float, units: int) -> float:
     from scipy.stats import norm, t
 
+    # The root of n / (n - 1): the bootstrap's standard error has the divisor n.
     return float(norm.cdf(sqrt(units / (units - 1)) * t.ppf(tail, units - 1)))
 
 
@@ -176,6 +179,8 @@ def resampling_interval(
     known = [end for end in ends if not np.isnan(end[0])]
     if np.isnan(value) or not known:
         return Interval(value, float("nan"), float("nan"))
+    # The prior can pull the posterior's interval past the figure, which must lie in its own
+    # interval.
     low = min(value, *(low for low, _ in known))
     high = max(value, *(high for _, high in known))
     return Interval(value, *(np.clip([low, high], *bounds).tolist() if bounds else (low, high)))
@@ -187,6 +192,8 @@ def resampling_error(samples: Samples) -> float:
     if samples.jackknife is None:
         return float(np.nanstd(samples.bootstrap))
     known = samples.jackknife[~np.isnan(samples.jackknife)]
+    # The error of `_jackknife_half_width`: `std` has the divisor g, so the factor is the root of g
+    # - 1.
     return float(np.sqrt(max(len(known) - 1, 1)) * known.std())
 
 
@@ -225,6 +232,7 @@ def paired_difference(
     if np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
         counts = int((differences > 0).sum()), int((differences < 0).sum())
         return paired_proportions_interval(*counts, n, confidence)
+    # A weight is a float of 8 bytes.
     chunk = max(1, CHUNK_BYTES // (8 * n))
     samples = [
         resample_counts(n, min(chunk, resamples - start), seed, start) @ differences / n
@@ -259,6 +267,8 @@ def auroc(scores: Floats, positive: NDArray[np.bool_], confidence: float) -> Int
     area = float(
         (rankdata(np.concatenate([positives, negatives]))[:m] - rankdata(positives)).mean() / n
     )
+    # Method 5 puts (m + n) / 2 - 1 for both m - 1 and n - 1 in the variance of Hanley and McNeil
+    # (1982).
     z, half = normal_quantile(confidence), (m + n) / 2 - 1
 
     def variance(true: float) -> float:

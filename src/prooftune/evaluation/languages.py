@@ -66,6 +66,7 @@ def language_figures(
     languages = study.languages()
     if len(languages) < 2:
         return None
+    # A row without a language is in the test set, and in no language's table.
     tested = np.array([e.language or "" for e in study.test])
     trained = [e.language for e in study.train]
     names = {r.name for r in results}
@@ -87,6 +88,8 @@ def language_figures(
         own = replace(
             plan,
             pairs=[(str(full), name)],
+            # A plan of one pair has no correction of its own, so the level of all of them is its
+            # confidence.
             confidence=level,
             groups=_groups(study, language),
             worthwhile=None,
@@ -99,6 +102,7 @@ def language_figures(
                 "without": name,
                 "n": row["n"],
                 "difference": metric_difference(row, plan.primary),
+                # Bonferroni too, and not Holm: p-value and interval must agree.
                 "p": min(1.0, row["p"] * len(pairs)),
             }
         )

@@ -28,6 +28,8 @@ def mean_figures(
         groups: the groups of the examples.
     """
     tables = [np.stack([np.ones(len(s)), s], axis=1) for s in scores.values()]
+    # A number of its own for every score: the same weights, but independent outcomes of the
+    # pseudo-examples.
     priors = [mean_prior(resamples, seed, number) for number in range(len(tables))]
     figures = {}
     drawn = resample(tables, resamples, seed, groups, priors)

@@ -64,6 +64,7 @@ class Outcomes:
         """
         if self.log_probs is None:
             raise ValueError("no probabilities, so no confidence")
+        # `INVALID` is -1, which NumPy would read as the last label.
         label = np.where(self.predicted == INVALID, self.log_probs.argmax(axis=1), self.predicted)
         return np.exp(np.take_along_axis(self.log_probs, label[:, None], axis=1)[:, 0])
 
@@ -121,6 +122,7 @@ def columns(outcomes: Outcomes) -> Floats:
 
 def sums(summed: Floats, classes: int) -> Sums:
     """Name the parts of summed `columns` [..., columns]."""
+    # The order is that of `columns`; the two change together.
     n, rest = summed[..., 0], summed[..., 1:]
     hits, targets, predicted = (rest[..., i * classes : (i + 1) * classes] for i in range(3))
     rest = rest[..., 3 * classes :]
@@ -150,6 +152,7 @@ def _log_probs(outcomes: Outcomes) -> Floats:
 
 def bin_of(confidence: Floats) -> Ints:
     """Index of the bin ((i)/BINS, (i+1)/BINS] that holds each confidence, int [n]."""
+    # Bins are open at the left, so that `ceil` fits and only a confidence of 0 needs the clip.
     return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
 
 
@@ -176,6 +179,7 @@ def rates(total: Sums) -> dict[str, Floats]:
         "weighted_recall": (recall * share).sum(-1),
         "weighted_f1": (f1 * share).sum(-1),
         "mcc": _mcc(total),
+        # Invalid outputs are in no label's column, so they are what the sum lacks.
         "invalid_rate": 1 - total.predicted.sum(-1) / total.n,
     }
     if total.log_loss is not None and total.brier is not None:
@@ -214,6 +218,7 @@ def measure(outcomes: Outcomes) -> tuple[dict[str, float], dict[str, Floats]]:
 
 
 def _divide(a: Floats, b: Floats) -> Floats:
+    # `where` leaves the NaN of `out` alone, without NumPy's warning about 0 / 0.
     return np.asarray(np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0))
 
 

@@ -48,6 +48,7 @@ def groups_in_test(study: Study) -> tuple[Groups | None, str]:
     context that several questions share. None where every example stands alone."""
     examples = list(study.test)
     if any(e.group for e in examples):
+        # A row without a group is one of its own: a tuple equals no group's name, and an id might.
         return groups_of([e.group or ("", e.id) for e in examples]), "data.group"
     if any(e.references is not None and CONTEXT in e.inputs for e in examples):
         return groups_of([e.inputs.get(CONTEXT) or ("", e.id) for e in examples]), "context"
@@ -124,6 +125,7 @@ def _same_examples(examples: Sequence[Example], predictions: list[Prediction], w
 
 def _log_probs(predictions: list[Prediction], classes: int, where: str) -> Floats | None:
     lengths = {len(p.log_probs) for p in predictions}
+    # The empty set too: a variant without any validation predictions.
     if lengths <= {0}:
         return None
     if lengths != {classes}:

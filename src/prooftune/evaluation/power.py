@@ -50,6 +50,7 @@ def discordance(accuracy: float, difference: float, agreement: float = 0.0) -> D
         )
     if not 0 <= agreement <= 1:
         raise UsageError(f"agreement must lie between 0 and 1, found {agreement:.3g}")
+    # Independent errors: one is right with `accuracy`, while the other is wrong with 1 - better.
     worse_alone = (1 - agreement) * accuracy * (1 - better)
     return Discordance(worse_alone + difference, worse_alone)
 
@@ -98,7 +99,9 @@ def required_rows(shares: Discordance, alpha: float = 0.05, power: float = 0.8) 
     guess = ceil(normal / margin**2)
     if guess > MAX_ROWS:
         return None
+    # The exact number may be below the approximation, so the search starts 20% lower.
     rows = max(2, int(0.8 * guess))
+    # Steps of 0.5% first, since each costs a sum over all critical regions.
     step = max(1, guess // 200)
     while not _sufficient(rows, step, shares, alpha, power):
         rows += step
@@ -110,6 +113,7 @@ def required_rows(shares: Discordance, alpha: float = 0.05, power: float = 0.8) 
 
 
 def _sufficient(rows: int, step: int, shares: Discordance, alpha: float, power: float) -> bool:
+    # One tooth of the saw may reach the power, and the next rows lose it again.
     return all(
         mcnemar_power(n, shares, alpha) >= power for n in (rows, rows + step, rows + 2 * step)
     )

@@ -27,6 +27,7 @@ def classification_primary(study: Study, settings: Evaluation) -> tuple[str, lis
         return settings.primary, []
     counts = Counter(example.target for example in study.train)
     frequent = max(counts.values(), default=0)
+    # Over the study's labels and not the counted ones: a label may have no training row at all.
     rare = min((counts[label] for label in study.labels), default=0)
     if frequent <= IMBALANCE * rare or not counts:
         return "accuracy", []
@@ -71,6 +72,8 @@ def judged_variant(
         on_validation = variants[name].get("validation_quality")
         if on_validation is not None:
             return on_validation
+        # Without validation rows only the test figure is left; its interval knows nothing of this
+        # choice.
         return defined(variants[name]["metrics"][primary])["value"]
 
     return max(candidates, key=quality) if candidates else None

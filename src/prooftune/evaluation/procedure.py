@@ -18,6 +18,8 @@ from prooftune.types import VariantResult
 def best_training(validation: Sequence[float | None]) -> int:
     """Number of the training, from 0, that is best on validation examples, and that ships. The
     first of equals, and the first where there are no validation examples."""
+    # NumPy's argmax takes the first of equals, so without validation rows this is the first
+    # training.
     known = [-np.inf if quality is None else quality for quality in validation]
     return int(np.argmax(known))
 
@@ -95,6 +97,7 @@ def procedure_metrics(
             "trainings": values.tolist(),
         }
         alone = [figure["by_rows"] for figure in figures if "by_rows" in figure]
+        # A label's figure may be undefined in some trainings, and has no interval by rows there.
         if len(alone) == len(figures):
             ends = _widened(alone, values, level, limits)
             result[name]["by_rows"] = {"low": ends.low, "high": ends.high}

@@ -52,6 +52,7 @@ def groups_of(keys: Sequence[Hashable]) -> Groups | None:
     """Groups of examples with equal keys; None where every example is its own group."""
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    # With one example per group, groups change nothing and would cost a jackknife.
     return None if len(numbers) == len(keys) else Groups(index, len(numbers))
 
 
@@ -161,14 +162,17 @@ def resample(
     stacked = np.concatenate(list(tables), axis=1)
     units = groups.sums(stacked) if groups else stacked
     cuts = np.cumsum([table.shape[1] for table in tables])[:-1]
+    # One product for the columns of all variants: weights are drawn once per resample.
     drawn = np.split(_weighted(units, resamples, seed, _bootstrap_weights), cuts, axis=1)
     posterior: list[Floats | None] = [None] * len(tables)
     if priors is not None:
         weighted = np.split(_weighted(units, resamples, seed, _posterior_weights), cuts, axis=1)
+        # The prior's weights are on the scale of the data's: an example's weight has the mean 1.
         posterior = [part + prior for part, prior in zip(weighted, priors, strict=True)]
     without: Sequence[Floats | None] = [None] * len(tables)
     alone: Sequence[Floats | None] = [None] * len(tables)
     if groups:
+        # Sums without a group are the total minus the group's own, so no loop is needed.
         without = np.split(units.sum(axis=0) - units, cuts, axis=1) if len(units) > 1 else without
         alone = np.split(_weighted(stacked, resamples, seed, _bootstrap_weights), cuts, axis=1)
     return [
@@ -239,6 +243,8 @@ def pseudo_examples(strata: int, resamples: int, seed: int, variant: int) -> tup
         variant: number of the variant in the study.
     """
     shape = (resamples, strata, _PARTS)
+    # The parts of a stratum sum to Gamma(2 * PRIOR), the weight of a Jeffreys prior. Parts can be
+    # right for one variant and wrong for another; a single one would be all or nothing.
     weights = np.random.default_rng([seed, _PRIOR]).gamma(2 * PRIOR / _PARTS, size=shape)
     right = np.random.default_rng([seed, _OUTCOMES, variant]).integers(0, 2, size=shape) > 0
     hits = (weights * right).sum(axis=-1)
@@ -250,6 +256,7 @@ def label_prior(classes: int, width: int, resamples: int, seed: int, variant: in
     them. A wrong one is spread evenly over the other labels."""
     right, wrong = pseudo_examples(classes, resamples, seed, variant)
     targets = right + wrong
+    # What is wrong for label k counts as predicted for each of the other labels in equal parts.
     others = (wrong.sum(axis=1, keepdims=True) - wrong) / max(classes - 1, 1)
     parts = [targets.sum(axis=1, keepdims=True), right, targets, right + others]
     known = np.concatenate(parts, axis=1)

@@ -115,6 +115,8 @@ def score(
             for i, ((test, _), single) in enumerate(zip(arrays[name], singles[name], strict=True))
         ]
         metrics = [of_training["metrics"] for of_training in figures]
+        # Figures of single predictions need one model, so they are those of the training that
+        # ships.
         chosen, own = calibrated[name][number], losses[name, number]
         counts = _counts(shown[name].test)
         variants[name] = {
@@ -144,6 +146,7 @@ def score(
     plan = Plan(
         pairs(_systems(results, bundled), {r.name: r.details.get("model") for r in results}),
         primary,
+        # `fromkeys` keeps the order and drops a primary metric that is in `COMPARED`.
         tuple(dict.fromkeys((*COMPARED, primary))),
         lambda summed: rates(sums(summed, classes)),
         settings.confidence,
@@ -242,6 +245,7 @@ def _measure_all(
     probabilities."""
     r = settings.resamples
     tests = [(name, test) for name, trainings in arrays.items() for test, _ in trainings]
+    # Log-loss and Brier score have no prior; `_losses` resamples them by themselves.
     tables = [columns(test.with_log_probs(None)) for _, test in tests]
     # Trainings of a variant share its pseudo-examples.
     numbers = {name: number for number, name in enumerate(arrays)}
@@ -250,11 +254,13 @@ def _measure_all(
         for (name, test), table in zip(tests, tables, strict=True)
     ]
     drawn = resample(tables, r, seed, groups, priors)
+    # Variants with the same weights share their training's luck, which cancels in their difference.
     weights = {result.name: result.adapter or result.name for result in results}
     measured: dict[str, list[Measured]] = {name: [] for name in arrays}
     for (name, test), table, part in zip(tests, tables, drawn, strict=True):
         classes = test.classes
 
+        # The default binds this turn's value; a closure would read the loop's last one.
         def both(summed: Floats, classes: int = classes) -> dict[str, Floats]:
             total = sums(summed, classes)
             by_class = {f"class_{key}": value for key, value in per_class(total).items()}
@@ -308,6 +314,8 @@ def _losses(
 
 
 def _calibrate(test: Outcomes, validation: Outcomes) -> _Calibrated:
+    # The temperature is fitted on validation rows only: on test rows it would flatter its own
+    # calibration.
     if test.log_probs is None or validation.log_probs is None:
         return _Calibrated(None, test, test, validation)
     temperature = calibration.fit_temperature(validation)
@@ -378,8 +386,10 @@ def tidy(value: object) -> Any:
         return {str(k): tidy(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [tidy(v) for v in value]
+    # `json` refuses NumPy's float32 and int64; float64 is a float already.
     if isinstance(value, np.generic):
         value = value.item()
+    # JSON has no NaN: Python would write one that browsers and `jq` cannot read.
     if isinstance(value, float):
         return float(f"{value:.6g}") if isfinite(value) else None
     return value

@@ -43,12 +43,14 @@ def _won(scores: Measurements, against: Sequence[Reference], best: str) -> str:
         names = join([a["variant"] for a in against])
         return f"{best} beats {names}; the untuned model was not compared."
     worth = scores.get("worthwhile")
+    # The smallest gain: the claim must be true of every untuned variant of the model.
     least = min(model, key=lambda entry: entry["difference"]["value"])
     gain = least["difference"]["value"]
     if worth is not None:
         if all(entry["worthwhile"] == "better" for entry in model):
             return f"Fine-tuning helped, by more than {points(worth)} points."
         if least["worthwhile"] == "equivalent":
+            # With one digit, a gain of 0.04 points would read 0.0.
             digits = 2 if gain < SMALL else 1
             return (
                 f"Fine-tuning made no worthwhile difference: {points(gain, digits)} points, surely "
@@ -123,6 +125,7 @@ def sentence(scores: Measurements, facts: VerdictFacts, best: str, tuned: int) -
         opening = f"No variant was tuned; of those that were run, {opening}"
     clauses = []
     for name in ("loses", "beats", "undecided"):
+        # Losses first: a reader who stops early has read the worst.
         group = [a for a in against if a["outcome"] == name]
         if group:
             clauses.append(f"{WORDS[name]} " + join([_clause(a) for a in group]))
@@ -166,6 +169,7 @@ def _detectable(scores: Measurements, against: Sequence[Reference]) -> str:
     missed = [a["minimum_detectable_difference"] for a in against if a["outcome"] == "undecided"]
     if not missed:
         return ""
+    # NaN where scores are just computed, None where they were read back from scores.json.
     known = [smallest for smallest in missed if smallest is not None and not isnan(smallest)]
     if len(known) < len(missed):
         return (

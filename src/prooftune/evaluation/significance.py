@@ -85,11 +85,14 @@ def swap_test(
     row_differences = np.asarray(first - second)
     total = first.sum(axis=0) + (np.broadcast_to(second, first.shape)).sum(axis=0)
     units = groups.sums(row_differences) if groups else row_differences
+    # Units on which both variants have the same columns change nothing when swapped.
     units = units[(units != 0).any(axis=1)]
     if len(units) == 0:
         return 1.0
 
     def distance(signs: Floats) -> Floats:
+        # The variants' sums are total / 2 ± half the difference; a sign of -1 swaps a unit's
+        # outputs.
         half = signs @ units / 2
         return np.asarray(np.abs(metric(total / 2 + half) - metric(total / 2 - half)))
 
@@ -97,6 +100,7 @@ def swap_test(
     # Sums in another order differ in the last digits; equal ones must count.
     threshold = seen - 1e-9 * max(1.0, seen)
     if len(units) <= _ENUMERATED:
+        # The bits of the numbers 0 to 2^G - 1 are all patterns of swaps.
         patterns = np.arange(2 ** len(units))[:, None] >> np.arange(len(units)) & 1
         return float(
             (distance(np.asarray(patterns * 2.0 - 1.0, dtype=np.float64)) >= threshold).mean()
@@ -113,6 +117,7 @@ def swap_test(
 
 def least_p(groups: int) -> float:
     """The smallest p-value that swapping this many groups can give."""
+    # At best two of the 2^G patterns are as far apart as the data: no swap, and every swap.
     return float(0.5 ** (groups - 1)) if groups <= _ENUMERATED else 1 / (PERMUTATIONS + 1)
 
 
@@ -131,6 +136,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def holm_level(adjusted: Sequence[float], alpha: float) -> float:
     """The level at which Holm's procedure tested the first hypothesis that it did not reject, given
     all adjusted p-values: alpha over the number of those that it did not reject."""
+    # Where all are rejected, the last of them was tested at the full alpha.
     return alpha / max(1, sum(p >= alpha for p in adjusted))
 
 
@@ -160,6 +166,7 @@ def minimum_detectable_difference(
         shares = Discordance((total + difference) / 2, (total - difference) / 2)
         return mcnemar_power(n, shares, alpha) - power
 
+    # At a difference of 0 the power is at most alpha / 2, so the root is between the two ends.
     return 1.0 if excess(1.0) < 0 else float(brentq(excess, 1e-9, 1.0, xtol=1e-5))
 
 
@@ -179,6 +186,7 @@ def minimum_detectable_mean(
     def excess(shift: float) -> float:
         return float(nct.sf(critical, units - 1, shift)) - power
 
+    # The upper end is far beyond any power that is asked for, also with one degree of freedom.
     return error * float(brentq(excess, 0.0, 2 * critical + 10))
 
 

@@ -59,6 +59,7 @@ class SimilarityScores(tuple[float, ...]):
     def get(self, key: str, default: object = None) -> Any:
         return self.details.get(key, default)
 
+    # Pickle would hand `__new__` the three means, from which the details cannot be rebuilt.
     def __reduce__(self) -> tuple[Any, ...]:
         return SimilarityScores, (self.details,)
 
@@ -107,6 +108,8 @@ class SimilarityEvaluator:
         meant = bertscore(candidates, accepted, self.model, self.layer)
         long, single = (
             rouge[:, overlap.ROUGE.index("rougeL")],
+            # A text of fewer than four words has no 4-gram; without effective order its BLEU would
+            # be 0.
             bleu.score(counts, effective_order=True),
         )
         items = [

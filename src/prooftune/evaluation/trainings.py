@@ -26,6 +26,7 @@ import numpy as np
 from prooftune.evaluation.intervals import Interval, normal_quantile
 from prooftune.evaluation.metrics import Floats
 
+# Only an end for the search: reports show no p-value below 0.001 as a number.
 _SMALLEST_P = 1e-12
 
 
@@ -57,6 +58,7 @@ def between_pairs(first: Floats, second: Floats, *, paired: bool) -> list[Compon
         paired: training k of both has the same weights.
     """
     if paired and len(first) == len(second):
+        # Training k is one set of weights in both, so that its luck cancels in the difference.
         return between_trainings(first - second)
     return [*between_trainings(first), *between_trainings(second)]
 
@@ -84,6 +86,7 @@ def with_trainings(
         return rows
     normal, level = normal_quantile(confidence), 1 - confidence
     below, above = (
+        # Each side apart: an interval near 0 or 1 is not symmetric, and must stay so.
         _half_width(distance / normal, normal, components, level)
         for distance in (rows.value - rows.low, rows.high - rows.value)
     )
@@ -150,6 +153,7 @@ def detectable_by_trainings(
         (g * t.isf(alpha / 2, c.freedom) for g, c in zip(grid, components, strict=True)),
         np.zeros_like(grid[0]),
     )
+    # Against 0 / 0 where neither rows nor trainings vary; the error is then 0 as well.
     critical = weighted / np.sqrt(np.maximum(variance, 1e-300))
     error = sqrt(row_error**2 + sum(c.variance for c in components))
     if error == 0:

@@ -51,6 +51,8 @@ def verdict(scores: Measurements, judged: str | None) -> Verdict:
     kinds = {
         name: v.get("role") or v["kind"]
         for name, v in scores["variants"].items()
+        # Variants without a language are compared on that language's rows alone, so they have no
+        # rank among the rest.
         if not v.get("missing_languages") or name == judged
     } or {name: v["kind"] for name, v in scores["variants"].items()}
     ranked = sorted(kinds, key=lambda name: _rank(scores, name))
@@ -105,6 +107,8 @@ def _references(
         chosen += _of_model(scores, best, named)[:1]
     prompting = [name for name in ranked if kinds[name] in ("zero-shot", *PROMPTED)]
     own = _of_model(scores, best, prompting)
+    # A study may have several base models: a better prompt on another one is a reason not to tune
+    # this.
     chosen += [name for name in prompting if name not in (*own, *chosen)][:1]
     for name in ranked:
         if kinds[name] == "majority":
@@ -129,6 +133,7 @@ def _of_model(scores: Measurements, best: str, names: list[str]) -> list[str]:
 
 def _against(scores: Measurements, best: str, other: str, kind: str) -> Reference:
     """One comparison as the judged variant sees it."""
+    # A pair is listed once, in the direction of the plan.
     row = next(c for c in scores["comparisons"] if {c["a"], c["b"]} == {best, other})
     sign = 1 if row["a"] == best else -1
     difference = _signed(defined(metric_difference(row, scores["primary"])), sign)
@@ -169,6 +174,7 @@ def _opposed(
     """Metrics that move the other way than a significant difference of the primary one, by
     intervals that hold for all comparisons together; where the primary shows no difference, those
     that get worse."""
+    # Without a difference in the primary metric only losses are news.
     direction = (1 if value > 0 else -1) if significant else 1
     opposed: list[OpposedMetric] = []
     for name in OPPOSED:
@@ -198,4 +204,5 @@ def _rank(scores: Measurements, name: str) -> tuple[float, float]:
     # A control says how much there is to gain; it is no system that could win.
     control = scores["variants"][name].get("role") == CONTROL
     value = defined(metrics[primary])["value"]
+    # True adds 1: shares are between 0 and 1, so controls come after all others.
     return control - value, -defined(metrics.get("macro_f1", metrics[primary]))["value"]

@@ -67,6 +67,7 @@ def read_human_scores(
                 f"{location}: unknown criterion '{criterion}'{nearest(criterion, criteria)}; "
                 f"the recipe's criteria are {', '.join(criteria)}"
             )
+        # Not `isdigit`, which is true of "²".
         if not score.isdecimal() or not scale[0] <= int(score) <= scale[1]:
             raise UsageError(
                 f"{location}: '{score}' is not an integer from {scale[0]} to {scale[1]}"
@@ -91,6 +92,7 @@ def read_human_scores(
 
 def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
     try:
+        # Excel writes a byte-order mark, which would be part of the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle)
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
@@ -130,6 +132,8 @@ def agreement(
     # Chance agreement is 1 then, and kappa is 0 / 0.
     if len(np.unique(np.concatenate([human, judged]))) == 1:
         return Agreement(None, None, None, exact, len(human))
+    # All scores of the scale: scikit-learn weighs by positions in this list, and a score that
+    # nobody gave still separates its neighbours.
     labels = range(scale[0], scale[1] + 1)
     kappa = float(cohen_kappa_score(human, judged, labels=list(labels), weights="quadratic"))
     low, high = percentile_interval(resampled_kappas(human, judged, resamples, seed), confidence)

@@ -46,6 +46,7 @@ def local_completion_fn(
             loaded.append(loading.load_model(folder, Model(name=name)))
         [model] = loaded
         stop = int(tokenizer.eos_token_id)
+        # The end of a prompt asks for the score, so the beginning is what can go.
         rows = [_ids(tokenizer, messages)[-(context - max_tokens) :] for messages in prompts]
         texts = [""] * len(rows)
         with autocast(model), progress_bar("Judging", len(rows)) as progress:
@@ -60,4 +61,5 @@ def local_completion_fn(
 
 def _ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    # The template has written the special tokens already.
     return list(tokenizer(text, add_special_tokens=False).input_ids)

@@ -30,12 +30,14 @@ _NUMBER = r"[-+]?\d+(?:[.,]\d+)?"
 _OPENING = r"[\s*_`'\"(\[]*"
 _SCORE = rf"{_OPENING}(?P<value>{_NUMBER})(?:\s*(?:/|out\s+of)\s*(?P<best>{_NUMBER}))?"
 # A number that continues (range, percentage, fraction, version) is not a score.
+# None of: 3-4, 80%, 4/7, 3 or 4, 1.2.3.
 _VALUE = re.compile(
     rf"{_SCORE}(?![\d%]|[.,]\d|\s*(?:[-–/]|to\b|or\b|out\s+of\b)\s*\d)", re.IGNORECASE
 )
 _WHOLE_REPLY = re.compile(rf"{_SCORE}[\s*_`'\")\].]*", re.IGNORECASE)
 _STARTS_NUMBER = re.compile(rf"{_OPENING}[-+]?\d")
 _FENCE = re.compile(r"```(?:json)?", re.IGNORECASE)
+# `[[C]]` is MT-Bench's tie.
 _WINNERS = {
     "a": "A",
     "b": "B",
@@ -48,6 +50,7 @@ _WINNERS = {
 }
 _WINNER_KEYS = ("winner", "better", "preference", "verdict")
 _BRACKETED_WINNER = re.compile(r"\[\[\s*(a|b|c|tie)\s*\]\]", re.IGNORECASE)
+# Not "winner: A/B" or "winner: A or B", which repeat the choices.
 _STATED_WINNER = re.compile(
     r"\b(?:winner|verdict)\b[\s*_`'\"]*[:=][\s*_`'\"]*((?:answer[ "
     r"_])?[ab]|tie)\b(?!\s*(?:[/,|]|or\b|and\b))",
@@ -122,6 +125,7 @@ def _stated_scores(
     )
     scores: list[int | str | None] = []
     at_start = False
+    # All of them: a reply that says "score: 4" and later "score: 2" is no score.
     for match in re.finditer(rf"\b(?:{names})\b[*_`'\"]*\s*[:=]", text, re.IGNORECASE):
         value = _VALUE.match(text, match.end())
         if value or _STARTS_NUMBER.match(text, match.end()):
@@ -193,6 +197,7 @@ def _json_values(text: str, keys: tuple[str, ...]) -> tuple[list[Any], str]:
         try:
             _, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
+            # Not JSON from this brace on; the next one may begin an object.
             rest.append(text[position : start + 1])
             position = start + 1
             continue

@@ -123,6 +123,7 @@ def sample_indices(n: int, rows: int | None, seed: int) -> list[int]:
     """A random sample of `rows` of n indices in ascending order; all indices if n is smaller."""
     if rows is None or rows >= n:
         return list(range(n))
+    # Sorted, so that reports show the rows in the order of the test set.
     return [int(i) for i in np.sort(np.random.default_rng(seed).choice(n, rows, replace=False))]
 
 

@@ -116,6 +116,7 @@ def paired_difference(
             "left_out": len(pairs) - len(differences),
             "higher": higher,
             "lower": lower,
+            # The exact sign test: are higher and lower scores a fair coin? Ties say nothing.
             "p": mcnemar_p(higher, lower),
         }
     return result

@@ -62,6 +62,7 @@ def whisker_axis(scale: Range, in_points: bool = False) -> Markup:
         if len(positions) < 5
         else positions[positions.index(0.0) % 2 if 0.0 in positions else 0 :: 2]
     )
+    # Decimals only where a tick needs them, as 2.5.
     digits = 1 if any(abs(100 * v - round(100 * v)) > 1e-6 for v in shown) else 0
     labels = [text(plot.x(v), 11, format_tick(v, digits), "middle", "tick") for v in shown]
     return svg_image(WIDTH, 14, "scale of the figures below", *labels, class_="cell")
@@ -80,6 +81,7 @@ def split_bars(shares: Sequence[tuple[str, float]], largest: float, label: str) 
             element("title", f"{split}: {percent(share)}"),
             x=0,
             y=8 * i + 2,
+            # At least a pixel: a rare label is not an absent one.
             width=max(1.0, 110 * share / (largest or 1)),
             height=6,
             class_=f"bar b{i}",

@@ -43,6 +43,7 @@ def reliability_diagrams(scores: Scores) -> list[dict[str, Any]]:
                     ),
                 }
             )
+    # `sorted` is stable: otherwise in the order of the recipe.
     return sorted(diagrams, key=lambda row: row["kind"] != "tuned")
 
 
@@ -178,10 +179,12 @@ def layer_changes(entries: Sequence[LayerChange], name: str) -> dict[str, Any] |
     groups: dict[str, list[LayerChange]] = {}
     for entry in entries:
         parts = str(entry["name"]).split(".")
+        # `model.layers.12.self_attn.q_proj`: layer 12, matrix `q_proj`.
         number = next((int(p) for p in parts if p.isdigit()), None)
         groups.setdefault(parts[-1], []).append(entry)
         if number is not None:
             grid[parts[-1], number] = entry
+    # Matrices outside the layers (embeddings, head) are in the summary only.
     rows = [row for row in groups if any(row == key for key, _ in grid)]
     depth = 1 + max((layer for _, layer in grid), default=0)
     summary = [

@@ -27,6 +27,7 @@ def f1_by_label(
     """F1 by label of two variants, with intervals."""
     step = 34 if len(after) <= 12 else 26
     longest = max(len(part) for row in after for part in wrap_label(row["label"]))
+    # SVG does not measure text: 7 pixels for a character of this font are enough.
     left = 18 + 7.0 * longest
     plot = Plot(
         WIDTH, 44 + step * len(after), (0, 1), (0, 1), left=left, right=16, top=6, bottom=38
@@ -77,6 +78,7 @@ def wrap_label(label: str) -> list[str]:
     """Wrap a label into at most two lines of `MAX_LINE_LENGTH` characters; cut longer ones."""
     lines = wrap(label, MAX_LINE_LENGTH) or [""]
     if len(lines) > 2:
+        # One character less, for the ellipsis.
         lines = [lines[0], wrap(label, MAX_LINE_LENGTH - 1)[1] + "…"]
     return lines
 
@@ -167,6 +169,7 @@ def risk_coverage_curves(
         series: (variant's name, colour class, points of ``coverage`` and ``risk``).
         target: target accuracy, drawn as a line. Default: no line.
     """
+    # Without any error the axis needs a height all the same.
     highest = max((p["risk"] for _, _, pts in series for p in pts), default=1) or 0.05
     risk_ticks = [v for v in ticks(0, highest, 5) if v <= 1]
     plot = Plot(WIDTH, 300, (0, 1), (0, max(risk_ticks[-1], highest)), left=50, right=16)

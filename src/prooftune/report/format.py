@@ -68,6 +68,7 @@ def significant(value: float | None, digits: int = 3) -> str:
     """A number to some significant digits."""
     if value is None:
         return MISSING
+    # Python writes 1e-05; e-5 is usual in print.
     return f"{value:.{digits}g}".replace("e-0", "e-").replace("-", "−")
 
 
@@ -105,6 +106,7 @@ def interval(figure: Bounds | None, scale: float = 100, digits: int = 1) -> str:
         return MISSING
     ends = (figure["low"], figure["high"])
     low, high = (f"{scale * end:.{digits}f}".replace("-", "−") for end in ends)
+    # With an en dash between them, "−1.2–3.4" is hard to read.
     return f"{low} to {high}" if "−" in low + high else f"{low}–{high}"
 
 
@@ -121,6 +123,7 @@ def duration(value: float | None) -> str:
         return MISSING
     if value < 10:
         return "0 s" if value == 0 else "< 0.01 s" if value < 0.01 else f"{value:.2g} s"
+    # Rounded first, or 59.6 would be "60 s".
     whole = round(value)
     if whole < 60:
         return f"{whole} s"

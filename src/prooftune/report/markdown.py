@@ -70,6 +70,7 @@ def escape_markdown(value: object) -> str:
     """Escape text for a Markdown table cell or paragraph."""
     # A line break would end a table row.
     text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
+    # The backslash first, or it would escape the escapes of the others.
     for character in "\\`*_[]|#":
         text = text.replace(character, f"\\{character}")
     return text

@@ -19,6 +19,7 @@ Range = tuple[float, float]
 def element(name: str, *children: Any, **attributes: Any) -> Markup:
     """An SVG element with children and attribute values escaped; ``_`` in names becomes ``-``."""
     rendered = "".join(
+        # `class_` is `class`, which is a keyword of Python.
         f' {key.rstrip("_").replace("_", "-")}="{escape(short_number(value))}"'
         for key, value in attributes.items()
         if value is not None
@@ -162,4 +163,5 @@ def _round_step(rough: float) -> float:
     if rough <= 0:
         return 1.0
     power = 10.0 ** floor(log10(rough))
+    # The tolerance is for steps that are round but for the last bits.
     return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)

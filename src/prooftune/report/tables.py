@@ -95,12 +95,14 @@ def primary_scale(scores: Scores) -> Range:
     """The range of all intervals of the primary metric, rounded outwards."""
     metrics = [defined(v["metrics"][scores["primary"]]) for v in scores["variants"].values()]
     marks = ticks(min(f["low"] for f in metrics), max(f["high"] for f in metrics), 12)
+    # Rounding outwards must not leave the range of shares.
     return max(0.0, marks[0]), min(1.0, marks[-1])
 
 
 def difference_scale(scores: Scores) -> Range:
     differences = [defined(metric_difference(c, scores["primary"])) for c in scores["comparisons"]]
     marks = ticks(
+        # With 0 on the scale, where "no difference" is.
         min([0.0, *(f["low"] for f in differences)]),
         max([0.01, *(f["high"] for f in differences)]),
         12,
@@ -253,6 +255,7 @@ def prompt_rows(details: Mapping[str, ReportedVariant], confidence: float) -> li
             )
         if variant.get("prompt") or tried:
             best = max((candidate["quality"] for candidate in candidates), default=None)
+            # The first of equals, as in the search itself.
             selected = next(
                 (i for i, candidate in enumerate(candidates) if candidate["quality"] == best), None
             )

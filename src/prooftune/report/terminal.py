@@ -66,6 +66,7 @@ def print_paragraph(text: str) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
+    # Markup would read "[a]" in a name as a style.
     console.print(text, markup=False, soft_wrap=not console.is_terminal)
 
 

@@ -55,6 +55,7 @@ def learning_curves(
                 f"training, step {count(s)}: {significant(v)}",
             )
             for s, v in train
+            # With more dots the line would be hidden under them.
             if len(train) <= 60
         ]
     if validation:
@@ -93,6 +94,7 @@ def quality_curves(quality: Mapping[str, Mapping[int, float]], name: str) -> Mar
             "quality on validation rows",
         )
     ]
+    # Not strict: a task has one or two of these metrics.
     for style, (title, points) in zip(QUALITY_STYLES, quality.items(), strict=False):
         places = [(plot.x(step), plot.y(value)) for step, value in points.items()]
         parts.append(path(places, f"line {style}"))
@@ -150,5 +152,6 @@ def _heat(
         height=height,
         rx=2,
         class_="heat",
+        # A cell without change is pale, and not missing.
         fill_opacity=0.05 + 0.95 * share,
     )

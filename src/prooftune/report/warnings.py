@@ -29,6 +29,7 @@ FORGETTING_RATIO = 1.2
 """Perplexity after tuning over that before, from which forgetting is reported."""
 ALWAYS_ABSTAINS = 0.95
 """Share of abstentions from which a variant is said to abstain almost always."""
+# A little inside `calibration.TEMPERATURES`, whose ends the search approaches and does not reach.
 TEMPERATURE_BOUNDS = (0.052, 19.0)
 """Fitted temperatures outside ran to the end of the search interval."""
 
@@ -94,6 +95,7 @@ def _results_by_rows(scores: Scores, key: str) -> str:
         f"instead of {interval(figure, scale)}"
     )
     rows = [row for row in scores["comparisons"] if "by_rows" in row]
+    # Adjusted in the same way, so that only the grouping differs.
     adjusted = holm([row["by_rows"]["p"] for row in rows])
     more = sum(
         p < 1 - scores["confidence"] and not row["significant"]

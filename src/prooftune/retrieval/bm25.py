@@ -44,6 +44,7 @@ def _stemmer() -> Any:
     return PorterStemmer()
 
 
+# Stemming is the slow part of indexing, and few words make up most of a text.
 @lru_cache(maxsize=200_000)
 def stem(word: str) -> str:
     """The Porter stem (1980) of an English word; other languages lose little by it."""
@@ -105,6 +106,7 @@ class BM25:
         # With 1 added inside the logarithm, as in Lucene: never negative, also for words in most
         # texts.
         idf = np.log1p((self.size - df + 0.5) / (df + 0.5))
+        # One length for each entry of the sparse matrix.
         length = np.repeat(np.array(lengths, dtype=np.float64), np.diff(tf.indptr))
         mean = max(1.0, float(np.mean(lengths))) if lengths else 1.0
         # Everything that does not depend on the query is computed once, so a search is one sparse

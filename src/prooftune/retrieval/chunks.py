@@ -18,6 +18,7 @@ _IDEOGRAPHS = "\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _SYLLABIC = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 """Thai, Lao, Burmese and Khmer, whose words have about five letters."""
 _WORD = regex.compile(
+    # `regex` and not `re`, which has no \p{M} (marks, such as Thai vowels).
     rf"[{_IDEOGRAPHS}]|(?:[{_SYLLABIC}]\p{{M}}*){{1,5}}|[^\s{_IDEOGRAPHS}{_SYLLABIC}]{{1,40}}"
 )
 """A word: up to 40 characters without spaces; in scripts without spaces a single Chinese or
@@ -92,6 +93,7 @@ def _word_ranges(
     )
     # A short rest joins the last chunk, instead of becoming a passage of a few words.
     while n - first > words + words // 4:
+        # From the largest chunk down to half of it.
         window = range(first + words, first + words // 2, -1)
         last = (
             next((i for i in window if boundaries[i - 1] == 2), None)
@@ -101,6 +103,7 @@ def _word_ranges(
         yield first, last
         overlap_start = last - overlap
         first = (
+            # Without a sentence start there, the overlap begins inside a sentence.
             next((i for i in range(overlap_start, last) if boundaries[i - 1]), overlap_start)
             if overlap
             else last

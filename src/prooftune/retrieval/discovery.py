@@ -128,6 +128,7 @@ def find_documents(
                 skipped.append(SkippedDocument(id_, _unsupported(id_)))
     if system:
         skipped.append(SkippedDocument(_list_ids(system), f"lock and system files: {len(system)}"))
+    # Sorted, equal ids are neighbours.
     files.sort(key=lambda file: file.id)
     for a, b in pairwise(files):
         if a.id == b.id:
@@ -210,8 +211,10 @@ def _archive_members(archive: Path, prefix: str) -> tuple[list[SourceFile], list
             )
         ]
     for info in infos:
+        # Some Windows programs write backslashes into archives.
         path = PurePosixPath(info.filename.replace("\\", "/"))
         id_ = f"{prefix}{path}"
+        # Nothing is unpacked, but ids are shown and cited as paths.
         if path.is_absolute() or ".." in path.parts:
             skipped.append(SkippedDocument(id_, "its path points outside the archive"))
         elif _is_hidden(path.parts) or _SYSTEM_FILE.fullmatch(path.name):

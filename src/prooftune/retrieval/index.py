@@ -125,6 +125,7 @@ def build_index(
     store.write_state(
         database, replace(state, files=file_stats(files), skipped=summary.skipped, complete=True)
     )
+    # Without changes there are no new files to compact.
     if summary.embedded or summary.removed:
         store.compact(database)
     return summary
@@ -143,6 +144,7 @@ def _start_build(
     absolute = [str((base / Path(path).expanduser()).resolve()) for path in sources]
     state = IndexState(
         settings.embedding,
+        # A name can be given other weights; vectors of two models cannot be compared.
         weights_digest(model),
         embeddings.dimension(model),
         settings.chunk_words,
@@ -275,6 +277,7 @@ def stale_notices(state: IndexState) -> list[str]:
     """
     notices = [] if state.complete else ["the last build of the index was interrupted"]
     try:
+        # The sources are absolute, so the base does not matter.
         files, _ = find_documents(state.source, Path("/"))
     except UsageError:
         return [
@@ -303,6 +306,7 @@ def stale_notices(state: IndexState) -> list[str]:
 
 def _file_changed(path: Path, recorded: tuple[Any, ...]) -> bool:
     status = path.stat()
+    # A copy or a checkout changes the time and not the content, so a digest decides.
     return (status.st_size, status.st_mtime_ns) != recorded[:2] and (
         status.st_size != recorded[0] or sha256(path) != recorded[2]
     )

@@ -49,6 +49,7 @@ def ndcg(retrieved: Sequence[Sequence[str]], gold: Sequence[Collection[str]], k:
     """
 
     def gain(ranks: Sequence[int], size: int) -> float:
+        # The ideal order has all gold passages first, as far as there is room for them.
         best = sum(1 / np.log2(1 + rank) for rank in range(1, min(size, k) + 1))
         return float(sum(1 / np.log2(1 + rank) for rank in ranks if rank <= k) / best)
 

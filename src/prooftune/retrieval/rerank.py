@@ -40,6 +40,7 @@ def load_cross_encoder(name: str) -> Reranker:
     return rerank
 
 
+# One model: a second one would stay in memory.
 @lru_cache(maxsize=1)
 def _load(folder: Path) -> CrossEncoder:
     configure_libraries()
@@ -72,6 +73,7 @@ def _score_pairs(model: CrossEncoder, query: str, texts: Sequence[str]) -> list[
         [(query, text) for text in texts],
         batch_size=BATCH_PAIRS,
         show_progress_bar=False,
+        # By default a sigmoid, by which the best texts all get 1.0 in float32.
         activation_fn=torch.nn.Identity(),
     )
     return [float(score) for score in scores]

@@ -115,6 +115,7 @@ class Index:
     def _bm25(self, queries: Sequence[str], k: int) -> list[RankedList]:
         lists: list[RankedList] = []
         for start in range(0, len(queries), QUERY_BLOCK):
+            # A score of 0: no word in common.
             lists += top_k(self.bm25.scores(queries[start : start + QUERY_BLOCK]), k, above=0.0)
         return lists
 
@@ -150,12 +151,14 @@ class Index:
             pairs = zip(
                 table_rows["id"].to_pylist(), table_rows["_distance"].to_pylist(), strict=True
             )
+            # Rounded and ordered as in `top_k`, so that both ways rank alike.
             ranked = [(chunk_index[id_], round(1 - float(distance), 7)) for id_, distance in pairs]
             lists.append(sorted(ranked, key=lambda item: (-item[1], item[0])))
         return lists
 
     def _rerank_hits(self, query: str, ranked: RankedList, rerank: Reranker) -> RankedList:
         scores = rerank(query, [self.chunks[i].text for i, _ in ranked]) if ranked else []
+        # Stable: equal scores stay in the order of the search.
         order = np.argsort([-score for score in scores], kind="stable")
         return [(ranked[n][0], float(scores[n])) for n in order]
 

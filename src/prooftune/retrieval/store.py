@@ -113,6 +113,7 @@ def connect(folder: str | Path, *, create_if_missing: bool) -> Any:
 
 
 def _table_names(database: DBConnection) -> set[str]:
+    # LanceDB lists only some tables unless a limit is given.
     return set(database.list_tables(limit=1000).tables)
 
 
@@ -234,6 +235,7 @@ def compact(database: DBConnection) -> None:
     """Compact the tables, and delete versions older than an hour."""
     for name in ("chunks", "state"):
         with storage_errors(database.uri):
+            # A search that opened the index before still reads its version for a while.
             database.open_table(name).optimize(cleanup_older_than=timedelta(hours=1))
 
 
@@ -252,6 +254,7 @@ def load_chunks(
     if not vectors:
         return chunks, None
     dimension = rows.schema.field("vector").type.list_size
+    # Flat, and not `to_pylist`: a million vectors as Python floats need many times the memory.
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in rows["vector"].chunks]
     return chunks, np.concatenate([np.zeros(0, np.float32), *flat]).reshape(len(chunks), dimension)
 

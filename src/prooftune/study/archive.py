@@ -27,6 +27,7 @@ def archive_previous_run(folder: Path, dumped: str) -> Path | None:
     if (
         not old_recipe.is_file()
         or not (folder / REPORT).is_file()
+        # The same recipe again continues or repeats the same study.
         or old_recipe.read_text("utf-8") == dumped
     ):
         return None

@@ -250,6 +250,7 @@ def _print_estimates(
     console.print(table)
     if not thorough:
         console.print(_budget_note(estimates), style="dim", markup=False)
+    # A tenth in reserve: an estimate from a few batches may be too low.
     if available is not None and peak > 0.9 * available:
         console.print(
             f"warning This machine has {available / 1e9:.1f} GB free. Lower "

@@ -142,6 +142,7 @@ def compare_runs(first: str, second: str) -> RunComparison:
     shared = [key for key in a.scores if key in b.scores]
     if not shared:
         raise UsageError(f"{first} and {second} share no test example, so they cannot be compared")
+    # [T, n] each, in the order of the first run's examples.
     left, right = (np.array([side.scores[key] for key in shared]).T for side in (a, b))
     once = len(left) == len(right) == 1
     mcnemar_test = None
@@ -177,6 +178,7 @@ def _over_trainings(left: Floats, right: Floats) -> tuple[Interval, float]:
     """Difference of means over trainings, with the p-value, from scores [T, n] of the same
     examples."""
     differences = left.mean(axis=0) - right.mean(axis=0)
+    # Not paired: training k of one run has nothing in common with training k of another.
     components = between_pairs(left.mean(axis=1), right.mean(axis=1), paired=False)
     rows = paired_means_interval(differences, CONFIDENCE)
     error = paired_means_error(differences)[1]

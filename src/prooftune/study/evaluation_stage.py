@@ -69,6 +69,7 @@ def evaluate(
     write_json(folder / "scores.json", scores)
     report: ReportFacts = {
         "name": recipe.name,
+        # Reports are passed on, and a recipe may hold keys.
         "recipe": redact(recipes.dump(recipe)),
         "scores": scores,
         "notes": study.notes,
@@ -79,6 +80,7 @@ def evaluate(
         "variants": {r.name: _details(r, scores["variants"][r.name]) for r in results},
         "environment": describe_environment(recipe.base_models().values()),
     }
+    # Of exactly this recipe, if `prooftune check` has run.
     estimates_file = run_folder.estimates_path(recipes.dump(recipe))
     if estimates_file.is_file():
         report["estimates"] = {
@@ -115,6 +117,7 @@ def shipped_variant(recipe: Recipe, scores: Scores) -> str | None:
     if named is None:
         judged: str | None = scores["verdict"]["best_tuned"]
         return judged
+    # A variant may itself have the name that stands for the best one.
     if named in recipe.variants or named != BEST:
         return named
     able = [name for name, variant in recipe.variants.items() if recipe.can_ship(variant)]

@@ -87,6 +87,7 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         dumped = recipes.dump(recipe)
         archive.archive_previous_run(folder, dumped)
         write_text(folder / "recipe.yaml", dumped)
+        # After the dump: the recipe in the run folder must not depend on this machine.
         recipe = with_training_dtype(recipe)
         study, data_fingerprint = prepare(recipe, base, folder)
         preflight.check_with_data(recipe, study)
@@ -135,6 +136,7 @@ def prepare(recipe: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
             "audit": recipe.audit.model_dump(),
             "seed": recipe.seed,
             "version": __version__,
+            # Prompt and model decide what is truncated, which the audit reports.
             "prompt": recipe.prompt.model_dump(),
             "model": sorted({view.model.name for view in recipe.base_models().values()}),
             "task": recipe.task,
@@ -149,6 +151,7 @@ def prepare(recipe: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     run_folder.begin_stage(data_folder, inputs_fingerprint)
     study, report = prepare_data(recipe, base, lambda data: prompt_length_counter(recipe, data))
     write_json(data_folder / "audit.json", report.to_json())
+    # After writing, so that the findings can be read.
     report.raise_errors()
     if searches_contexts(recipe):
         study = contexts.use_contexts_as_documents(study, data_folder)
@@ -193,6 +196,7 @@ def rebuild_report(folder: Path) -> Result:
     ]
     bundle = folder / "bundle"
     manifest = bundle / "bundle.json"
+    # The verdict is on the variant in the bundle, also where today's rules would choose another.
     shipped = str(read_json(manifest)["variant"]) if manifest.is_file() else None
     scores = evaluate(recipe, study, results, folder, base, shipped)
     return Result(folder, scores, folder / "report.html", bundle if bundle.is_dir() else None)

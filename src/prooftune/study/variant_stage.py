@@ -118,6 +118,7 @@ class VariantStage:
             output.details["guessed_gold"] = unnamed
         run_folder.write_predictions(folder / "validation.parquet", output.validation)
         run_folder.write_predictions(folder / "predictions.parquet", output.test)
+        # Last of the files: `compare` and `report` take it for the sign of a finished training.
         write_json(folder / "details.json", output.details)
         run_folder.finish_stage(folder, inputs_fingerprint)
         self._notify_quality(title, output.test)
@@ -127,6 +128,7 @@ class VariantStage:
         inputs = _recipe_inputs(self.recipe.for_variant(name), variant)
         # The number of trainings does not change a training.
         options = variant.model_dump(exclude={"seeds"})
+        # if training] Nothing for the first one, so that adding `seeds` does not repeat it.
         repeat = [training] if training else []
         return fingerprint([self.data_fingerprint, options, *inputs, *documents, *repeat])
 

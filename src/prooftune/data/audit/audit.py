@@ -87,6 +87,7 @@ def audit_study(study: Study, recipe: Recipe) -> AuditReport:
 
     Token lengths are measured later, by `add_token_lengths`.
     """
+    # On disk: there may be millions of texts.
     keys: SplitKeys = {
         name: DiskBackedList(example_dedup_key(e) for e in examples)
         for name, examples in study.splits().items()
@@ -127,6 +128,7 @@ def add_token_lengths(
     for name, examples in study.splits().items():
         if not examples:
             continue
+        # Flat, so that an example takes 8 bytes and not a tuple.
         counts = np.fromiter(chain.from_iterable(count_tokens(examples)), np.int32).reshape(-1, 2)
         tokens, truncated = counts.T
         rows = [examples[int(i)].source for i in np.flatnonzero(truncated)]
@@ -248,4 +250,5 @@ def _damaged_text(study: Study) -> list[Finding]:
 
 
 def _by_severity(findings: list[Finding]) -> list[Finding]:
+    # `sorted` is stable: findings of one severity stay in the order of the checks.
     return sorted(findings, key=lambda f: ("error", "warning", "info").index(f.severity))

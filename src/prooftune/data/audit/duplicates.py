@@ -55,6 +55,7 @@ class Shingling(NamedTuple):
 
 
 SHINGLINGS = (
+    # Normalised texts have single spaces, one less than words.
     Shingling(character_shingles, lambda key: key.count(" ") < SHORT_WORDS),
     Shingling(word_shingles, lambda key: key.count(" ") >= LONG_WORDS - 1),
 )
@@ -184,6 +185,8 @@ def find_near_duplicates(
                             continue
                         similarity, j = indexes[second].most_similar(chunk[row], candidates)
                         found = best[first, second].get(i, (0.0, 0))
+                        # By the other n-grams only if more similar: of equal pairs that of the
+                        # shorter n-grams stays.
                         if similarity >= threshold and similarity > found[0]:
                             best[first, second][i] = similarity, texts[second].original(j)
     return {pair: [(i, j) for i, (_, j) in sorted(found.items())] for pair, found in best.items()}
@@ -314,6 +317,7 @@ class _LshIndex:
         bands = self._hashes.bands.T
         self._orders = [np.argsort(band, kind="stable").astype(np.int32) for band in bands]
         self._sorted = [band[order] for band, order in zip(bands, self._orders, strict=True)]
+        # Not a decorated method: its cache would keep every index alive (ruff B019).
         self.shingles = lru_cache(CHUNK_ROWS)(lambda i: shingling.shingles(keys[i]))
 
     def chunks(self) -> Iterator[tuple[int, list[str], Hashes]]:
@@ -332,12 +336,14 @@ class _LshIndex:
         Such texts share a bucket with the row, and their sketches are alike.
         """
         pairs = [np.empty(0, np.int64)]
+        # Not strict: an empty index has one band only.
         for band, order, values in zip(hashes.bands.T, self._orders, self._sorted, strict=False):
             starts = np.searchsorted(values, band, "left")
             sizes = np.minimum(np.searchsorted(values, band, "right") - starts, MAX_BUCKET)
             rows = np.repeat(np.arange(len(band)), sizes)
             # Position of every pair within its bucket.
             offsets = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            # A pair is one number, so that `unique` drops pairs that share several buckets.
             pairs.append(rows * len(self._texts) + order[starts[rows] + offsets])
         rows, others = np.divmod(np.unique(np.concatenate(pairs)), max(1, len(self._texts)))
         different = hashes.sketches[rows] ^ self._hashes.sketches[others]

@@ -53,6 +53,7 @@ def measure_fertility(
         max_length: `prompt.max_length`.
     """
     texts = _sample(study)
+    # ISO 639-3 and 639-1.
     name = next((n for n in ("eng", "en") if texts.get(n)), None)
     per_word, per_character = _rates(texts[name] if name else [english], count)
     result: dict[str, Fertility] = {}
@@ -125,6 +126,7 @@ def _rates(texts: Sequence[str], count: Callable[[str], int]) -> tuple[float | N
     tokens = sum(count(text) for text in texts)
     letters = Counter("".join(texts))
     characters = letters.total()
+    # Some characters without spaces (a Chinese name in an English text) leave words countable.
     unspaced = sum(number for letter, number in letters.items() if is_unspaced(letter))
     number = sum(len(words(text)) for text in texts)
     spaced = unspaced < 0.2 * characters and number > 0

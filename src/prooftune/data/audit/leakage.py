@@ -17,6 +17,7 @@ from prooftune.utils.disk_list import DiskBackedList
 SplitKeys = dict[SplitName, Sequence[str]]
 """Split -> dedup key of every example."""
 
+# Rows are dropped from the first of a pair, so that the test set stays as given.
 _SPLIT_PAIRS: tuple[tuple[SplitName, SplitName], ...] = (
     ("train", "test"),
     ("validation", "test"),

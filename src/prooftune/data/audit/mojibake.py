@@ -9,11 +9,14 @@ MOJIBAKE = "mojibake: UTF-8 decoded as Western European (Ã©, â€™)"
 CONTROL_CHARACTERS = "control characters"
 HTML_RESIDUE = "HTML residue (&lt;, #39;, <br>)"
 
+# Not tab, line feed, carriage return and U+0085, which is a line break.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _TAGS = "br|p|b|i|a|div|span|strong|em|li|ul|td|tr|table|font"
+# "&lt;" and "&#39;"; " #39;s" without its ampersand, as in AG News; "<br />".
 _MARKUP = re.compile(
     rf"&(?:[a-z]{{2,8}}|#\d{{2,5}});|(?<!\w)#\d{{2,5}};|</?(?:{_TAGS})\b[^<>]*>", re.I
 )
+# Two or more of the characters that cp1252 has for the bytes from 0x80 on.
 _CANDIDATES = re.compile("[\u0080-\u00ff\u0152-\u0192\u02c6-\u02dc\u2013-\u2044\u20ac\u2122]{2,}")
 _SIGNATURES = ("â€", "â‚", "â„", "ðŸ", "ï»¿", "ï¿½")
 """Mojibake of typographic marks, currency signs, emoji, U+FEFF and U+FFFD; no language has words
@@ -51,13 +54,17 @@ def _is_mojibake(text: str, start: int, end: int) -> bool:
     before, after = text[start - 1 : start], text[end : end + 1]
     if run.startswith(_SIGNATURES):
         return True
+    # "MANHÃ”": a word in capitals, with sound letters.
     if before.isupper():
         return False
+    # "cafÃ©": no language has a capital letter inside a word, and then a sign.
     if before.islower() and run[0].isupper():
         return True
     if len(decoded) > 1:
         return any(c not in _CLOSING_MARKS for c in run if not c.isalpha())
     is_closing = run[1] in _CLOSING_MARKS
+    # in "ÃÂ"] Ã and Â begin the two bytes of U+0080 to U+00FF, which are most of the accented
+    # letters of Western Europe.
     return run[0] in "ÃÂ" and (not is_closing or before.isalnum() or after.isalnum())
 
 

@@ -126,6 +126,7 @@ class Column:
 
     @cached_property
     def is_numeric(self) -> bool:
+        # 3, -0.5, "4,5", 1e-3, 95%. Not all cells: exports have a few "n/a".
         return self.share(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?%?$") > 0.98
 
     @cached_property
@@ -133,6 +134,7 @@ class Column:
         """Whether the cells are texts of their own: not numbers, links, dates or JSON."""
         if not self.filled or self.is_numeric or self.share(r"https?://\S+$") > 0.5:
             return False
+        # 2024-01-31, 31.1.24, 1/31/2024, with or without a time after it.
         dates = self.share(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
         return dates <= 0.9 and self.share(r"[\[{]") <= 0.9
 
@@ -153,6 +155,7 @@ def text_candidates(columns: Sequence[Column]) -> list[Candidate]:
         if not column.is_text or column.share_filled < _MIN_FILLED:
             continue
         score, reasons = _name_score(column, TEXT_WORDS)
+        # Up to 160 characters: beyond that, longer is not more likely the input.
         length = min(4.0, column.mean_characters / 40)
         variety = 2 * column.share_distinct if len(column.filled) > 5 else 1.0
         score += length + variety
@@ -200,6 +203,8 @@ def label_candidates(columns: Sequence[Column], inputs: Sequence[Column]) -> lis
             reasons.append(f"{1 - column.share_filled:.0%} empty")
         gain = predictability(texts, column.cells)
         if gain is not None:
+            # More than any name weighs: a column that the text predicts perfectly beats one that is
+            # named "label" and is unpredictable.
             score += 4 * gain
             reasons.append(f"predictable from the text: {gain:+.0%} over the commonest value")
         candidates.append(Candidate(column, score, reasons))
@@ -242,19 +247,24 @@ def predictability(texts: Sequence[str], labels: Sequence[str]) -> float | None:
     from sklearn.naive_bayes import ComplementNB
 
     counts = Counter(label for label in labels if label)
+    # Three folds need three rows of each label.
     usable = [i for i, label in enumerate(labels) if counts[label] >= 3 and texts[i].strip()]
+    # Spread over the file, since the first rows of a sorted file have one label.
     step = max(1, len(usable) // _SAMPLE)
     usable = usable[::step][:_SAMPLE]
+    # Some labels have fewer than three rows in the sample.
     counts = Counter(labels[i] for i in usable)
     usable = [i for i in usable if counts[labels[i]] >= 3]
     counts = Counter(labels[i] for i in usable)
     if len(counts) < 2 or len(usable) < 12:
         return None
+    # Hashing needs no vocabulary; naive Bayes takes no negative counts, which signs would give.
     vectorizer = HashingVectorizer(
         n_features=2**14, alternate_sign=False, ngram_range=(1, 2), token_pattern=r"(?u)\w+"
     )
     features = vectorizer.transform([texts[i][:2000] for i in usable])
     y = np.array([labels[i] for i in usable])
+    # A fixed seed: the same file must give the same recipe.
     folds = StratifiedKFold(3, shuffle=True, random_state=0)
     predicted = cross_val_predict(ComplementNB(), features, y, cv=folds)
     base = max(counts.values()) / len(usable)
@@ -270,6 +280,7 @@ def names_of_values(column: Column, columns: Sequence[Column]) -> Column | None:
     for other in columns:
         if other is column or other.is_numeric or not 2 <= len(other.counts) <= MAX_LABELS:
             continue
+        # As many pairs as values on both sides: the two columns are one to one.
         pairs = set(zip(column.cells, other.cells, strict=True))
         if len(pairs) == len(column.counts) == len(other.counts):
             return other
@@ -304,6 +315,7 @@ def group_column(columns: Sequence[Column]) -> Column | None:
             for c in columns
             if _GROUP_WORDS & {*c.words}
             and c.share_filled > 0.9
+            # At least 1.5 rows for each value, and at least 5 values.
             and 1.5 <= len(c.filled) / max(1, len(c.counts)) <= len(c.filled) / 5
         ),
         None,

@@ -65,6 +65,7 @@ def table_columns(table: Table, *, named: bool) -> list[Column]:
     columns = []
     for position, name in enumerate(table.columns):
         cells = [(row[position] or "").strip() for row in rows]
+        # A sample decides, since parsing each cell of a text column is slow.
         lists = [list_of_labels(cell) for cell in cells[:50] if cell]
         if lists and all(labels is not None for labels in lists):
             unwrapped = [list_of_labels(cell) for cell in cells]
@@ -109,6 +110,8 @@ def _label(
             "--label; numbers can be cut into ranges with data.bins"
         )
     best, *others = ranked
+    # Of `label` (0, 1) and `label_text` (bad, good) the names are predicted, and neither is an
+    # alternative to the other.
     names = candidates.names_of_values(best.column, columns)
     twin = best.column if names is not None else _numbers_of(best.column, others)
     others = [c for c in others if c.column not in (names, twin)]
@@ -228,6 +231,7 @@ def describe_labels(table: Table, label: Column, inferred: InferredOptions) -> C
             counts[value] += 1
         else:
             blank.append(table.location(row))
+    # "praise,urgent" in one cell is several labels, too, if the parts recur.
     separator = separator_of_several(list(counts))
     if separator is not None and not several:
         several = [
@@ -304,10 +308,12 @@ def prompt_length(
         sum(estimated_tokens(cell) for cell in cells)
         for cells in zip(*(column.cells for column in inputs), strict=True)
     )
+    # 64 for the instruction and the chat template's markers, 2 for the separators of each label.
     fixed = 64 + sum(estimated_tokens(label) + 2 for label in labels)
     typical = lengths[int(0.95 * (len(lengths) - 1))] if lengths else 0
     limit = MAX_PROMPT_TOKENS // 2
     needed = fixed + min(typical, max(limit, MAX_PROMPT_TOKENS - fixed))
+    # A long tail alone is no reason: at least a fifth of the texts must be longer.
     cut = typical > limit and lengths[int(0.8 * (len(lengths) - 1))] > limit
     if cut:
         needed = fixed + limit
@@ -320,6 +326,7 @@ def prompt_length(
             f"The prompt lists all {len(labels)} labels, about {fixed} tokens of each prompt; they "
             "are computed once per batch."
         )
+    # Rounded up, since the lengths are estimates.
     return max(256, math.ceil(needed / 64) * 64), cut
 
 

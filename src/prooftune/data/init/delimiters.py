@@ -44,6 +44,8 @@ def count_title_lines(rows: Sequence[Sequence[str]]) -> int:
     """Count the lines above the table that have fewer fields than its rows, such as a title."""
     width = Counter(map(len, rows)).most_common(1)[0][0]
     for number, row in enumerate(islice(rows, _MAX_TITLE_LINES + 1)):
+        # Spreadsheets pad a title with separators to the full width of the table, so the filled
+        # cells count.
         filled = [cell for cell in row if cell.strip()]
         if len(row) == width and (len(filled) > 1 or width == 1):
             return number if number <= _MAX_TITLE_LINES else 0
@@ -65,6 +67,8 @@ def sample_rows(text: str, delimiter: str) -> list[list[str]]:
             if any(cell.strip() for cell in row):
                 rows.append(row)
     except csv.Error:
+        # A stray quote makes the file unreadable as quoted; split at the delimiter, it still shows
+        # its columns.
         if not rows or quoted:
             plain = (line.rstrip("\r\n").split(delimiter) for line in text.split("\n"))
             rows = [row for row in islice(plain, SAMPLE_ROWS) if any(map(str.strip, row))]
@@ -118,6 +122,7 @@ def has_header(rows: Sequence[Sequence[str]]) -> bool:
         or any(is_number(cell) or len(cell) > _LONGEST_NAME for cell in names.values())
     ):
         return False
+    # A name that comes again below is a value: the first row is data.
     return all(
         cell not in {row[i] for row in rows[1:] if i < len(row)} for i, cell in names.items()
     )
@@ -152,5 +157,6 @@ def _are_labels(counts: Counter[str]) -> bool:
     return (
         repeated >= 0.5 * counts.total()
         and max(map(len, counts)) <= _LONGEST_NAME
+        # "…, he said." ends many lines of prose, and repeats.
         and not any(re.search(r"[.!?]$", label) for label in counts)
     )

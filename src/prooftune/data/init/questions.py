@@ -22,8 +22,10 @@ def repeats_few_answers(table: Table, columns: dict[str, str]) -> bool:
     answers = Counter((row[position] or "").strip() for row in islice(table.rows, SAMPLE_ROWS))
     answers.pop("", None)
     return (
+        # A third as many answers as questions: each comes three times on average.
         1 < len(answers) <= min(MAX_LABELS, answers.total() // 3)
         and max(map(len, answers)) <= _MAX_LABEL_CHARACTERS
+        # Lists of accepted answers, as JSON.
         and not all(answer[:1] in "[{" for answer in answers)
     )
 
@@ -60,6 +62,7 @@ def refuse_multiple_choice(table: Table, answers: str) -> None:
     position = table.columns.index(answers)
     cells = [(row[position] or "").strip() for row in islice(table.rows, SAMPLE_ROWS)]
     cells = [cell for cell in cells if cell]
+    # "0" to "3" for an item of the list `choices`, "A" to "D" for a column.
     if not cells or not all(cell.isdigit() or len(cell) == 1 for cell in cells):
         return
     choices = [name for name in table.columns if name.lower() in _CHOICES]

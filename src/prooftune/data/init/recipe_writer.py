@@ -60,6 +60,7 @@ def draft_recipe(
     if choices.task != "classification" and not (choices.label and choices.text):
         columns = detect_question_columns(table)
     elif choices.task == "classification":
+        # `{}` is SQuAD's layout, which has no column that could be a label.
         columns = detect_question_columns(table) or None
     converted = conversations_to_questions(table) if columns else table
     as_labels = bool(columns) and (
@@ -101,6 +102,7 @@ def _classification_recipe(
     length, cut = classification.prompt_length(inputs, list(counts), inferred)
     name, data = _data_section(path, recipe, inferred)
     return CLASSIFICATION_TEMPLATE.format(
+        # A line break in a file's name would end the comment.
         file=" ".join(path.name.split()),
         name=name,
         recipe=shlex.quote(str(recipe)),
@@ -187,6 +189,7 @@ def _data_section(path: Path, recipe: Path, inferred: InferredOptions) -> tuple[
             ]
         else:
             lines.append(f"  {name}: {_yaml(value)}{note}")
+    # The name becomes that of the run folder.
     allowed = "".join(
         c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in recipe.stem
     )

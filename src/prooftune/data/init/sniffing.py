@@ -106,6 +106,7 @@ def sniff_file(path: Path, choices: InitChoices | None = None) -> tuple[Table, I
     format_ = _format(first, choices, inferred)
     if format_ in TEXT_FORMATS:
         _sniff_text(first, format_, choices, inferred)
+    # Only training rows are inspected: the recipe must not depend on test rows.
     source = Source(path=str(path), **inferred.options, split=inferred.splits.get("train"))
     tables = [read_table(file, source) for file in files]
     return without_blank_rows(concatenate_tables(path.name, tables)), inferred
@@ -212,6 +213,7 @@ def _sample(path: Path, encoding: str) -> str:
     with open_text(path, encoding, newline="") as handle:
         text = handle.read(_SAMPLE_CHARACTERS)
     if len(text) == _SAMPLE_CHARACTERS:
+        # The sample ends inside a line, which would look like a row that is too short.
         text = text[: text.rfind("\n") + 1] or text
     return text.removeprefix("\ufeff")
 
@@ -222,6 +224,8 @@ def _format_by_content(name: str, text: str) -> str:
         return "json"
     if start.startswith("{"):
         try:
+            # A first line that is a whole object makes JSON Lines; an object over several lines is
+            # one JSON file.
             json.loads(text.lstrip().split("\n")[0])
         except json.JSONDecodeError:
             return "json"
@@ -243,8 +247,10 @@ def _csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
         path, Source(path=str(path), encoding=inferred.options.get("encoding", "utf-8"))
     )
     usual = default_delimiter(path)
+    # Excel's `sep=;` line is no row.
     body = text.split("\n", 1)[-1] if named != usual else text
     rows = {d: sample_rows(body, d) for d in dict.fromkeys([named, usual, *DELIMITERS])}
+    # `max` takes the first of equals, which is the usual separator of the file's suffix.
     best = named if named != usual else max(rows, key=lambda d: delimiter_fit(rows[d]))
     if not rows[best]:
         raise UsageError(f"{path.name} contains no rows")

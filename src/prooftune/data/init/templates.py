@@ -10,6 +10,7 @@ RETRIEVAL_COMMENT = """
 #   passages: 3                  #   with-passages: {kind: zero-shot, context: retrieved}
 """
 
+# Doubled braces are single ones after `str.format`.
 _HEAD = """\
 # {file}: <what>fine-tuning compared with simpler baselines.
 #

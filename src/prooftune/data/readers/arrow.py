@@ -42,6 +42,7 @@ def _batches(path: Path) -> Iterator[tuple[list[str], Iterator[Any]]]:
             try:
                 reader = pa.ipc.open_file(source)
                 batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+            # Only the file format begins with a magic number, so what is not one may be a stream.
             except pa.ArrowInvalid:
                 source.seek(0)
                 reader = pa.ipc.open_stream(source)

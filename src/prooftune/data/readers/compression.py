@@ -55,6 +55,7 @@ def is_compressed_name(name: str) -> bool:
 
 
 def _split(path: Path) -> tuple[Path, str, str]:
+    # Not `path.name`: a member's path holds slashes, which `Path` takes for folders.
     text = str(path)
     if ".zip#" not in text:
         return path, "", ""
@@ -75,6 +76,7 @@ def _opened(path: Path, kind: str) -> Any:
         return lzma.open(path)
     import pyarrow as pa
 
+    # pyarrow has zstd built in; Python's own module for it comes with 3.14.
     return pa.input_stream(str(path), compression="zstd")
 
 
@@ -105,6 +107,7 @@ def _zip_member(path: Path, member: str) -> Path:
                     f"{path.name}#{members[0] if members else 'FILE'}"
                 )
             name = member or members[0]
+            # Bit 0 of the flags marks an encrypted member.
             if archive.getinfo(name).flag_bits & 1:
                 raise UsageError(f"{path}: '{name}' is encrypted; unpack it with its password")
             return _unpacked(path, name, lambda: archive.open(name))
@@ -123,6 +126,7 @@ def _unpacked(path: Path, name: str, open_: Callable[[], Any]) -> Path:
     # Size and modification time instead of a digest: hashing a large archive at every load is slow.
     key = fingerprint([str(path.resolve()), stat.st_size, stat.st_mtime_ns, name])
     target = cache_folder() / "unpacked" / key / PurePosixPath(name).name
+    # Written atomically below, so a file that is there is whole.
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -48,6 +48,7 @@ def conversations_to_questions(table: Table) -> Table:
         UsageError: a conversation has another layout, or all of them are unfinished.
     """
     column = next((name for name in _COLUMNS if name in table.columns), None)
+    # With a question or answer column the table is one of questions already.
     if column is None or {"question", "answer"} & set(table.columns):
         return table
     index = table.columns.index(column)
@@ -68,6 +69,8 @@ def conversations_to_questions(table: Table) -> Table:
 
     rows = DiskBackedList(read_rows())
     with_history = any(row[-1] for row in rows)
+    # Whether any conversation has a history is known after the last row only, so the rows are
+    # written again without the column.
     if not with_history:
         rows = DiskBackedList(row[:-1] for row in rows)
     if not rows:

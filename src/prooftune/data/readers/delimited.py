@@ -137,6 +137,7 @@ def _numbered(names: list[str]) -> list[str]:
     unique: list[str] = []
     for name in names:
         number, candidate = 2, name
+        # `note_2` may itself be a name of the header.
         while candidate in unique or (candidate != name and candidate in names):
             candidate, number = f"{name}_{number}", number + 1
         unique.append(candidate)
@@ -196,6 +197,7 @@ def detect_quoting(name: str, open_lines: OpenLines, delimiter: str, quoting: bo
     Raises:
         UsageError: the file parses neither way, or a field is too long.
     """
+    # Without a single quote both readings are the same, and two passes over the file are saved.
     if quoting is not None or not any('"' in line for line in open_lines()):
         return quoting is not False
 
@@ -236,6 +238,8 @@ def iter_records(name: str, lines: Iterable[str], delimiter: str, quoted: bool) 
     Raises:
         UsageError: a quote is unclosed or closes within a field, or a field is too long.
     """
+    # Not strict, `csv` accepts text after a closing quote, and an unclosed quote swallows the rest
+    # of the file.
     reader = csv.reader(
         lines,
         delimiter=delimiter,
@@ -256,6 +260,7 @@ def iter_records(name: str, lines: Iterable[str], delimiter: str, quoted: bool) 
             return
         if fields:
             yield line, fields
+        # Lines of the file and not records: a quoted field may hold line breaks.
         line = reader.line_num + 1
 
 

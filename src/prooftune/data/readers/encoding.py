@@ -25,6 +25,7 @@ _FORMATS = {
     **dict.fromkeys(sqlite.SUFFIXES, "sqlite"),
 }
 _PARQUET = b"PAR1"
+# Eight bytes of SQLite's magic, as many as are read.
 _BINARY_FORMATS = {_PARQUET: "parquet", b"ARROW1": "arrow", sqlite.MAGIC[:8]: "sqlite"}
 """First bytes of binary formats that are detected whatever the file name."""
 _NOT_TEXT = {
@@ -149,6 +150,7 @@ def _check_not_binary(path: Path, encoding: str) -> None:
         start = handle.read(65536)
     _check_text_magic(path, start[:8])
     try:
+        # UTF-16 and UTF-32 write ASCII with zero bytes, which mean a binary file elsewhere.
         has_zero_bytes = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     except LookupError:
         raise UsageError(f"data.encoding: unknown encoding '{encoding}'") from None
@@ -173,6 +175,7 @@ def _raise_decode_error(path: Path, encoding: str) -> None:
             chunk = handle.read(1 << 20)
             try:
                 decoder.decode(chunk, final=not chunk)
+            # `object` is the chunk with what the decoder had left over from the one before.
             except UnicodeDecodeError as error:
                 line += error.object.count(b"\n", 0, error.start)
                 raise UsageError(

@@ -98,6 +98,7 @@ def read_json(name: str, text: str, split: str | None = None) -> Table:
 
 
 def _table_from_records(name: str, records: Sequence[Any], lines: Sequence[int]) -> Table:
+    # Objects may lack keys, so the columns are known after the last row.
     columns: dict[str, None] = {}  # ordered set
     for line, record in zip(lines, records, strict=True):
         _check_object(name, line, record)

@@ -43,6 +43,7 @@ def _from_pandas_split(value: Mapping[str, object]) -> list[Record] | None:
     columns, data = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(data, list) and all(map(_is_list, data)):
         return [dict(zip(map(str, columns), row, strict=False)) for row in data]
+    # pandas adds its row numbers as the column `index`.
     if isinstance(value.get("schema"), Mapping) and isinstance(data, list):
         return [{k: v for k, v in row.items() if k != "index"} for row in data]
     return None
@@ -62,6 +63,7 @@ def _from_columns(value: Mapping[str, Any]) -> list[Record] | None:
         # Only tables have the same keys in every member.
         if not all(keys) or any(other != keys[0] for other in keys[1:]):
             return None
+        # pandas' row numbers are keys here, and JSON has only strings for keys.
         if all(key.lstrip("-").isdigit() for key in keys[0]):  # {column: {index: value}}
             return [{column: value[column][index] for column in value} for index in keys[0]]
         if all(str(index).lstrip("-").isdigit() for index in value):  # {index: {column: value}}
@@ -109,16 +111,21 @@ def flat_annotation(record: Any) -> Any:
     """
     if not isinstance(record, Mapping):
         return record
+    # {"data": {"text": …}, "annotations": [{"result": [{"value": {"choices": ["good"]}}]}]}
     if isinstance(record.get("data"), Mapping) and isinstance(record.get("annotations"), list):
         return {**record["data"], "label": _single(_label_studio(record["annotations"]))}
+    # {"fields": {"text": …}, "responses": {"tone": [{"value": "good", "status": "submitted"}]}}
     if isinstance(record.get("fields"), Mapping) and ("responses" in record or "id" in record):
         labels = _argilla(record)
         if labels is not None:
             return {**record["fields"], **labels}
+    # {"text": …, "options": [{"id": "good"}, …], "accept": ["good"], "answer": "accept"}
     if isinstance(record.get("accept"), list) and "options" in record:
         accepted = record["accept"] if record.get("answer", "accept") == "accept" else []
         rest = {k: v for k, v in record.items() if k not in ("accept", "options")}
         return {**rest, "label": _single(accepted)}
+    # {"text": …, "label": "good", "answer": "reject", "_input_hash": …}; without the hash, which
+    # only Prodigy writes, questions with an answer and a label would lose their labels.
     if "answer" in record and {"label", "text"} <= record.keys() and "_input_hash" in record:
         label = record["label"] if record["answer"] == "accept" else None
         return {**record, "label": label}

@@ -31,6 +31,7 @@ def expand_path(path: Path, split: str | None = None) -> list[Path]:
     """
     if path.is_dir():
         return _shards_of_folder(path, split)
+    # After a `#` there may be a query, whose `*` is no pattern.
     if not path.exists() and glob.has_magic(str(path)) and "#" not in path.name:
         matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True))  # noqa: PTH207
         if not matches:
@@ -77,6 +78,7 @@ def _tables_in(folder: Path) -> list[Path]:
     return sorted(
         p
         for p in folder.iterdir()
+        # `datasets.save_to_disk` writes dataset_info.json and state.json next to its tables.
         if p.is_file()
         and not p.name.startswith((".", "dataset_info", "state.json"))
         and (has_table_suffix(p) or (is_compressed_name(p.name) and has_table_suffix_inside(p)))
@@ -115,6 +117,7 @@ def concatenate_tables(name: str, tables: Sequence[Table]) -> Table:
                 f"{_named('additional', extra)} in {table.name}. Files that are read as one table "
                 "must have the same"
             )
+    # Columns may be in another order in every file.
     orders = [[table.columns.index(c) for c in first.columns] for table in tables]
     rows = DiskBackedList[list[str | None]](
         [row[i] for i in order]

@@ -77,12 +77,14 @@ def _opened(path: Path) -> Any:
 def _cells(book: CalamineWorkbook, sheet: str) -> list[tuple[int, list[str | None]]]:
     """Rows that hold anything, with their numbers as the spreadsheet program counts them."""
     opened = book.get_sheet_by_name(sheet)
+    # calamine begins at the first used cell, which may be in row 3 of the sheet.
     first = (opened.start or (0, 0))[0] + 1
     rows = ([_text(cell) for cell in row] for row in opened.to_python(skip_empty_area=True))
     return [(number, row) for number, row in enumerate(rows, first) if any(row)]
 
 
 def _text(cell: object) -> str | None:
+    # calamine's empty cell.
     if cell == "":
         return None
     if isinstance(cell, datetime.date | datetime.time):

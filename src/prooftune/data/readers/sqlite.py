@@ -18,6 +18,7 @@ MAGIC = b"SQLite format 3\x00"
 
 def split_query(path: Path) -> tuple[Path, str | None]:
     """The database file, and the table or query named after ``#``."""
+    # On the whole path, and over line ends: a query may hold slashes and several lines.
     match = re.match(r"(.*?\.(?:db|sqlite3?))#(.+)", str(path), re.IGNORECASE | re.DOTALL)
     return (Path(match[1]), match[2]) if match else (path, None)
 
@@ -56,6 +57,7 @@ def _statement(path: Path, database: sqlite3.Connection, query: str | None) -> s
     names = [
         str(row[0])
         for row in database.execute(
+            # Names that begin with `sqlite_` are SQLite's own tables.
             "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') "
             "AND name NOT LIKE 'sqlite_%' ORDER BY name"
         )

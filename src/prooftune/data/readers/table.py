@@ -15,6 +15,7 @@ from prooftune.utils.disk_list import DiskBackedList
 MAX_FIELD_CHARS = 1_000_000
 """A longer field is an unclosed quote, or a file in another format."""
 
+# JSON may hold half an emoji, as `\ud83d`, which Python reads and UTF-8 cannot write.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -91,8 +92,10 @@ def to_cell(value: object) -> str | None:
     """
     if value is None or value != value:  # NaN is not equal to itself
         return None
+    # As JSON and CSV exports spell it; a bool is an int, too.
     if isinstance(value, bool):
         return "true" if value else "false"
+    # pandas makes floats of a column of integers with a gap: a label 3 would become "3.0".
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, bytes):
@@ -103,6 +106,7 @@ def to_cell(value: object) -> str | None:
         else str(value)
     )
     return (
+        # UTF-16 joins two halves that belong together, and replaces single ones.
         text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if _SURROGATE.search(text)
         else text

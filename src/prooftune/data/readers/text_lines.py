@@ -28,6 +28,7 @@ def read_fasttext(name: str, all_lines: Iterable[str]) -> Table:
                 continue
             labels = []
             while words and words[0].startswith(PREFIX):
+                # Some files separate labels by commas: `__label__a, __label__b text`.
                 labels.append(words.pop(0).removeprefix(PREFIX).strip(","))
             if not labels:
                 raise UsageError(

@@ -139,6 +139,7 @@ def bertscore(
         for i, (p, accepted) in enumerate(zip(predictions, references, strict=True))
         for r in accepted
     ]
+    # References recur; each text is tokenised once.
     texts = list(dict.fromkeys(text for _, p, r in pairs for text in (p, r)))
     ids, cut = tokenize_texts(loaded, texts)
     best = np.full((len(predictions), 3), -np.inf)
@@ -189,6 +190,8 @@ def match(prediction: Embedded | None, reference: Embedded | None) -> tuple[floa
     return precision, recall, 2 * precision * recall / total if total > 0 else 0.0
 
 
+# One model: all variants of a study are scored with the same encoder, and two would both stay in
+# memory.
 @lru_cache(maxsize=1)
 def encoder(folder: Path, layer: int | None = None) -> Encoder:
     """Load a model folder for the embeddings of one layer (None: the last), kept for the next call.
@@ -211,6 +214,8 @@ def encoder(folder: Path, layer: int | None = None) -> Encoder:
     if not 0 <= chosen <= layers:
         raise UsageError(f"BERTScore: {folder.name} has layers 0 to {layers}, not {chosen}")
     stack: Any = getattr(model, "encoder", None)
+    # Where BERT and RoBERTa hold their layers. Other models run whole, and only the wanted output
+    # is read.
     if hasattr(stack, "layer"):
         stack.layer = stack.layer[: max(chosen, 1)]
     byte_level = model.config.model_type == "roberta"
@@ -237,6 +242,7 @@ def tokenize_texts(loaded: Encoder, texts: Sequence[str]) -> tuple[dict[str, lis
         list(whole.values()),
         truncation=True,
         max_length=loaded.limit,
+        # Truncation is silent: only the overflow shows which texts were cut.
         return_overflowing_tokens=True,
     )
     # Overflowing pieces follow their text; the first of each is the text itself, cut.
@@ -276,6 +282,7 @@ def embed_texts(
     from prooftune.engine.batching import batch_by_token_budget
 
     where, texts = loading.device(), list(ids)
+    # Padding is cut off by length below, so that only the markers at both ends are left to exclude.
     special = torch.tensor(
         [i for i in (loaded.tokenizer.cls_token_id, loaded.tokenizer.sep_token_id) if i is not None]
     )

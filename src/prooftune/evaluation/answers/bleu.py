@@ -78,9 +78,11 @@ def score(summed: Floats, effective_order: bool = False) -> Floats:
     occurs = total > 0
     missed = (matches == 0) & occurs
     smoothed = np.where(missed, 0.5 ** np.cumsum(missed, axis=-1), matches)
+    # An order without n-grams has the precision 1, whose logarithm adds nothing.
     precision = np.divide(smoothed, total, out=np.ones_like(smoothed), where=occurs)
     known = (matches > 0).any(-1) & (effective_order | occurs.all(-1))
     mean = np.log(precision).sum(-1) / np.maximum(occurs.sum(-1), 1)
+    # Where the output is long enough this is 1 - 1: no brevity penalty.
     log_penalty = 1 - np.divide(
         reference_length,
         output_length,

@@ -85,6 +85,7 @@ def supported(answer: str, passages: Sequence[str], minimum: float = SUPPORT) ->
     share `minimum` of its words must be found in the same passage, as often as the answer has them.
     """
     words = squad.tokens(answer)
+    # `or words`: an answer such as "before" is compared by its function words.
     wanted = Counter([w for w in words if w not in FUNCTION_WORDS] or words)
     return any(
         (wanted & Counter(squad.tokens(passage))).total() >= minimum * wanted.total()
@@ -105,6 +106,7 @@ def citation_columns(answers: Sequence[Cited], minimum: float = SUPPORT) -> Colu
 
 
 def _counts(answer: Cited, minimum: float) -> list[float]:
+    # A source that is cited twice counts once.
     cited = len(set(answer.sources)) + answer.unknown
     right = len(set(answer.sources) & set(answer.gold))
     with_gold = bool(answer.gold)

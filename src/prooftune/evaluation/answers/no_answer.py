@@ -33,6 +33,7 @@ def choose_threshold(
 ) -> NoAnswerThreshold | None:
     """The no-answer threshold, chosen by F1 on validation questions, and how F1 on test questions
     depends on it."""
+    # One threshold is applied to all predictions, so all must have both log-probabilities.
     both = [*result.validation, *result.test]
     if not both or any(p.no_answer_log_prob is None for p in both):
         return None
@@ -47,6 +48,7 @@ def choose_threshold(
             sides[name] = squad.best_threshold(
                 gap, best.f1, best.has_answer, np.array([not p.raw for p in predictions])
             )
+    # Without validation questions: no answer where that is likelier than the best answer.
     chosen = sides["validation"].value if "validation" in sides else 0.0
     without = squad.score([p.output for p in result.test], [e.references or () for e in study.test])
     always = squad.score([p.raw for p in result.test], [e.references or () for e in study.test])

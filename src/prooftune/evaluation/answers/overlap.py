@@ -74,6 +74,7 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> t
         from nltk.translate.meteor_score import meteor_score
     except ImportError:
         raise UsageError("METEOR needs nltk: pip install 'prooftune[answers]'") from None
+    # `nltk.word_tokenize` splits sentences first, for which it wants to download a model.
     tokenize = NLTKWordTokenizer().tokenize
     source, dictionary = synonyms()
     scores = np.array(

@@ -26,6 +26,7 @@ def answers_primary(study: Study, recipe: Recipe) -> tuple[str, list[str]]:
     overlap = "rougeL_or_none" if some_without else "rougeL"
     default = "f1" if recipe.task == "extractive-qa" and share < UNSPACED else overlap
     primary = recipe.evaluation.primary or default
+    # The two are equal where every question has an answer, and this is the name that people know.
     if primary == "rougeL_or_none" and not some_without:
         primary = "rougeL"
     notes = []

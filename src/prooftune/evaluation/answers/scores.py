@@ -172,6 +172,7 @@ def score_answers(
         ]
         for name, trainings in singles.items()
     }
+    # Counts are of one training, the one whose answers the report shows.
     counts = {r.name: _counts(trained[r.name].test, finals[r.name].outputs) for r in results}
     variants: dict[str, VariantMeasurements] = {
         r.name: {
@@ -234,6 +235,7 @@ def score_answers(
     changed = changed_examples(
         study,
         shown,
+        # Scores of answers are fractions, and "fixed" and "broken" need a side.
         {name: given.primary >= RIGHT for name, given in finals.items()},
         {name: a.primary for name, a in finals.items()},
         judged,
@@ -336,6 +338,7 @@ def _on_validation(
     threshold = answered.threshold["value"] if answered.threshold else None
     outputs = final_outputs(result.validation, threshold)
     references = [e.references or () for e in study.validation]
+    # Without ROUGE, METEOR and BLEU, which take far longer and would not be read.
     if primary in ("f1", "exact"):
         return float(getattr(squad.score(outputs, references), primary).mean())
     text = ("rougeL",) if primary == "rougeL_or_none" else (primary,)
@@ -367,6 +370,7 @@ def _pairs(
     models = {r.name: r.details.get("model") for r in results}
     partly = {*partly_trained(results)} - {bundled}
     systems = {r.name: r.kind for r in results if roles[r.name] != CONTROL and r.name not in partly}
+    # Controls alone: there is nothing else to compare them with.
     if not systems:
         return pairs({r.name: r.kind for r in results}, models)
     against = [
@@ -381,6 +385,8 @@ def _pairs(
 
 def _final(predictions: Sequence[Prediction], outputs: Sequence[str]) -> list[Prediction]:
     return [
+        # No answer, by the threshold, is a valid output whatever the model wrote, and cites
+        # nothing.
         replace(p, output=output, valid=p.valid or not output, cited=p.cited if output else ())
         for p, output in zip(predictions, outputs, strict=True)
     ]

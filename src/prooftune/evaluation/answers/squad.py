@@ -22,6 +22,7 @@ from prooftune.utils.words import is_unspaced, words
 
 Bools = NDArray[np.bool_]
 
+# ASCII only, as in the official script: curly quotes and Chinese full stops stay.
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
@@ -29,6 +30,7 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 def normalise(text: str) -> str:
     """Lower-cased, without ASCII punctuation, without English articles, words parted by single
     spaces."""
+    # The script's order: punctuation goes first, which makes "A.N." the article "an".
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
@@ -151,12 +153,15 @@ def best_threshold(
         raise ValueError("a threshold needs examples, and a number for each")
     n = len(scores)
     harmless = np.zeros(n, dtype=np.bool_) if empty is None else empty
+    # The script's sum: with nothing answered all unanswerable questions are right, and an answer to
+    # one of them takes a point back.
     gain = np.where(has_answer, scores, np.where(harmless, 0.0, -1.0))
     order = np.argsort(no_answer, kind="stable")
     reached = np.cumsum(np.concatenate([[float((~has_answer).sum())], gain[order]])) / n
     nothing = _below(no_answer)
     at = np.concatenate([[nothing], no_answer[order]])
     best = int(reached.argmax())
+    # Examples with equal scores fall on the same side of any threshold.
     ends = np.flatnonzero(np.append(at[1:] != at[:-1], True))
     shown = ends[
         np.unique(np.linspace(0, len(ends) - 1, min(points, len(ends))).round().astype(np.int64))

@@ -66,6 +66,7 @@ def answer_columns(
     has = scores.has_answer
     parts: dict[str, Floats] = dict(
         zip(
+            # The order of `_BASE`.
             _BASE,
             (
                 np.ones(len(has)),
@@ -167,6 +168,7 @@ def answer_prior(columns: Columns, resamples: int, seed: int, variant: int) -> F
     an answer, and, where the data has any, of those without."""
     right, wrong = pseudo_examples(2, resamples, seed, variant)
     mean = dict(zip(columns.names, columns.values.mean(axis=0).tolist(), strict=True))
+    # Questions of a kind that the data has not must not get pseudo-examples of it.
     known = 1.0 if mean["has_answer"] > 0 else 0.0
     unknown = 1.0 if mean["has_answer"] < 1 else 0.0
     has, hits = known * (right + wrong)[:, 0], known * right[:, 0]

@@ -19,6 +19,7 @@ DEBIAN = Path("/usr/share/wordnet")
 """Where the Debian package ``wordnet-base`` puts the files."""
 
 _FILES = [f"{kind}.{part}" for kind in ("index", "data") for part in ("noun", "verb", "adj", "adv")]
+# WordNet 3 numbers them 00 to 44 (lexnames(5WN)).
 _LEXICOGRAPHER_FILES = 45
 
 
@@ -43,6 +44,8 @@ def synonyms() -> tuple[str, Any]:
     return load_synonyms(os.environ.get("WNSEARCHDIR"), os.environ.get("WNHOME"))
 
 
+# Reading WordNet takes seconds. The variables are arguments, so that a change of them is not
+# missed.
 @cache
 def load_synonyms(folder: str | None, home: str | None) -> tuple[str, Any]:
     """Load WordNet from the given folders, else from nltk's data or Debian's package; cached.
@@ -84,6 +87,7 @@ def _complete(folder: Path) -> bool:
 def _nltks_own() -> Any:
     from nltk.corpus import wordnet
 
+    # nltk loads corpora at first use; here a missing one raises LookupError at once.
     wordnet.ensure_loaded()
     return wordnet
 
@@ -99,6 +103,8 @@ def _reader(folder: Path) -> Any:
         def open(self, file: str) -> Any:
             if file == "lexnames":
                 return io.StringIO(
+                    # The names are not used to look up synonyms, but each data line refers to one
+                    # by its number.
                     "".join(f"{i:02d}\t{i:02d}\t1\n" for i in range(_LEXICOGRAPHER_FILES))
                 )
             return super().open(file)

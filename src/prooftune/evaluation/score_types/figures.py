@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 if TYPE_CHECKING:
+    # In `typing` from Python 3.13 on; only the type checker needs it.
     from typing_extensions import ReadOnly
 
 
 class Bounds(TypedDict):
     """Both ends of an interval."""
 
+    # Read-only, or `Estimate` could not narrow `float | None` to `float`.
     low: ReadOnly[float | None]
     high: ReadOnly[float | None]
 

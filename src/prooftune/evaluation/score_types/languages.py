@@ -16,6 +16,7 @@ class LanguageRow(TypedDict):
 
 """Numbers of rows of one language, and the metrics of every variant on its test rows."""
 
+# In this form because `with` is a keyword.
 LeftOut = TypedDict(
     "LeftOut",
     {

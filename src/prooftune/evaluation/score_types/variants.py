@@ -31,6 +31,7 @@ class ConfusionMatrix(TypedDict):
     counts: list[list[int]]
 
 
+# In this form because `from` is a keyword.
 ReliabilityBin = TypedDict(
     "ReliabilityBin",
     {

@@ -94,7 +94,10 @@ def decode(content: bytes, declared: str | None = None) -> DecodedText:
             return DecodedText(_decode_as(content, encoding))
     if b"\0" in content:
         sample = content[:4096]
+        # A character of ASCII has one zero byte in UTF-16: the second in little-endian order.
         low, high = sample[1::2].count(0), sample[0::2].count(0)
+        # Text in markup and Western languages is mostly ASCII; binary files have zero bytes at both
+        # places.
         if max(low, high) < 0.4 * len(sample) / 2:
             raise UnreadableDocument("a binary file, not text")
         return DecodedText(_decode_as(content, "utf-16-le" if low > high else "utf-16-be"))
@@ -130,6 +133,7 @@ def _mostly_utf8(content: bytes) -> DecodedText | None:
     """
     text = content.decode("utf-8", "replace")
     invalid = text.count("\ufffd")
+    # Eleven: the replacement character is one of those counted.
     if sum(c > "\x7f" for c in text) < 11 * invalid:
         return None
     return DecodedText(_clean(text), f"invalid UTF-8 sequences, shown as \ufffd: {invalid}")
@@ -144,6 +148,7 @@ def _declared_encoding(content: bytes, declared: str | None) -> str | None:
     encoding = python_encoding(declared) if declared else None
     if encoding is None or not decodes(content, encoding):
         return None
+    # A sample, since the loop over bytes is slow, and 12 of them suffice.
     outside_ascii = sum(byte >= 0x80 for byte in content[:100_000])
     if outside_ascii >= _MIN_UTF8_BYTES and decodes(content, "utf-8"):
         return "utf-8"
@@ -176,6 +181,7 @@ def _decode_as(content: bytes, encoding: str) -> str:
 
 def _clean(text: str) -> str:
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    # A stray control character is damage; one in twenty is no text.
     if sum(c < " " and c not in "\n\t\f\v" for c in text[:4096]) > 0.05 * min(len(text), 4096):
         raise UnreadableDocument("a binary file, not text")
     return text

@@ -30,6 +30,7 @@ def read_epub(content: bytes) -> tuple[list[DocumentPart], str | None]:
         from lxml import etree
     except ImportError:
         raise UsageError("EPUB books need lxml: pip install 'prooftune[retrieval]'") from None
+    # A book must not make the parser read files of this machine or the network (XXE).
     parser = etree.XMLParser(resolve_entities=False, no_network=True)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -55,6 +56,7 @@ def _spine(package: _Element, folder: str) -> list[str]:
         for item in spine
         if item is not None
         and item.get("media-type") in _PAGES
+        # EPUB 3 marks its table of contents so.
         and "nav" not in (item.get("properties") or "").split()
     ]
 

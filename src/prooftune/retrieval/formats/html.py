@@ -116,11 +116,13 @@ def read_html(content: bytes) -> tuple[list[DocumentPart], str | None]:
         raise UnreadableDocument(
             f"{len(content) / 1e6:.0f} MB of HTML, more than {MAX_HTML_BYTES // 1_000_000} MB"
         )
+    # Counted before parsing, which is what takes so long.
     if _depth(content) > MAX_DEPTH:
         raise UnreadableDocument(f"more than {MAX_DEPTH:,} nested HTML elements")
     decoded = decode_html(content)
     parts: list[DocumentPart] = []
     for left_out in ([*_INVISIBLE, *_BOILERPLATE], _INVISIBLE):
+        # Parsed again for the second round: removing elements changes the tree.
         soup = parse(decoded.text)
         title = soup.title.get_text(" ", strip=True) if soup.title else ""
         _remove_invisible(soup, left_out)
@@ -143,6 +145,7 @@ def parse(text: str) -> BeautifulSoup:
             "HTML documents need beautifulsoup4 and lxml: pip install 'prooftune[retrieval]'"
         ) from None
     with warnings.catch_warnings():
+        # beautifulsoup4 warns of XHTML, and of short texts that look like the name of a file.
         warnings.simplefilter("ignore", UserWarning)
         try:
             return bs4.BeautifulSoup(text, "lxml")
@@ -213,6 +216,7 @@ def _collect_text(soup: Tag, sections: SectionBuilder) -> None:
                 sections.add(_separator(node.name))
         # Comments and declarations are subclasses of NavigableString.
         elif heading is None and entered and type(node) is NavigableString:
+            # Line breaks are only spaces in HTML, except in preformatted text.
             inside_pre = node.parent is not None and node.parent.name == "pre"
             sections.add(str(node) if inside_pre else re.sub(r"\s+", " ", str(node)))
 
@@ -239,6 +243,7 @@ def _separator(name: str) -> str:
         return _PARAGRAPH
     if name in _BLOCKS:
         return _LINE
+    # The cells of a row stay in one line.
     return " " if name in _CELLS else ""
 
 

@@ -38,6 +38,7 @@ def _message_parts(message: EmailMessage, attachments: list[str]) -> list[Docume
     subject = _header(message, "Subject") or None
     lines = [f"{name}: {_header(message, name)}" for name in _HEADERS if message.get(name)]
     header = "\n".join(lines)
+    # Most mails have both; the plain text needs no cleaning.
     body = message.get_body(("plain", "html"))
     parts: list[DocumentPart] = []
     if body is not None and body.get_content_subtype() == "html":
@@ -83,4 +84,5 @@ def _as_utf8(body: MIMEPart) -> bytes:
     if body.get_content_charset() is None:
         payload = body.get_payload(decode=True)
         return payload if isinstance(payload, bytes) else b""
+    # `decode` trusts a byte-order mark before any declaration in the page.
     return b"\xef\xbb\xbf" + _text(body).encode()

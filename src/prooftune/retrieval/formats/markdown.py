@@ -7,6 +7,7 @@ import re
 from prooftune.retrieval.headings import SectionBuilder
 from prooftune.retrieval.types import DocumentPart
 
+# Up to three spaces, here and below: with four it is a code block (CommonMark).
 _FENCE = re.compile(r" {0,3}(```|~~~)")
 _ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*")
 _SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bs4 import BeautifulSoup
 
 DAMAGED = "open it in its program and save it again"
+# mammoth makes paragraphs of these two styles unless it has rules for them.
 _STYLES = "p[style-name='Title'] => h1.title:fresh\np[style-name='Subtitle'] => p:fresh"
 
 
@@ -40,6 +41,7 @@ def read_word(content: bytes) -> tuple[list[DocumentPart], str | None]:
         html = mammoth.convert_to_html(
             io.BytesIO(content),
             style_map=_STYLES,
+            # By default images become data URLs, megabytes of text.
             convert_image=mammoth.images.img_element(lambda image: {"src": ""}),
         ).value
     # mammoth raises errors of any type on damaged files; each only skips one document
@@ -60,6 +62,7 @@ def _inline_notes(soup: BeautifulSoup) -> None:
     for reference in soup.find_all("a", id=re.compile(r"^(footnote|endnote)-ref-")):
         note = soup.find(id=str(reference.get("href", "")).removeprefix("#"))
         if note is not None:
+            # mammoth ends notes with an arrow that links back.
             text = " ".join(note.get_text(" ").replace("↑", " ").split())
             reference.replace_with(f" ({text})")
     for note in soup.find_all("li", id=re.compile(r"^(footnote|endnote)-\d+$")):
@@ -89,6 +92,7 @@ def read_slides(content: bytes) -> tuple[list[DocumentPart], str | None]:
             texts = [text.strip() for text in _shape_texts(slide.shapes)]
             if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
                 texts.append(slide.notes_slide.notes_text_frame.text.strip())
+            # python-pptx has a vertical tab for a line break inside a paragraph.
             text = "\n\n".join(filter(None, texts)).replace("\v", "\n")
             parts.append(DocumentPart(text, page=number, section=section or None))
     # python-pptx raises errors of any type on damaged files; each only skips one document

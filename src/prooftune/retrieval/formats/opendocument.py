@@ -40,6 +40,7 @@ def read_opendocument(content: bytes) -> tuple[list[DocumentPart], str | None]:
                 raise UnreadableDocument(
                     "encrypted: open it with its password in LibreOffice and save it without"
                 )
+            # See `epub`: no external entities.
             parser = etree.XMLParser(resolve_entities=False, no_network=True, recover=False)
             root = etree.fromstring(archive.read("content.xml"), parser)
     except (zipfile.BadZipFile, KeyError, OSError, etree.XMLSyntaxError) as error:
@@ -68,6 +69,7 @@ def _add_blocks(parent: _Element, sections: SectionBuilder) -> None:
     for element in _elements(parent):
         name = _name(element)
         if name == "h":
+            # Attributes have their namespace before their names.
             level = next((v for k, v in element.attrib.items() if k.endswith("outline-level")), "1")
             title = " ".join(_inline(element).split())
             if title:

@@ -33,6 +33,7 @@ def read_pdf(content: bytes) -> tuple[list[DocumentPart], str | None]:
                 "encrypted: remove its password first (for example with qpdf --decrypt)"
             )
         texts = [_page_text(page.extract_text()) for page in reader.pages]
+    # Not to be taken for damage below.
     except UnreadableDocument:
         raise
     except DependencyError:

@@ -9,6 +9,7 @@ import zipfile
 from prooftune.retrieval.discovery import MAX_DOCUMENT_BYTES, UnreadableDocument
 
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+# Office stores an encrypted .docx as an OLE file with this stream (MS-OFFCRYPTO).
 _ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
 _MEMBERS = {
     "word/document.xml": "word",
@@ -17,6 +18,7 @@ _MEMBERS = {
     "xl/workbook.bin": "sheet",
 }
 """Member of an Office Open XML archive -> file type."""
+# Web applications export HTML tables with the names of Office files.
 _HTML = re.compile(
     rb"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|table)\b", re.I | re.S
 )
@@ -79,6 +81,7 @@ def _archive_type(content: bytes, file_type: str) -> str:
         raise UnreadableDocument(
             f"damaged ({error}): open it in its program and save it again"
         ) from None
+    # Before a library unpacks it all: a zip bomb.
     if sum(info.file_size for info in infos) > MAX_DOCUMENT_BYTES:
         raise UnreadableDocument(f"larger than {MAX_DOCUMENT_BYTES // 1_000_000} MB")
     if mimetype.startswith(b"application/epub"):

@@ -35,6 +35,7 @@ def read_sheet(content: bytes) -> tuple[list[DocumentPart], str | None]:
             sheet.name
             for sheet in book.sheets_metadata
             if sheet.visible == calamine.SheetVisibleEnum.Visible
+            # Charts and macros are sheets of a workbook, too.
             and sheet.typ == calamine.SheetTypeEnum.WorkSheet
         ]
         tables = {name: book.get_sheet_by_name(name).to_python() for name in visible}
@@ -62,6 +63,7 @@ def read_delimited(content: bytes) -> tuple[list[DocumentPart], str | None]:
     """
     decoded = decode(content)
     lines = decoded.text.split("\n", _SAMPLE_ROWS)
+    # The first of equals: a comma.
     delimiter = max(_DELIMITERS, key=lambda d: _regular_rows(lines[:_SAMPLE_ROWS], d))
     try:
         rows = list(csv.reader(io.StringIO(decoded.text), delimiter=delimiter))
@@ -87,6 +89,7 @@ def rows_as_text(rows: Sequence[Sequence[str]]) -> str:
     if not filled:
         return ""
     names = [name for name in filled[0] if name]
+    # As in `init`: column names are several, different, and no numbers.
     header = (
         len(filled) > 1
         and len(names) > 1
@@ -111,6 +114,7 @@ def _is_number(text: str) -> bool:
 
 
 def _cell(value: object) -> str:
+    # Spreadsheets have only floats: 3.0 is written 3.
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, datetime.date | datetime.time):
