@@ -11,13 +11,13 @@ import pytest
 import prooftune
 from prooftune import recipe as recipes
 from prooftune.bundle.encoder import EncoderClassifier
-from prooftune.errors import UsageError
+from prooftune.errors import Failure, UsageError
 from prooftune.models import encoder
 from prooftune.recipe import Model
 from prooftune.run_folder import read_predictions
 from prooftune.study.check import check
 from prooftune.types import Example
-from prooftune.utils.files import read_json
+from prooftune.utils.files import read_json, write_json
 from study.encoders import FAMILIES, encoder_folder
 from study.small import accuracy, details_of, small_recipe, write_rows
 
@@ -158,6 +158,30 @@ def test_a_head_of_other_labels_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "two" / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
     three: Any = encoder.load_encoder(tmp_path / "two", LABELS, Model())
     assert three.classifier.out_features == 3 and three.new_modules == ["classifier"]
+
+
+def test_code_of_the_folder_runs_only_if_the_recipe_trusts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is never asked for on the terminal, which transformers does without a decision."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+    folder = encoder_folder(tmp_path / "own_code")
+    (folder / "own.py").write_text(
+        "from transformers import BertConfig, BertForSequenceClassification\n"
+        "class OwnConfig(BertConfig):\n    model_type = 'own'\n"
+        "class OwnModel(BertForSequenceClassification):\n    config_class = OwnConfig\n"
+    )
+    config = read_json(folder / "config.json")
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForSequenceClassification": "own.OwnModel"}
+    write_json(folder / "config.json", {**config, "model_type": "own", "auto_map": classes})
+    with pytest.raises(Failure, match="trust_remote_code"):
+        encoder.load_encoder(folder, LABELS, Model())
+    with pytest.raises(Failure, match="trust_remote_code"):
+        encoder.load_tokenizer(folder, 12)
+    assert encoder.load_tokenizer(folder, 12, trust_remote_code=True).max_length == 12
+    model: Any = encoder.load_encoder(folder, LABELS, Model(trust_remote_code=True))
+    assert type(model).__name__ == "OwnModel" and model.config.num_labels == len(LABELS)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ def bundle_digest(bundle: Path) -> str:
         [
             [name, sha256(bundle / name)]
             for name in list_files(bundle)
+            # The card has no effect on predictions.
             if Path(name).name != "README.md"
         ]
     )

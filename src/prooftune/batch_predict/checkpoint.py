@@ -116,6 +116,7 @@ def open_checkpoint(out: Path, key: Mapping[str, str]) -> Iterator[Checkpoint]:
             ),
         )
         yield checkpoint
+    # Not reached after an exception: an interrupted run keeps its parts.
     shutil.rmtree(folder, ignore_errors=True)
 
 

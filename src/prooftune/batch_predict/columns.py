@@ -63,6 +63,7 @@ def _encoding(file: Path, bundle: Path) -> str:
     if guess.encoding == "utf-8":
         return "utf-8"
     trained_on = recipe.load(bundle / "recipe.yaml")[0].data.source("train").encoding
+    # A byte-order mark outweighs the encoding of the training data.
     known = trained_on != "utf-8" and guess.encoding not in ("utf-16", "utf-32")
     if known and decodes(file, trained_on):
         notify(f"{file.name} is read as {trained_on}, like the bundle's training data")

@@ -176,6 +176,7 @@ def predict_file(
             parts.total("truncated"),
             parts.total("abstained") if "abstained" in names else None,
         )
+    # Local copies of remote files; after a failure they stay, for the next attempt.
     shutil.rmtree(folder, ignore_errors=True)
     return summary
 
@@ -242,6 +243,8 @@ def _key(bundle: Path, file: Path, columns: Mapping[str, str], device: str) -> d
     status = file.stat()
     return {
         "the bundle": bundle_digest(bundle),
+        # Size and time stand for the content: hashing a large input would take as long as reading
+        # it.
         "the input": fingerprint(
             [str(file.resolve()), status.st_size, status.st_mtime_ns, columns]
         ),

@@ -180,14 +180,14 @@ def _dataset(pool: WorkerPool, job: PredictionJob) -> Any:
         # The last arguments have no replacement yet (hence the version range in pyproject.toml).
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
         # Reading reserves no core: the workers hold all cores and wait for it (a deadlock).
-        was_initialized = ray.data.from_arrow(pa.table({"start": [job.start]})).map_batches(
+        blocks = ray.data.from_arrow(pa.table({"start": [job.start]})).map_batches(
             _read_blocks,
             fn_args=(job,),
             batch_format="pyarrow",
             num_cpus=0,
             scheduling_strategy=_pin_to_node(node),
         )
-        return was_initialized.map_batches(
+        return blocks.map_batches(
             _Worker,
             fn_constructor_args=(job, node),
             batch_size=1,
@@ -271,8 +271,8 @@ def _bundle_on_this_node(bundle: Path, node: str) -> Path:
     )
 
 
-def _write(predict_part: bytes, counts: Counts, path: Path) -> Counts:
-    path.write_bytes(predict_part)
+def _write(part: bytes, counts: Counts, path: Path) -> Counts:
+    path.write_bytes(part)
     return counts
 
 

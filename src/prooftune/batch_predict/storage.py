@@ -74,6 +74,8 @@ def download(url: str, path: Path) -> None:
             return
         with atomic_path(path) as temporary:
             with (
+                # By default pyarrow decompresses by suffix, and the size would not be that of the
+                # remote file.
                 system.open_input_stream(path_in_storage, compression=None) as source,
                 temporary.open("wb") as target,
             ):

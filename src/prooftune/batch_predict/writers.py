@@ -165,10 +165,13 @@ def _join_tables(parts: Iterable[Path], path: Path) -> None:
             with part.open("rb") as handle:
                 tables.append(pq.ParquetFile(handle).read())
             writer = writer or pq.ParquetWriter(path, tables[0].schema, compression="zstd")
+            # Blocks are collected: many small row groups make a Parquet file large and slow to
+            # read.
             if (
                 sum(map(len, tables)) >= _ROW_GROUP
                 or sum(table.nbytes for table in tables) >= 1 << 26
             ):
+                # Blocks have dictionaries of their own; a row group has one per column.
                 writer.write_table(pa.concat_tables(tables).unify_dictionaries())
                 tables = []
         if tables:

@@ -28,6 +28,7 @@ _RULES = COMMON | {
     "trust_remote_code": Rule("model.trust_remote_code"),
     "lora_modules_to_save": Rule("lora.modules_to_save"),
     "lora_fan_in_fan_out": Rule("lora.fan_in_fan_out"),
+    # A lambda, since `_linear` is defined below.
     "lora_target_linear": Rule("lora.target_modules", lambda on: _linear(on)),
     "peft_layers_to_transform": Rule("lora.layers_to_transform"),
     "peft_init_lora_weights": Rule("lora.init_lora_weights"),
@@ -65,6 +66,7 @@ def read(config: ForeignConfig) -> None:
     if (rl := config.take("rl")) is not None:
         raise UsageError(f"this Axolotl config trains with rl: {rl}; recipes train supervised only")
     _read_method(config)
+    # Not taken: the rules below read it, too.
     epochs = float(config.values.get("num_epochs") or 1)
     _read_data(config)
     config.apply(_RULES)

@@ -59,18 +59,18 @@ def set_data(
     test: Sequence[DatasetEntry] = (),
 ) -> None:
     """Write the ``data`` section and the prompt of its layout; report what they cannot say."""
-    found = [entry for entry in train if entry.path]
+    located = [entry for entry in train if entry.path]
     for entry in train:
         if not entry.path:
             config.to_do.append(f"{entry.source}: name its file in data.train")
-    if not found:
+    if not located:
         config.recipe.setdefault("data", {})["train"] = "train.jsonl"
         config.to_do.append("data.train: put your file in place of train.jsonl")
         return
-    first = found[0]
+    first = located[0]
     data = config.recipe.setdefault("data", {})
-    same = [e for e in found if (e.layout, e.columns) == (first.layout, first.columns)]
-    for entry in found:
+    same = [e for e in located if (e.layout, e.columns) == (first.layout, first.columns)]
+    for entry in located:
         if entry not in same:
             config.drop(entry.source, f"its layout differs from that of {first.path}")
         elif entry.layout == "unknown":

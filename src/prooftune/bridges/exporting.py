@@ -54,6 +54,7 @@ def export_for_tool(
     """
     plan = training_plan(recipe, study, variant)
     files = _WRITERS[tool](plan, folder)
+    # LLaMA-Factory's template `empty` adds no end token, so the completions bring it.
     stop = plan.family.stop if tool == "llama-factory" and plan.family else ""
     written = write_records(
         study,

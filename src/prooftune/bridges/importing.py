@@ -87,6 +87,7 @@ def import_config(path: Path, recipe: Path) -> ImportedRecipe:
             "(base_model and datasets), LLaMA-Factory (model_name_or_path with stage, template or "
             "finetuning_type) nor TRL (model_name_or_path and dataset_name)"
         )
+    # Before anything is read, since `take` removes keys.
     empty = [key for key, value in values.items() if value is None]
     config = ForeignConfig(values)
     config.recipe["name"] = _study_name(recipe)
@@ -121,6 +122,7 @@ def detect_tool(values: Mapping[str, Any]) -> str | None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
+        # With numbers of YAML 1.2, in which 1e-4 is a number; PyYAML's own loader reads it as text.
         values = yaml.load(path.read_text("utf-8"), Loader=loading.RecipeLoader)
     except FileNotFoundError:
         raise UsageError(f"{path} not found") from None

@@ -119,8 +119,8 @@ def _read_data(config: ForeignConfig, folder: Path) -> None:
         entries = [_entry(name, info, key) for name in _names(names)]
         if source == "train":
             set_data(config, entries)
-        elif found := [entry.reference for entry in entries if entry.path]:
-            config.set("data.validation", found if len(found) > 1 else found[0], f"{key}: {names}")
+        elif paths := [entry.reference for entry in entries if entry.path]:
+            config.set("data.validation", paths if len(paths) > 1 else paths[0], f"{key}: {names}")
         else:
             config.to_do.append(f"{key}: {names}: name its file in data.validation")
     if "data" not in config.recipe:

@@ -38,6 +38,7 @@ class Family:
     stop: str
 
 
+# The first pattern that matches counts, so gemma-3 comes before gemma.
 FAMILIES = (
     Family(r"smollm2", "smollm2", "<|im_end|>"),
     Family(r"llama-?2|tinyllama", "llama2", "</s>"),
@@ -93,8 +94,8 @@ class TrainingPlan:
 
     @property
     def family(self) -> Family | None:
-        found = (f for f in FAMILIES if re.search(f.pattern, self.model, re.IGNORECASE))
-        return next(found, None)
+        matching = (f for f in FAMILIES if re.search(f.pattern, self.model, re.IGNORECASE))
+        return next(matching, None)
 
     @property
     def targets(self) -> list[str] | None:
@@ -136,7 +137,7 @@ def training_plan(recipe: Recipe, study: Study, variant: str | None = None) -> T
     batch = int(values["per_device_train_batch_size"]) * int(
         values.get("gradient_accumulation_steps", 1)
     )
-    steps = steps or -(-len(study.train) // batch) * int(float(values["num_train_epochs"]) or 1)
+    steps = steps or -(-len(study.train) // batch) * max(1, int(float(values["num_train_epochs"])))
     chat = _uses_chat(prompt.chat, model, differences)
     template = prompt.template or default_template(
         recipe.task, list(study.train[0].inputs), recipe.answering.no_answer
@@ -201,10 +202,11 @@ def _arguments(options: Mapping[str, Any], study: Study, recipe: Recipe) -> dict
 
 def parameters_by_name(model: str) -> int | None:
     """Number of parameters as far as the name gives it: ``Llama-3.2-1B``, ``SmolLM2-135M``."""
-    found = re.findall(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bBmM])(?![A-Za-z0-9])", model)
-    if not found:
+    sizes = re.findall(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bBmM])(?![A-Za-z0-9])", model)
+    if not sizes:
         return None
-    number, unit = found[-1]
+    # The size comes last in a name that has several numbers with a unit.
+    number, unit = sizes[-1]
     return int(float(number) * (1e9 if unit in "bB" else 1e6))
 
 

@@ -127,7 +127,7 @@ def _read_model(config: ForeignConfig) -> None:
         config.set("variants.tuned.method", "full", f"model: {builder}")
     elif model.pop("use_dora", False) or "dora" in builder:
         config.set("variants.tuned.method", "dora", f"model: {builder}")
-    if (builder.startswith("q") and "lora_" in builder[:6]) or model.pop("quantize_base", False):
+    if builder.startswith(("qlora_", "qdora_")) or model.pop("quantize_base", False):
         config.set("quantization.load_in_4bit", True, f"model: {builder}")
     _read_lora(config, model)
 

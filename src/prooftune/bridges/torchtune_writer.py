@@ -40,6 +40,7 @@ class _Builder:
 _LLAMA3 = ("llama3.llama3_tokenizer", {"path": "original/tokenizer.model"})
 _QWEN = ("qwen2_5.qwen2_5_tokenizer", {"path": "vocab.json", "merges_file": "merges.txt"})
 _GEMMA = ("gemma.gemma_tokenizer", {"path": "tokenizer.model"})
+# The first pattern that matches counts, so instruct models come before base models.
 _BUILDERS = (
     _Builder(
         "llama-2-7b",
@@ -88,8 +89,8 @@ def write(plan: TrainingPlan, folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: TorchTune has no builder for the model.
     """
-    found = (b for b in _BUILDERS if re.search(b.pattern, plan.model, re.IGNORECASE))
-    builder = next(found, None)
+    matching = (b for b in _BUILDERS if re.search(b.pattern, plan.model, re.IGNORECASE))
+    builder = next(matching, None)
     if builder is None:
         raise UsageError(
             f"TorchTune has no builder for {plan.model}; it has Llama 2 and 3, Mistral 7B, Gemma, "

@@ -134,6 +134,7 @@ def _label_counts(study: Study) -> dict[str, dict[str, int]]:
 def text_lengths(examples: Sequence[Example]) -> TextLengths:
     """Lengths of the texts by tenths, with which new data can be compared."""
     lengths = np.array([sum(map(len, example.inputs.values())) for example in examples])
+    # inverted_cdf takes lengths that occur, so that the tenths have whole numbers as edges.
     edges = np.unique(np.quantile(lengths, np.arange(1, 10) / 10, method="inverted_cdf"))
     bins = np.searchsorted(edges, lengths, side="left")
     return {

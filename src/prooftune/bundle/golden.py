@@ -194,6 +194,7 @@ def _log_probs(
         bundle.model, bundle.encoder, prompts, scoring, head=head, description=None
     )
     log_probs = scores.log_softmax(1)
+    # Six decimals are far below the limits of any export (`exporters.formats`).
     rows: list[dict[str, Any]] = [
         {"log_probs": tuple(round(value, 6) for value in row)} for row in log_probs.tolist()
     ]

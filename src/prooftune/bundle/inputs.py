@@ -33,6 +33,7 @@ def to_examples(
     Raises:
         UsageError: a field is missing, or its value is not a string.
     """
+    # A string is a sequence of strings: its letters would be classified one by one.
     if isinstance(inputs, str):
         raise UsageError(f"predict takes a list of {kind}s; for a single one: predict([{kind}])")
     return [

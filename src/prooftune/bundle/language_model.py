@@ -161,6 +161,7 @@ def _explain_load_errors(path: Path) -> Iterator[None]:
     except (ProoftuneError, MemoryError):
         raise
     except Exception as error:
+        # CUDA reports a lack of memory as a RuntimeError; then the file is not damaged.
         if "memory" in str(error).lower():
             raise
         raise Failure(

@@ -158,6 +158,7 @@ def _make_card(folder: Path, manifest: AnyManifest | None, name: str, *, merged:
         )
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text") from None
+    # Front matter of an earlier publication is replaced.
     text = re.sub(r"\A---\n.*?\n---\n+", "", text, flags=re.S)
     if "THIS_FOLDER" in text:
         text = text.replace(
@@ -179,6 +180,7 @@ def _check_files(folder: Path, files: dict[str, Path], card: str) -> None:
         private = next(
             (part for part in Path(name).parts if _PRIVATE.fullmatch(part) or part == ".git"), None
         )
+        # JSON files are searched for secrets instead: a tokenizer has files like tokens.json.
         if private is not None and path.suffix != ".json":
             problems.append(f"{name}: its name ({private}) is that of a private file")
         elif name != _CARD and path.suffix != ".safetensors":
@@ -243,6 +245,7 @@ def publish(upload: UploadPlan, *, private: bool = True, update: bool = False) -
             "Run the same command with "
             "--update"
         ) from None
+    # huggingface_hub lets httpx's exceptions through.
     except Exception as error:
         if not type(error).__module__.startswith("httpx"):
             raise

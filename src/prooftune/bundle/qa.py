@@ -153,6 +153,7 @@ class QuestionAnswerer:
             results.append(
                 QAPrediction(
                     output,
+                    # A withheld answer cites nothing.
                     tuple(by_id[i] for i in prediction.cited) if output else (),
                     tuple(by_id.values()),
                     prediction.unknown_citations,

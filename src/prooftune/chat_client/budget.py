@@ -80,6 +80,7 @@ class Budget:
         self._reserved: list[Reservation] = []
         for line in _lines(ledger):
             self._add(line["prompt_tokens"], line["completion_tokens"])
+        _end_last_line(ledger)
 
     @property
     def on_the_way(self) -> int:
@@ -150,6 +151,14 @@ class Budget:
         self.spent.prompt_tokens += prompt_tokens
         self.spent.completion_tokens += completion_tokens
         self.spent.money += self.limits.price(prompt_tokens, completion_tokens)
+
+
+def _end_last_line(ledger: Path | None) -> None:
+    """End a line that a kill cut off: the next entry would be appended to it, and both lost."""
+    if ledger is None or not ledger.is_file() or ledger.read_bytes()[-1:] in (b"", b"\n"):
+        return
+    with ledger.open("a", encoding="utf-8") as handle:
+        handle.write("\n")
 
 
 def _lines(ledger: Path | None) -> Iterator[dict[str, int]]:

@@ -136,6 +136,8 @@ class Endpoint:
             except RequestFailed as attempt:
                 failure = attempt
             if self._leave_out(failure, left_out):
+                # No retry: the next attempt has other parameters. Each is refused once at most, so
+                # this ends.
                 continue
             wait = max(failure.wait, random.uniform(0, min(MAX_BACKOFF, FIRST_BACKOFF * 2**number)))
             remaining = self._deadline - time.monotonic()
@@ -318,7 +320,7 @@ def parse_logprobs(choice: object) -> list[TokenAlternatives] | None:
     """Log-probabilities of the generated tokens of a choice; None if it has none of that shape."""
     try:
         tokens = choice["logprobs"]["content"]  # type: ignore[index]
-        found: list[TokenAlternatives] = [
+        generated: list[TokenAlternatives] = [
             {
                 "token": str(token["token"]),
                 "alternatives": {
@@ -333,10 +335,11 @@ def parse_logprobs(choice: object) -> list[TokenAlternatives] | None:
         ]
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
-    return found or None
+    return generated or None
 
 
 def _count(value: object) -> int | None:
+    # A bool is an int, too.
     return value if type(value) is int and value >= 0 else None
 
 

@@ -96,6 +96,8 @@ def check_names(
         UsageError: A tensor is missing or unexpected.
     """
     for path, shard in zip(paths, shards, strict=True):
+        # Tied models may lack `output.weight`; Llama 2 stores RoPE's frequencies, which are
+        # computed here.
         missing = [name for name in shapes if name not in shard and name != "output.weight"]
         unexpected = [name for name in shard if name not in shapes and name != "rope.freqs"]
         for names, verb in (

@@ -139,6 +139,7 @@ def _read_ranks(path: Path) -> dict[bytes, int] | None:
                 ranks[base64.b64decode(token, validate=True)] = int(number)
     except (ValueError, binascii.Error):
         return None
+    # Ranks without gaps: other files do not decode to these by chance.
     return ranks if ranks and sorted(ranks.values()) == list(range(len(ranks))) else None
 
 
@@ -168,6 +169,7 @@ def _tiktoken(
             ),
         ]
     )
+    # A conversation may end with the text, with a message to a tool, or with the turn.
     ends = [_END, *([_MESSAGE] if _MESSAGE in special else []), _TURN] if chat else [_END]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,

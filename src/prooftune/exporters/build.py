@@ -82,6 +82,7 @@ def export(
         format_.limits.difference if difference is None else difference,
     )
     rows = [] if unchecked else _golden(bundle, manifest, golden_path)
+    # Before anything is written: after a wrong prompt every comparison would be of other inputs.
     if mismatch := diagnosis.prompt(bundle, manifest, rows):
         raise Failure(f"not exported: {bundle} does not render as its golden set says. {mismatch}")
     with atomic_path(out) as temporary:
@@ -94,6 +95,8 @@ def export(
             else _check(bundle, manifest, temporary, format_, to, rows, limits)
         )
         record = _record(manifest, to, temporary, parity, limits)
+        # Raised inside the block, so that the temporary folder is discarded; the figures go next to
+        # it.
         if failure is not None:
             raise Failure(f"{failure}\nAll figures: {_write_failed(out, record)}")
         write_json(temporary / "bundle.json", manifest)
@@ -127,6 +130,7 @@ def _exportable(bundle: Path, to: str) -> Manifest:
 def _check_request(
     format_: Format, to: str, manifest: Manifest, out: Path, unchecked: bool
 ) -> None:
+    # `export.json` marks a folder that this command wrote, which it may replace.
     if out.exists() and not (out / "export.json").is_file():
         raise UsageError(f"{out} exists and is no earlier export; give --out another name")
     if manifest["objective"] == "head" and not format_.heads:
@@ -202,6 +206,7 @@ def _check(
         # Other programs tokenize the whole prompt at once, which may merge tokens across the
         # boundaries of fields.
         retokenized = [runtime.tokenize(text(row), special=True, start=True) for row in rows]
+        # Ollama takes text and not token ids, so it is checked on its own tokenization.
         prompts = retokenized if to == "ollama" else [row.prompt for row in rows]
         results = [
             run_row(runtime, manifest, row, ids, written=to == "ollama")

@@ -76,6 +76,7 @@ def run_row(
         return _run_generation(runtime, manifest, row, ids)
     log_probs = _label_log_probs(runtime, manifest, ids)
     differences = tuple(abs(float(a - b)) for a, b in zip(log_probs, row.log_probs, strict=True))
+    # Contextual calibration only shifts the scores, so no runtime has to know of it.
     shift = np.array(row.shift or (0.0,))
     reference = manifest["labels"][int(np.argmax(np.array(row.log_probs) + shift))]
     output = manifest["labels"][int(np.argmax(log_probs + shift))]
@@ -97,6 +98,7 @@ def _label_log_probs(runtime: Runtime, manifest: Manifest, ids: Sequence[int]) -
     if manifest["objective"] == "head":
         return runtime.label_log_probs(ids)
     labels = list(manifest["tokens"]["labels"].values())
+    # All labels of one token share a forward pass.
     first = runtime.log_probs(ids, 1)[0] if any(len(label) == 1 for label in labels) else None
     sums = []
     for label in labels:
@@ -110,6 +112,7 @@ def _label_log_probs(runtime: Runtime, manifest: Manifest, ids: Sequence[int]) -
             sum(token_log_probs)
             / (len(token_log_probs) if manifest["scoring"]["normalize"] == "length" else 1)
         )
+    # Normalised over the labels, as the golden log-probabilities are.
     scores = np.array(sums)
     log_probs: FloatArray = scores - np.logaddexp.reduce(scores)
     return log_probs
@@ -126,6 +129,8 @@ def _run_generation(
     differences: tuple[float, ...] = ()
     tokens: tuple[int, int] | None = None
     if row.answer_ids and row.answer_log_prob is not None:
+        # Teacher forcing: the bundle's answer is fed, so that one near-tie does not change the
+        # rest.
         rows = runtime.log_probs([*ids, *row.answer_ids[:-1]], len(row.answer_ids))
         total = sum(
             float(token_log_probs[token])

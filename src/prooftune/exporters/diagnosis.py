@@ -95,6 +95,7 @@ def layers(
         tolerance: largest relative difference (Frobenius norm) due to rounding or quantization.
     """
     reference = merge(bundle, manifest)
+    # In the dtype in which `Transformers` loaded the artefact.
     if str(exported.model.dtype) == "torch.float32":
         reference.float()
     reference_runtime = _InMemory(reference)
@@ -111,6 +112,7 @@ def layers(
         largest_differences = [
             max(pair) for pair in zip(sizes, largest_differences or sizes, strict=True)
         ]
+    # `not <=`, so that NaN counts as different.
     first = next((i for i, size in enumerate(largest_differences) if not size <= tolerance), None)
     if first is None:
         if _heads_differ(exported.model, reference):
@@ -120,6 +122,8 @@ def layers(
                 "or in another order"
             )
         return _explain_equal_layers(bundle, rows[:_ROWS])
+    # transformers' last hidden state is that after the final norm, so the last layer and the norm
+    # cannot be told apart.
     names = [
         "the embedding",
         *(f"layer {i}" for i in range(len(largest_differences) - 2)),

@@ -215,6 +215,7 @@ def _tensors(
 
 def _interleaved(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """Reorder rotary pairs: adjacent as in Meta's layout, not half a head apart."""
+    # (heads, 2, half, …) -> (heads, half, 2, …)
     half = len(values) // heads // 2
     return values.reshape(heads, 2, half, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 
@@ -226,6 +227,7 @@ def _frequency_factors(config: PretrainedConfig) -> NDArray[np.float32]:
     """
     rope = config.rope_parameters
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    # Wavelength of each frequency, in tokens.
     lengths = 2 * math.pi * rope["rope_theta"] ** (np.arange(0, head_dim, 2) / head_dim)
     original, low, high = (
         rope["original_max_position_embeddings"],
@@ -234,6 +236,7 @@ def _frequency_factors(config: PretrainedConfig) -> NDArray[np.float32]:
     )
     smooth = (original / lengths - low) / (high - low)
     between = 1 / ((1 - smooth) / rope["factor"] + smooth)
+    # Short wavelengths stay, long ones are stretched by the factor, those between interpolate.
     factors = np.where(
         lengths < original / high, 1.0, np.where(lengths > original / low, rope["factor"], between)
     )
@@ -247,6 +250,7 @@ def _add_tensor(writer: GGUFWriter, name: str, values: NDArray[np.float32], kind
     if values.ndim < 2:  # norms and biases: small, and llama.cpp needs them in float32
         writer.add_tensor(name, values)
     elif kind == "q8_0" and values.shape[-1] % GGML_QUANT_SIZES[GGMLQuantizationType.Q8_0][0] == 0:
+        # Q8_0 has a scale for every 32 values of a row; rows of another length stay in 16 bits.
         packed = quantize(values, GGMLQuantizationType.Q8_0)
         writer.add_tensor(name, packed, raw_dtype=GGMLQuantizationType.Q8_0)
     else:

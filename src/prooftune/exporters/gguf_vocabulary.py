@@ -77,6 +77,7 @@ def build_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabular
         )
     tokens, types = _tokens(description, size)
     start = adds_bos(tokenizer)
+    # tokenizers up to 0.19 wrote a merge as one string, later versions as a pair.
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
     if model.get("byte_fallback"):
         # SentencePiece merges the pair with the highest score, BPE the pair of the lowest rank; so
@@ -116,6 +117,8 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _tokens(description: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
+    # The embedding may have more rows than the tokenizer has tokens; llama.cpp's converter names
+    # these ids so, too.
     tokens = [f"[PAD{i}]" for i in range(size)]
     types = [UNUSED] * size
     for text, i in description["model"]["vocab"].items():
@@ -138,13 +141,13 @@ def _tokens(description: dict[str, Any], size: int) -> tuple[list[str], list[int
 def _pre_tokenizer_name(description: dict[str, Any]) -> str:
     steps = description["pre_tokenizer"] or {}
     steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
-    steps_found = tuple(_step(step) for step in steps)
-    name = _NAMES.get((steps_found, bool(description["model"].get("ignore_merges"))))
+    split_steps = tuple(_step(step) for step in steps)
+    name = _NAMES.get((split_steps, bool(description["model"].get("ignore_merges"))))
     normalizer = (description.get("normalizer") or {}).get("type")
     if name is None or normalizer not in (None, "NFC"):
         raise UsageError(
             "GGUF: llama.cpp has no name that is known here for a tokenizer that splits text by "
-            f"{steps_found}"
+            f"{split_steps}"
             f"{f' after {normalizer}' if normalizer else ''}. {_ALTERNATIVE}"
         )
     return name

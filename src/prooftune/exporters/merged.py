@@ -51,7 +51,7 @@ def merge(bundle: Path, manifest: Manifest) -> Any:
                 str(weights_folder(bundle, manifest)),
                 # `safe_merge` fails on NaN instead of writing a broken model.
             ).merge_and_unload(safe_merge=True)
-            _untie_if_parted(model)
+            _untie_if_separate(model)
         model.to(_stored_dtype(folder))
     if labels is not None:
         model.score.to(torch.float32)
@@ -115,7 +115,7 @@ def _put_dequantised(base: nn.Module, quantised: nn.Module) -> None:
             getattr(targets[name], "weight").copy_(values.float().cpu())  # noqa: B009
 
 
-def _untie_if_parted(model: PreTrainedModel) -> None:
+def _untie_if_separate(model: PreTrainedModel) -> None:
     """Untie a trained output layer (peft's ``modules_to_save``), which tying would overwrite."""
     output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = getattr(model.config, "tie_word_embeddings", False)
@@ -124,6 +124,7 @@ def _untie_if_parted(model: PreTrainedModel) -> None:
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:
+    # transformers 5 writes `dtype`, earlier versions `torch_dtype`.
     config = read_json(folder / "config.json")
     dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32

@@ -91,6 +91,7 @@ def render_template(file: Path, prompt: str) -> str:
     match = re.search(r'^TEMPLATE """(.*?)"""$', file.read_text(encoding="utf-8"), re.S | re.M)
     if match is None:
         raise UsageError(f"{file} has no TEMPLATE")
+    # What follows the response is no part of the prompt.
     template = match[1].partition("{{ .Response }}")[0]
     pieces = [
         _QUOTED.sub(lambda quoted: quoted[1].replace('\\"', '"').replace("\\\\", "\\"), piece)

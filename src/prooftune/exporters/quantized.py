@@ -32,9 +32,8 @@ def write_int4(bundle: Path, manifest: Manifest, out: Path) -> None:
 def _write(bundle: Path, manifest: Manifest, out: Path, options: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    settings = loading.quantization_config(
-        options
-    )  # refuses before the work where bitsandbytes is missing
+    # First of all: it raises where bitsandbytes is missing.
+    settings = loading.quantization_config(options)
     merged_folder = out / "merged"
     merged.write(bundle, manifest, merged_folder)
     model_class = (
@@ -42,9 +41,11 @@ def _write(bundle: Path, manifest: Manifest, out: Path, options: dict[str, Any])
         if manifest["objective"] == "head"
         else AutoModelForCausalLM
     )
+    # bitsandbytes quantizes while it loads, so the merged model has to be on disk.
     model_class.from_pretrained(
         merged_folder, quantization_config=settings, dtype="auto"
     ).save_pretrained(out)
+    # What `save_pretrained` of a model does not write: the tokenizer's files.
     for path in merged_folder.iterdir():
         if path.suffix != ".safetensors" and not (out / path.name).exists():
             shutil.move(path, out / path.name)

@@ -90,6 +90,7 @@ class Transformers:
         )
 
     def log_probs(self, ids: Sequence[int], count: int) -> FloatArray:
+        # All logits would be an array of length x vocabulary.
         return self._logits(ids, logits_to_keep=count)[-count:]
 
     def label_log_probs(self, ids: Sequence[int]) -> FloatArray:
@@ -100,6 +101,7 @@ class Transformers:
 
         with torch.no_grad():
             logits = self.model(input_ids=self._tensor(ids), **options).logits[0]
+        # float64, so that the comparison adds no rounding of its own.
         log_probs: FloatArray = logits.double().log_softmax(-1).cpu().numpy()
         return log_probs
 
@@ -163,8 +165,10 @@ class LlamaCpp:
             (i for i, (a, b) in enumerate(zip(ids, self._cached_ids, strict=False)) if a != b),
             min(len(ids), len(self._cached_ids)),
         )
+        # At least one token is evaluated, since the cache holds no logits.
         self._model.n_tokens = min(shared_length, first - 1)
         rows = []
+        # Without `logits_all` llama.cpp has the logits of the last token of each call only.
         for block in [ids[self._model.n_tokens : first], *([token] for token in ids[first:])]:
             self._model.eval(block)
             rows.append(self._last())
@@ -174,6 +178,7 @@ class LlamaCpp:
     def _last(self) -> FloatArray:
         pointer = self._library.llama_get_logits_ith(self._model.ctx, -1)
         logits = np.ctypeslib.as_array(pointer, shape=(self._model.n_vocab(),)).astype(np.float64)
+        # The maximum is subtracted so that exp cannot overflow.
         logits -= logits.max()
         log_probs: FloatArray = logits - np.log(np.exp(logits).sum())
         return log_probs

@@ -20,7 +20,8 @@ def write(bundle: Path, manifest: Manifest, out: Path) -> None:
 
 def command(manifest: Manifest) -> str:
     """The command line, to be given in the exported folder."""
-    shots = sum(len(part) for part in manifest["tokens"]["prompt"] if isinstance(part, list))
+    # `max_length` does not include few-shot examples, so the fixed text counts in full.
+    fixed_tokens = sum(len(part) for part in manifest["tokens"]["prompt"] if isinstance(part, list))
     words = [
         "vllm",
         "serve",
@@ -28,7 +29,7 @@ def command(manifest: Manifest) -> str:
         "--served-model-name",
         "prooftune",
         "--max-model-len",
-        str(manifest["rendering"]["max_length"] + shots + max_new_tokens(manifest)),
+        str(manifest["rendering"]["max_length"] + fixed_tokens + max_new_tokens(manifest)),
     ]
     # generation_config.json sets greedy decoding and the bundle's stop token.
     words += (
@@ -43,25 +44,25 @@ def request(manifest: Manifest) -> str:
     """Python code of a request with the prompt as token ids, so that the server changes nothing."""
     if manifest["objective"] == "head":
         example_request = (
-            'said = requests.post("http://localhost:8000/classify", json={"model": "prooftune", '
+            'response = requests.post("http://localhost:8000/classify", json={"model": "prooftune", '
             '"input": prompt(texts)})\n'
-            'print(said.json()["data"][0]["label"])'
+            'print(response.json()["data"][0]["label"])'
         )
     elif manifest["labels"]:
         example_request = (
-            'said = requests.post("http://localhost:8000/v1/completions", json={\n'
+            'response = requests.post("http://localhost:8000/v1/completions", json={\n'
             '    "model": "prooftune", "prompt": prompt(texts), "max_tokens": 1, "logprobs": '
             "100}).json()\n"
-            'found = said["choices"][0]["logprobs"]["top_logprobs"][0]\n'
+            'candidates = response["choices"][0]["logprobs"]["top_logprobs"][0]\n'
             "# Labels of one token; of longer ones, this is the first token's.\n"
             'for label, ids in facts["tokens"]["labels"].items():\n'
-            "    print(label, found.get(tokenizer.decode(ids[:1])))"
+            "    print(label, candidates.get(tokenizer.decode(ids[:1])))"
         )
     else:
         example_request = (
-            'said = requests.post("http://localhost:8000/v1/completions", json={\n'
+            'response = requests.post("http://localhost:8000/v1/completions", json={\n'
             '    "model": "prooftune", "prompt": prompt(texts), "max_tokens": '
             f"{max_new_tokens(manifest)}}}).json()\n"
-            'print(said["choices"][0]["text"])'
+            'print(response["choices"][0]["text"])'
         )
     return example_request

@@ -113,8 +113,15 @@ class EncoderTokenizer:
         return inputs
 
 
-def load_tokenizer(folder: Path, max_length: int) -> EncoderTokenizer:
+def load_tokenizer(
+    folder: Path, max_length: int, trust_remote_code: bool = False
+) -> EncoderTokenizer:
     """Load a folder's tokenizer; examples are truncated to `max_length` or the model's own limit.
+
+    Args:
+        folder: a model folder.
+        max_length: maximum tokens of one example.
+        trust_remote_code: whether the config's class may come from the folder.
 
     Raises:
         Failure: the folder has no tokenizer that can be loaded.
@@ -124,7 +131,8 @@ def load_tokenizer(folder: Path, max_length: int) -> EncoderTokenizer:
     configure_libraries()
     try:
         tokenizer = loading.load_tokenizer(folder)
-        config = AutoConfig.from_pretrained(folder)
+        # Always given: otherwise transformers asks on the terminal whether to run the folder's code.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise Failure(f"{folder} could not be loaded as an encoder: {error}") from error
     limit = int(tokenizer.model_max_length)
@@ -166,7 +174,8 @@ def load_encoder(folder: Path, labels: Sequence[str], options: recipes.Model) ->
     if options.attention in ("eager", "sdpa", "flash_attention_2"):
         arguments["attn_implementation"] = options.attention
     try:
-        check_is_encoder(AutoConfig.from_pretrained(folder), folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
+        check_is_encoder(config, folder)
         model, info = AutoModelForSequenceClassification.from_pretrained(folder, **arguments)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise Failure(f"{folder} could not be loaded as an encoder: {error}") from error

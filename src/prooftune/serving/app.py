@@ -67,6 +67,7 @@ def create_app(
         title="Prooftune",
         version=__version__,
         description=_DESCRIPTION,
+        # FastAPI's own pages load scripts from a CDN, which the content security policy forbids.
         docs_url=None,
         redoc_url=None,
         responses={
@@ -80,6 +81,8 @@ def create_app(
     _add_probes(inner, activity, metrics)
     _add_pages(inner)
     paths = {str(getattr(route, "path", "")) for route in inner.routes}
+    # From the outside in: refused requests are logged, too, and a request without a key is refused
+    # before its body is read.
     return with_telemetry(
         require_api_key(enforce_limits(inner, options.limits, activity), options.keys),
         metrics,
@@ -180,6 +183,7 @@ def _file_response(name: str) -> Response:
     content = _load_files().get(name)
     if content is None:
         raise HTTPError(404, "no such page", "not_found")
+    # no-cache: a browser checks for new files, so that it shows the pages of an updated server.
     return Response(
         content, media_type=_MEDIA_TYPES[Path(name).suffix], headers={"cache-control": "no-cache"}
     )

@@ -54,6 +54,7 @@ def log_prob_changes(probabilities: Sequence[Mapping[str, float]], label: str) -
         probabilities: label probabilities of the rows of `leave_one_out`.
         label: the predicted label.
     """
+    # The floor keeps the logarithm finite where a probability is rounded to 0.
     log_probs = [
         math.log(max(probabilities_of_row[label], 1e-300)) for probabilities_of_row in probabilities
     ]

@@ -147,6 +147,7 @@ def _user_message(entry: ServedBundle, messages: list[schemas.ChatMessage]) -> s
         if isinstance(given, dict) and all(
             isinstance(given.get(name), str) for name in entry.bundle.fields
         ):
+            # A lone surrogate raises UnicodeEncodeError, which is a ValueError.
             for name in entry.bundle.fields:
                 given[name].encode()
             return given
@@ -186,6 +187,7 @@ async def _stream_events(
 
     usage: dict[str, Any] = {"usage": None} if include_usage else {}
     yield event(delta({"role": "assistant", "content": ""}), **usage)
+    # Split at every single space, so that the joined chunks are the text.
     words = completion.choices[0].message.content.split(" ")
     for index, word in enumerate(words):
         yield event(delta({"content": word if index == 0 else f" {word}"}), **usage)

@@ -89,6 +89,7 @@ async def predict_rows(
             return list(predictions.result())
         if disconnected.done():
             raise HTTPError(499, "the client disconnected", "client_gone")
+        # A batch that is being computed cannot be stopped: the client is told that waiting is over.
         if job.running():
             raise HTTPError(504, "deadline exceeded; send fewer or shorter rows", "timeout")
         raise DeadlineExceeded

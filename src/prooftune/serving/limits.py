@@ -160,6 +160,7 @@ async def _read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | 
     length = int(declared[:18]) if declared.isdigit() else 0
     # A client that asks first (Expect: 100-continue) has not sent the body, so there is nothing to
     # drain.
+    # Beyond eight times the limit, closing at once is cheaper than reading on.
     too_long, too_large_to_drain = (
         length > max_bytes,
         length > 8 * max_bytes

@@ -132,6 +132,7 @@ def load_bundles(
         UsageError: a folder is not a bundle.
         Failure: a base model is unavailable.
     """
+    # Filled by `load`: base models by fingerprint, so that adapters of one base share its weights.
     shared: dict[str, Any] = {}
     bundles = {name: load(folder, shared) for name, folder in folders.items()}
 

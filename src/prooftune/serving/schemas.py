@@ -218,7 +218,8 @@ class ChatRequest(BaseModel):
         list[ChatMessage],
         Field(
             min_length=1,
-            description="The last user message is the input; earlier messages are ignored.",
+            description="The last user message is the input. Earlier messages are ignored, except "
+            "by bundles that were trained on conversations.",
         ),
     ]
     stream: bool | None = False

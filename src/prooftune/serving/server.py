@@ -80,6 +80,7 @@ def build_service(
     metrics = Metrics(activity)
     served = load_bundles(folders, options.limits, metrics.observe_batch, threads)
     warm_up(served)
+    # Reversed, so that a shared queue is named after the first bundle that uses it.
     for name, entry in {
         entry.batcher: (name, entry) for name, entry in reversed(served.items())
     }.values():

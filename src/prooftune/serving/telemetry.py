@@ -67,7 +67,7 @@ class Metrics:
             **names,
         )
         self.rows = Counter("prooftune_rows", "Texts and questions computed.", ["model"], **names)
-        self.max_batch_size = Histogram(
+        self.batch_rows = Histogram(
             "prooftune_batch_rows",
             "Rows computed together.",
             ["model"],
@@ -104,7 +104,7 @@ class Metrics:
         """
         name = key[0] if key[1] else f"{key[0]}:base"
         self.rows.labels(name).inc(rows)
-        self.max_batch_size.labels(name).observe(rows)
+        self.batch_rows.labels(name).observe(rows)
         self.compute_seconds.labels(name).inc(seconds)
 
 
@@ -138,6 +138,7 @@ def with_telemetry(app: App, metrics: Metrics, log: Log, paths: Collection[str])
             await app(scope, receive, send)
             return
         header_id = header(scope, b"x-request-id").decode("latin-1")
+        # A client's id is logged, so it must be short and without control characters.
         request_id = header_id if _ID.fullmatch(header_id) else secrets.token_hex(8)
         fields = scope[LOG_FIELDS] = {}
         status, start = 0, time.monotonic()
@@ -165,6 +166,7 @@ def with_telemetry(app: App, metrics: Metrics, log: Log, paths: Collection[str])
             if not status:
                 await send_error(answer, HTTPError(500, INTERNAL, "internal_error"))
         route, seconds = _route(scope, paths), time.monotonic() - start
+        # Labels of metrics must not come from the client: each new value is a new time series.
         method = scope["method"] if scope["method"] in _METHODS else "other"
         metrics.requests.labels(route, str(status)).inc()
         metrics.seconds.labels(route).observe(seconds)

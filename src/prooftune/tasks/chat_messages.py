@@ -94,7 +94,7 @@ def _fitting(text: str, labels: Sequence[str]) -> list[int] | None:
     start = text.lstrip(_EDGES).casefold()
     if not start:
         return None
-    found = []
+    matching = []
     for i, label in enumerate(labels):
         name = label.casefold()
         rest = start[len(name) :]
@@ -102,5 +102,5 @@ def _fitting(text: str, labels: Sequence[str]) -> list[int] | None:
         if name.startswith(start.rstrip(_EDGES + ".")) or (
             start.startswith(name) and not rest[:1].isalnum()
         ):
-            found.append(i)
-    return found
+            matching.append(i)
+    return matching

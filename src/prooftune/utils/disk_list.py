@@ -72,6 +72,7 @@ class DiskBackedList(Sequence[T], Generic[T]):
         number = 0
         while number < len(self):
             start = self._start(number)
+            # At least one item, since an item may be longer than a block.
             stop = max(number + 1, bisect_right(self._ends, start + BLOCK_BYTES))
             block = memoryview(self._read(start, self._ends[stop - 1]))
             for i in range(number, stop):
@@ -118,9 +119,12 @@ class DiskBackedList(Sequence[T], Generic[T]):
                 folder.mkdir(parents=True, exist_ok=True)
                 # Without a name: the kernel frees it when the process ends, also after a kill.
                 with tempfile.TemporaryFile(dir=folder) as made:
+                    # A copy of the descriptor keeps the nameless file after tempfile has closed its
+                    # own.
                     self._file = os.dup(made.fileno())
                 weakref.finalize(self, os.close, self._file)
             rest = memoryview(self._content)
+            # A write may take fewer bytes than it is given.
             while rest:
                 rest = rest[os.write(self._file, rest) :]
         self._content = bytearray()

@@ -23,6 +23,7 @@ def find_secrets(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
     """Yield line number (from 1) and kind of every likely secret, without the secret itself."""
     for number, line in enumerate(lines, start=1):
         for match in _ANY.finditer(line):
+            # Groups are named k0, k1, …, by the position of their kind.
             yield number, _KINDS[int((match.lastgroup or "k0")[1:])]
 
 

@@ -91,6 +91,7 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
                 if selection_features is not None
                 else 0.0
             )
+            # Only if strictly better: ties go to the stronger regularisation, which is tried first.
             if best is None or correct > best[0]:
                 best = (correct, c_value, model)
     if best is None:

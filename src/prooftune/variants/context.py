@@ -56,6 +56,8 @@ class VariantContext:
     @property
     def variants_folder(self) -> Path:
         """The folder ``variants`` of the run."""
+        # Further trainings are in subfolders of the first one's folder
+        # (`run_folder.training_folder`).
         return self.folder.parents[1 if self.training else 0]
 
     @cached_property

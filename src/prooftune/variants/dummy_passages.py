@@ -47,6 +47,7 @@ def with_dummy_passages(recipe: Recipe, study: Study, base: Path) -> Study:
     pool = list(islice(source, MAX_CHUNKS))
 
     def with_context(example: Example) -> Example:
+        # A generator for each question, so that its passages do not depend on the others.
         generator = random.Random(f"{recipe.seed}/{example.id}")
         own = chunks_of.get(example.inputs.get(CONTEXT, ""), [])
         passages = generator.sample(own, min(settings.passages, len(own)))

@@ -123,6 +123,7 @@ def fit_classifier(
             ), _FALLBACK
         classifier = LogisticRegressionCV(
             Cs=STRENGTHS,
+            # The L2 penalty alone. This name, and the next option, are those of scikit-learn 1.8.
             l1_ratios=(0.0,),
             cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
             scoring="neg_log_loss",

@@ -43,7 +43,9 @@ def estimate_encoder(
         whether the budget had no room for whole batches.
     """
     recipe, study = context.recipe, context.study
-    tokenizer = encoder.load_tokenizer(base_folder(context), recipe.prompt.max_length)
+    tokenizer = encoder.load_tokenizer(
+        base_folder(context), recipe.prompt.max_length, recipe.model.trust_remote_code
+    )
     model = encoder_to_train(context, variant, recipe.training_seed(name))
     trainable, total = adapters.trainable_counts(model)
     options = {**default_options(variant, total), **variant.training}

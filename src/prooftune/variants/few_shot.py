@@ -33,6 +33,7 @@ def sample_few_shot(
     for i, example in enumerate(train):
         if example.stratum in pools:
             length = sum(map(len, example.inputs.values()))
+            # The id breaks ties, so that the order of the rows in the file does not matter.
             pools[example.stratum].append((length, example.id, i))
     for label, rows in pools.items():
         shorter_half = sorted(rows)[: (len(rows) + 1) // 2]

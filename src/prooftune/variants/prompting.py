@@ -52,6 +52,8 @@ def run_prompted(
     Ties go to the earlier prompt.
     """
     rows = _sample(
+        # The untuned model has not seen the training rows, so they can take the place of validation
+        # rows.
         context.study.validation or context.study.train,
         variant.validation_rows,
         context.recipe.seed,

@@ -94,6 +94,8 @@ def compare_probe(actual: Tensor, folder: Path, probe: Probe, *, exact: bool) ->
     )
     difference = (actual - after).abs().max().item()
     change = (after - before).abs().max().item()
+    # At most half of what training changed, so that the untuned model does not pass; at least the
+    # rounding of a reload.
     tolerance = max(1e-3, min(0.02, change / 2)) if exact else max(0.02, min(0.5, change / 2))
     if not difference <= tolerance:  # also true for NaN
         raise Failure(
