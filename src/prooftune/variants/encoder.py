@@ -61,7 +61,9 @@ def run_encoder(context: VariantContext, variant: Variant, name: str) -> Variant
     title = training_title(name, context.training)
     record_file, trained = context.folder / "training.json", context.folder / TRAINED_FOLDER
     base = base_folder(context)
-    tokenizer = encoder.load_tokenizer(base, recipe.prompt.max_length, recipe.model.trust_remote_code)
+    tokenizer = encoder.load_tokenizer(
+        base, recipe.prompt.max_length, recipe.model.trust_remote_code
+    )
     if not (trained.is_dir() and record_file.is_file()):
         record_file.unlink(missing_ok=True)
         distributed.run_on_all_ranks(_train, context, variant, name, tokenizer, record_file)
