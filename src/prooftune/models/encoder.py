@@ -131,7 +131,8 @@ def load_tokenizer(
     configure_libraries()
     try:
         tokenizer = loading.load_tokenizer(folder)
-        # Always given: otherwise transformers asks on the terminal whether to run the folder's code.
+        # Always given: otherwise transformers asks on the terminal whether to run the folder's
+        # code.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise Failure(f"{folder} could not be loaded as an encoder: {error}") from error
