@@ -44,8 +44,8 @@ def request(manifest: Manifest) -> str:
     """Python code of a request with the prompt as token ids, so that the server changes nothing."""
     if manifest["objective"] == "head":
         example_request = (
-            'response = requests.post("http://localhost:8000/classify", json={"model": "prooftune", '
-            '"input": prompt(texts)})\n'
+            'response = requests.post("http://localhost:8000/classify", json={\n'
+            '    "model": "prooftune", "input": prompt(texts)})\n'
             'print(response.json()["data"][0]["label"])'
         )
     elif manifest["labels"]:
