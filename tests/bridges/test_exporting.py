@@ -162,3 +162,11 @@ def test_what_no_tool_can_train_is_refused(
 )
 def test_parameters_by_name(name: str, size: float | None) -> None:
     assert parameters_by_name(name) == size
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(3, 30), (2.5, 20), (0.5, 10)])
+def test_steps_of_part_epochs_are_cut_to_whole_ones(epochs: float, steps: int) -> None:
+    """As TorchTune counts them, whose warm-up needs their number; one epoch at least."""
+    training = {**RECIPE["training"], "num_train_epochs": epochs}
+    parsed = recipe.parse({**RECIPE, "training": training}, "test")
+    assert training_plan(parsed, STUDY).steps == steps

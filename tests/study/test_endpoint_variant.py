@@ -449,3 +449,13 @@ def test_against_prooftunes_own_server(
     test = read_study(result.folder / "data").test
     expected = prooftune.load(bundle).predict([example.inputs["text"] for example in test])
     assert outputs_of(result.folder, "api") == [getattr(p, "label", "") for p in expected]
+
+
+def test_an_entry_of_the_ledger_that_a_kill_cut_off_costs_no_other_one(tmp_path: Path) -> None:
+    ledger = tmp_path / "spent.jsonl"
+    ledger.write_text('{"prompt_tokens": 5, "completion_tokens": 1}\n{"prompt_tok', "utf-8")
+    budget = Budget(Limits(), ledger)
+    bound = budget.reserve({"messages": [{"role": "user", "content": "Hello"}]}, 4)
+    budget.settle(bound, 7, 2)
+    spent = Budget(Limits(), ledger).spent
+    assert (spent.requests, spent.prompt_tokens, spent.completion_tokens) == (2, 12, 3)

@@ -51,6 +51,7 @@ def detect_source(file: Path, expected: Mapping[str, Sequence[str]], bundle: Pat
     with file.open(encoding=encoding, errors="replace") as handle:
         # Limited, so that a file without line ends is not read whole.
         header = handle.readline(1_000_000).lstrip("\ufeff").rstrip("\r\n")
+    # The suffix's own delimiter first: the first that gives all columns counts.
     for delimiter in dict.fromkeys((default, ",", ";", "\t", "|")):
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
         if all(any(column in names for column in columns) for columns in expected.values()):
@@ -135,6 +136,7 @@ def check_output_path(out: Path, added: Sequence[str]) -> None:
     Raises:
         UsageError: there is such a file.
     """
+    # The last added column marks an earlier output of this command.
     if out.is_dir() or (out.exists() and added[-1] not in _first_line_of(out)):
         raise UsageError(
             f"{out} exists and is not an output of predict; give --out another name, or remove it"

@@ -19,7 +19,6 @@ _LAYOUTS: dict[str, Layout] = {
     "chat_template": "conversations",
     "sharegpt": "conversations",
 }
-_OTHER_TRAINING = ("dpo", "ipo", "kto", "orpo", "grpo", "simpo", "gdpo", "ebft")
 _RULES = COMMON | {
     "model_type": Rule(reason="the model's config names its class"),
     "tokenizer_type": Rule(reason="the tokenizer comes with the model"),
@@ -137,6 +136,7 @@ def _entry(config: ForeignConfig, item: Mapping[str, Any]) -> DatasetEntry:
             "answer": str(kind.get("field_output") or "output"),
         }
         if "{input}" in str(kind.get("format") or ""):
+            # Axolotl ignores a row's input unless the format contains it.
             columns["context"] = str(kind.get("field_input") or "input")
         config.drop(f"{source} format", "write it as prompt.template")
     elif isinstance(kind, str):

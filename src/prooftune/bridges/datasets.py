@@ -38,6 +38,7 @@ class DatasetEntry:
         local = (
             self.path.startswith((".", "/", "~"))
             or self.path.endswith(_DATA_SUFFIXES)
+            # OWNER/NAME is a name on the hub, unless there is such a folder.
             or self.path.count("/") != 1
             or Path(self.path).exists()
         )

@@ -115,6 +115,7 @@ def share_of_epoch(config: ForeignConfig, epochs: float) -> Convert:
     def convert(times: Any) -> float:
         if not isinstance(times, int | float) or times <= 0:
             raise ValueError("not a number of times per epoch")
+        # transformers takes a value below 1 as a share of all steps.
         return round(1 / (times * epochs), 6)
 
     return convert

@@ -60,6 +60,7 @@ def init_from_config(
         UsageError: the config cannot be read, or the recipe file exists.
     """
     target = out if out is not None else Path(f"{config.stem}.yaml")
+    # Started in the config's own folder, the default name would overwrite the config.
     if target.resolve() == config.resolve():
         target = target.with_name(f"{config.stem}-recipe.yaml")
     if target.exists() and not force:
@@ -134,6 +135,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _study_name(recipe: Path) -> str:
+    # The name of a study names its run folder.
     allowed = "".join(
         c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in recipe.stem
     )

@@ -134,6 +134,7 @@ def _read_data(config: ForeignConfig, folder: Path) -> None:
 
 def _dataset_info(directory: Path, folder: Path) -> dict[str, Any]:
     """``dataset_info.json`` beside the config, or in a folder above it; empty if there is none."""
+    # LLaMA-Factory is started at its root, and its configs are in folders below.
     for parent in (folder.resolve(), *folder.resolve().parents):
         file = parent / directory / "dataset_info.json"
         if file.is_file():
@@ -159,6 +160,7 @@ def _entry(name: str, info: Mapping[str, Any], key: str) -> DatasetEntry:
         layout = "conversations"
     fields = {"prompt": "question", "query": "context", "response": "answer"}
     named = {fields[c]: str(value) for c, value in columns.items() if c in fields}
+    # Columns that name no query have none; the layout would add one.
     if layout == "alpaca" and named and "context" not in named:
         layout = "columns"
         named = {"question": "instruction", "answer": "output", **named}

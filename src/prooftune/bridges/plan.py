@@ -123,6 +123,7 @@ def training_plan(recipe: Recipe, study: Study, variant: str | None = None) -> T
     model = ORIGINS[recipe.model.name][0] if recipe.model.name in ORIGINS else recipe.model.name
     differences: list[str] = []
     if "learning_rate" not in options:
+        # Nothing is downloaded for an export, so the name has to tell.
         size = parameters_by_name(model)
         options["learning_rate"] = default_learning_rate(
             size or SMALL_MODEL_PARAMETERS, chosen.method
@@ -188,6 +189,7 @@ def _variant(recipe: Recipe, name: str | None) -> tuple[str, Variant]:
 def _arguments(options: Mapping[str, Any], study: Study, recipe: Recipe) -> dict[str, Any]:
     import torch
 
+    # Not the dtype of this machine: the config is for a GPU elsewhere.
     dtype = {"float16": torch.float16, "float32": torch.float32}.get(recipe.model.dtype)
     return argument_values(
         dict(options),

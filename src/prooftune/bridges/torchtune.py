@@ -101,6 +101,7 @@ def _read_model(config: ForeignConfig) -> None:
     builder = _name(model)
     model.pop(COMPONENT, None)
     directory = str(checkpointer.get("checkpoint_dir") or "")
+    # Of /tmp/Llama-3.2-1B/original, the last part that names a model.
     name = next(
         (
             part
@@ -218,4 +219,5 @@ def _read_optimizer(config: ForeignConfig) -> None:
             elif inner in config.values:
                 config.drop(f"{key}.{inner}: {value}", f"{inner} is set twice")
             else:
+                # Under the library's names, by which `apply_known_names` reads them.
                 config.values[inner] = value

@@ -147,6 +147,7 @@ def write(plan: TrainingPlan, folder: Path) -> dict[str, dict[str, Any]]:
     }
     if int(training.get("max_steps", -1)) > 0:
         config["max_steps_per_epoch"] = training["max_steps"]
+        # A recipe's max_steps is for the whole training, TorchTune's for an epoch.
         config["epochs"] = 1
     _note_differences(plan)
     return {"config.yaml": config}

@@ -49,6 +49,7 @@ def read(config: ForeignConfig) -> None:
         )
     config.recipe["task"] = "free-text-qa"
     config.recipe["variants"] = {"base": {"kind": "zero-shot"}, "tuned": {"kind": "tuned"}}
+    # TRL trains all weights by default.
     if not config.take("use_peft"):
         config.set("variants.tuned.method", "full", "use_peft: false")
     entries = _entries(config)

@@ -32,6 +32,7 @@ def render_card(manifest: AnyManifest, scores: Scores) -> str:
     """
     variant = scores["variants"][manifest["variant"]]
     trainings = variant.get("trainings")
+    # Of several trainings the bundle is one; the variant's own metrics are means over all.
     metrics = trainings["metrics"] if trainings else variant["metrics"]
     rows = "\n".join(
         f"| {name.replace('_', ' ')} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"

@@ -59,6 +59,7 @@ def front_matter(manifest: AnyManifest | None, *, merged: bool) -> str:
         **licence,
     )
     if study and study.get("metrics"):
+        # huggingface_hub writes results only together with a model name.
         data.model_name = study["name"]
         data.eval_results = _eval_results(manifest, study)
     return f"---\n{data.to_yaml().strip()}\n---\n"
@@ -75,6 +76,7 @@ def _base_model(manifest: AnyManifest | None) -> str | None:
         name = manifest["encoder"]["name"]
     else:
         name = (study["card"].get("base_model") if study else None) or manifest["model"]["name"]
+    # The hub links this name; a folder of this machine is neither valid nor public.
     return name if _HUB_NAME.fullmatch(name) else None
 
 

@@ -125,6 +125,7 @@ class Classifier(ABC):
     def _calibrate(
         self, prediction: Prediction, temperature: float, threshold: float | None
     ) -> LabelPrediction:
+        # A generated label has no probability to compare with a threshold.
         if not prediction.log_probs:
             return LabelPrediction(
                 prediction.output,
@@ -133,6 +134,7 @@ class Classifier(ABC):
                 prediction.truncated_tokens,
                 prompt_tokens=prediction.prompt_tokens,
             )
+        # (1, labels): `apply_temperature` takes rows.
         log_probs = np.asarray([prediction.log_probs])
         probabilities = np.exp(apply_temperature(log_probs, temperature))[0]
         probability = float(probabilities.max())

@@ -65,6 +65,7 @@ def load_encoder_bundle(folder: Path, manifest: EncoderManifest) -> EncoderClass
         UsageError: the folder holds no weights, or an adapter's configuration beside a model.
         Failure: the files cannot be loaded, or are those of another set of labels.
     """
+    # Without safetensors transformers would look for a pickle.
     if not list(folder.glob("*.safetensors")):
         raise UsageError(f"{folder} holds no weights: no .safetensors file in it")
     if (folder / "adapter_config.json").is_file():
@@ -74,6 +75,7 @@ def load_encoder_bundle(folder: Path, manifest: EncoderManifest) -> EncoderClass
         model = encoder.load_encoder(folder, manifest["labels"], recipe.Model(name=str(folder)))
     except RuntimeError as error:
         raise Failure(f"{folder} could not be loaded: {error}") from error
+    # transformers fills in missing weights at random, and only logs it.
     if encoder.new_modules(model):
         missing = ", ".join(encoder.new_modules(model))
         raise Failure(f"{folder} is damaged: its weights lack {missing}")

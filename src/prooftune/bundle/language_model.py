@@ -124,6 +124,7 @@ def _load_model(folder: Path, manifest: Manifest, shared: dict[str, Any]) -> tup
             model = adapters.load_tuned(
                 base, trained, options, quantization=quantization, labels=labels
             )
+    # A whole model is one bundle's own; base models are shared.
     if part != "model":
         shared[key] = model
     return model, adapters.DEFAULT_ADAPTER

@@ -70,6 +70,7 @@ def plan_upload(folder: Path, name: str) -> UploadPlan:
         UsageError: the folder is neither; it contains a pickle, a link or a probable secret; or the
             name is invalid.
     """
+    # The hub's own rules, checked before any file is read.
     if not _NAME.fullmatch(name) or ".." in name or "--" in name:
         raise UsageError(
             f"'{name}' is not a valid name on the hub; expected OWNER/NAME of letters, digits, "
@@ -222,9 +223,11 @@ def publish(upload: UploadPlan, *, private: bool = True, update: bool = False) -
             "network, HF_ENDPOINT "
             "and HF_HUB_OFFLINE"
         )
+    # Whether the repository was made decides what to advise after a failure.
     hub, created = HfApi(), False
     try:
         with spinner(f"Publishing {upload.name}"):
+            # Only with --update may it exist, so that a mistyped name overwrites nothing.
             repository = hub.create_repo(upload.name, private=private, exist_ok=update)
             created = True
             contents = {

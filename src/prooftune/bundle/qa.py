@@ -94,6 +94,7 @@ class QuestionAnswerer:
         self.encoder = PromptEncoder(
             Rendering.from_json(manifest["rendering"]), tokenizer, manifest["fields"]
         )
+        # With an index, the context is retrieved and not given.
         self.fields: list[str] = [f for f in manifest["fields"] if index is None or f != CONTEXT]
         self._settings = recipe.Answering(**manifest["answering"])
         self._index: Index | None = None

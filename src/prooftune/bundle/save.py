@@ -71,6 +71,7 @@ def save_bundle(
             not in its folder.
         Failure: the written bundle predicts something else than the variant did.
     """
+    # The whole recipe, before it is narrowed to the variant, without keys in its addresses.
     dumped = redact(dump(recipe))
     recipe = recipe.for_variant(result.name)
     with atomic_path(folder) as temporary:
@@ -220,6 +221,7 @@ def _make_manifest(
     common = _common_manifest(recipe, study, result, scores, run)
     fields = common["fields"]
     if retrieves or variant.context == "none":
+        # Passages are the first input, as in `with_passages`.
         fields = [*([CONTEXT] if retrieves else []), *(name for name in fields if name != CONTEXT)]
     model: Any = {**recipe.model.model_dump(), "sha256": loading.weights_digest(base)}
     manifest: dict[str, Any] = {

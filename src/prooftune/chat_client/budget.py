@@ -133,6 +133,7 @@ class Budget:
         self, bound: Reservation, prompt_tokens: int | None, completion_tokens: int | None
     ) -> None:
         """Replace a reservation by what the request used; None: unknown, so the upper bound."""
+        # By value: equal reservations are interchangeable.
         self._reserved.remove(bound)
         prompt = bound.prompt_tokens if prompt_tokens is None else prompt_tokens
         completion = bound.completion_tokens if completion_tokens is None else completion_tokens

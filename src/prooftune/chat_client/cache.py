@@ -49,6 +49,7 @@ def _content(request: ChatRequest, settings: EndpointSettings) -> dict[str, Any]
     return {
         "base_url": settings.base_url,
         "model": settings.model,
+        # Time limits, retries and concurrency are not here, since they do not change a reply.
         "temperature": settings.temperature,
         "max_tokens": settings.max_tokens,
         **request,

@@ -196,6 +196,7 @@ class Endpoint:
             try:
                 return budget.reserve(request, self.settings.max_tokens)
             except BudgetExceeded:
+                # Nothing on the way could give back a part of its reservation.
                 if not budget.on_the_way:
                     raise
             await asyncio.sleep(SETTLE_SECONDS)
@@ -253,6 +254,7 @@ class Endpoint:
         text, cut = parse_completion(bytes(body))
         content: dict[str, Any] = json.loads(body)
         usage = content.get("usage")
+        # Not every server reports its usage.
         usage = usage if isinstance(usage, dict) else {}
         return Reply(
             self.key.mask(text),
@@ -286,6 +288,7 @@ class Endpoint:
         reason = RATE_LIMITED if status == 429 else SERVER_ERROR if status >= 500 else CLIENT_ERROR
         return RequestFailed(
             reason,
+            # The same as in OpenAI's client: 409 is a lock time-out.
             status in (408, 409, 429) or status >= 500,
             _retry_after_seconds(retry_after),
             f"status {status}: {message}",

@@ -48,6 +48,7 @@ def stream_replies(
     runner = _Runner(endpoint, requests, settings.concurrency)
     runner.thread.start()
     try:
+        # None ends the stream; an exception of the loop's thread is raised in the caller's.
         while (item := runner.results.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
@@ -92,12 +93,14 @@ class _Runner:
 
     async def _main(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        # One iterator for all workers: whichever is free takes the next request.
         pending = iter(self._requests.items())
         async with self._endpoint:
             workers = [asyncio.create_task(self._worker(pending)) for _ in range(self._concurrency)]
             try:
                 await asyncio.gather(*workers)
             finally:
+                # After a failure or a cancellation, all must have ended before the loop closes.
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)

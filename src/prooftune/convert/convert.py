@@ -95,6 +95,7 @@ def convert(
             f"{tokens.size:,} tokens. Are both of the same model?"
         )
     shapes = params.shapes(tokens.size)
+    # Memory-mapped, so that this reads little.
     shards = [open_shard(path) for path in paths]
     check_names(shards, paths, shapes)
     # Some checkpoints store the tied output layer a second time; writing it would cost a gigabyte

@@ -35,6 +35,7 @@ def split_prompt(
         and adds_bos(tokenizer)
         and parts[0][:1] == [tokenizer.bos_token_id]
     ):
+        # llama.cpp adds it to the text itself.
         parts[0] = parts[0][1:]
     fields = [i for i, part in enumerate(parts) if isinstance(part, str)]
     texts = [part if isinstance(part, str) else decode_fixed(tokenizer, part) for part in parts]
@@ -65,6 +66,7 @@ def modelfile(manifest: Manifest, tokenizer: PreTrainedTokenizerBase) -> str:
             'Ollama: a Modelfile cannot hold three quotes in a row (""") in its template; change '
             "prompt.template"
         )
+    # Few-shot examples are fixed text in addition to `max_length`.
     context = manifest["rendering"]["max_length"] + sum(
         len(part) for part in manifest["tokens"]["prompt"] if isinstance(part, list)
     )

@@ -138,6 +138,7 @@ def summarize_parity(
         questions: whether answers rather than labels are compared.
     """
     agreeing, rows = sum(result.agrees for result in results), len(results)
+    # Wilson's interval, since the share is close to 1.
     low, high = wilson_interval(agreeing, rows, 0.95)
     differences = [value for result in results for value in result.differences]
     tokens = [result.tokens for result in results if result.tokens is not None]

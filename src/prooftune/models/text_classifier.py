@@ -212,6 +212,7 @@ def class_predictions(
 ) -> list[Prediction]:
     """Predictions of a fitted logistic regression, with log-probabilities of all labels."""
     probabilities = np.full((len(examples), len(labels)), _MIN_PROBABILITY)
+    # The model knows the labels of its training rows only, in its own order.
     columns = [list(labels).index(str(label)) for label in model.classes_]
     probabilities[:, columns] = np.clip(model.predict_proba(features), _MIN_PROBABILITY, 1.0)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
@@ -260,6 +261,7 @@ def load_classifier(folder: Path, section: ClassifierSection) -> TextClassifier:
         if not _is_vocabulary(vocabulary, width) or idf.shape != (width,):
             raise UsageError(f"{path} is damaged: its shapes do not fit {VOCABULARY_FILE}")
         vectorizer = make_vectorizer(vocabulary)
+        # The setter also makes the transformer that `fit` would have made.
         vectorizer.idf_ = idf
         features = TfidfFeatures(vectorizer)
     else:

@@ -79,6 +79,7 @@ def base_weight(layer: nn.Module) -> Tensor:
     """A linear layer's weight [out, in], dequantised if it is quantised."""
     linear: Any = layer
     weight = linear.weight
+    # By name, since bitsandbytes need not be installed.
     type_name = type(weight).__name__
     dense: Tensor = weight.detach()
     if type_name == "Params4bit":

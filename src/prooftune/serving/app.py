@@ -201,6 +201,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        # For another content type FastAPI reports a body of the wrong shape, which would mislead.
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
             return to_response(
@@ -228,6 +229,7 @@ def _add_error_handlers(app: FastAPI) -> None:
                 ),
             )
         )
+        # Such as `Allow` of a 405.
         reply.headers.update(error.headers or {})
         return reply
 

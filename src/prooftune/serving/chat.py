@@ -55,6 +55,7 @@ def router(served: Mapping[str, ServedBundle], limits: Limits, log_texts: bool) 
             [result], _, prompt_tokens = await classify_texts(
                 request, entry, tuned, [row], log_texts=log_texts
             )
+            # A scored label is not generated.
             text, generated_tokens = result.label, 0
         else:
             [result], prompt_tokens, generated_tokens = await answer_questions(
@@ -185,6 +186,7 @@ async def _stream_events(
     def delta(content: dict[str, Any], finish_reason: str | None = None) -> list[dict[str, Any]]:
         return [{"index": 0, "delta": content, "finish_reason": finish_reason, "logprobs": None}]
 
+    # As in OpenAI's API: null in all chunks but the last.
     usage: dict[str, Any] = {"usage": None} if include_usage else {}
     yield event(delta({"role": "assistant", "content": ""}), **usage)
     # Split at every single space, so that the joined chunks are the text.

@@ -63,6 +63,7 @@ async def predict_rows(
         HTTPError: the queue is full (429), the deadline passed in the queue (503) or during
             computation (504), or the client disconnected (499).
     """
+    # The middleware writes these into the request's log line.
     log_fields = request.scope[LOG_FIELDS]
     log_fields |= {"model": entry.name, "tuned": tuned, "rows": len(rows)}
     if log_texts:
@@ -77,6 +78,7 @@ async def predict_rows(
             "queue_full",
             retry_after=error.retry_after,
         ) from None
+    # The batcher resolves its future in another thread; the event loop waits for the wrapped one.
     predictions: asyncio.Future[Any] = asyncio.wrap_future(job)
     disconnected: asyncio.Future[Any] = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
@@ -85,6 +87,7 @@ async def predict_rows(
             timeout=deadline - time.monotonic(),
             return_when=asyncio.FIRST_COMPLETED,
         )
+        # Results that arrive together with the deadline are still sent.
         if predictions.done():
             return list(predictions.result())
         if disconnected.done():
@@ -140,6 +143,7 @@ async def classify_texts(
     )
     attributions = None
     if pieces:
+        # One change per piece, in the order of the fields and of their pieces.
         changes = iter(
             log_prob_changes([a.probabilities for a in predictions], predictions[0].label)
         )
@@ -148,6 +152,7 @@ async def classify_texts(
             for name, parts in pieces
             for text in parts
         ]
+        # The first row is the whole text; the others served the attribution only.
         predictions = predictions[:1]
     results = [
         schemas.LabelResult(

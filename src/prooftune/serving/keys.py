@@ -13,6 +13,7 @@ from prooftune.serving.asgi import App, Receive, Scope, Send, header, send_error
 from prooftune.serving.errors import HTTPError
 
 KEYS_VARIABLE = "PROOFTUNE_API_KEYS"
+# 16 random characters of base64 are 96 bits, which nobody guesses.
 MIN_KEY_LENGTH = 16
 
 PUBLIC_PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
@@ -54,6 +55,7 @@ def read_keys(file: Path | None) -> list[str]:
             [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()],
             KEYS_VARIABLE,
         )
+    # Numbers and not keys: messages end up in logs.
     short = [number for number, key in enumerate(keys, start=1) if len(key) < MIN_KEY_LENGTH]
     if short:
         raise UsageError(
@@ -81,6 +83,7 @@ def require_api_key(
             not digests
             or scope["type"] != "http"
             or path in public_paths
+            # Style sheet and scripts of the public pages.
             or path.startswith("/assets/")
         ):
             await app(scope, receive, send)

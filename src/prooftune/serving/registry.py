@@ -100,6 +100,7 @@ def parse_bundle_arguments(arguments: Sequence[str]) -> dict[str, Path]:
         path = Path(folder if sign and not Path(entry).exists() else entry)
         if path == Path(entry):
             resolved = path.resolve()
+            # A run's bundle is in RUN/bundle: the run's name tells bundles apart.
             name = resolved.parent.name if resolved.name == "bundle" else resolved.name
         if not _NAME.fullmatch(name):
             raise UsageError(
@@ -165,6 +166,7 @@ def load_bundles(
 def _set_threads(threads: int) -> None:
     import torch
 
+    # In the batching thread itself, since OpenMP keeps this setting for each calling thread.
     torch.set_num_threads(threads)
 
 
@@ -175,6 +177,7 @@ def warm_up(served: Mapping[str, ServedBundle]) -> None:
         ProoftuneError: a bundle cannot predict, for example without its index's embedding model.
     """
     for entry in served.values():
+        # Any text will do: the first batch compiles kernels and prepacks weights.
         entry.bundle.predict([dict.fromkeys(entry.bundle.fields, "warm")], progress=False)
 
 

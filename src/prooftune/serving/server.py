@@ -158,6 +158,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     # asyncio disables Nagle's algorithm only if the protocol is given explicitly; otherwise a
     # response body waits some 40 ms for the client to acknowledge the headers.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    # A restarted server can take the port although old connections have not timed out.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -54,40 +54,41 @@ class Metrics:
     """Prometheus metrics, in their own registry."""
 
     def __init__(self, activity: ServerState) -> None:
+        # Not the process-wide registry, so that one process may hold several servers.
         self.registry = CollectorRegistry()
-        names: dict[str, Any] = {"registry": self.registry}
+        common: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter(
-            "prooftune_requests", "Requests by route and status.", ["route", "status"], **names
+            "prooftune_requests", "Requests by route and status.", ["route", "status"], **common
         )
         self.seconds = Histogram(
             "prooftune_request_seconds",
             "Seconds from request to reply.",
             ["route"],
             buckets=_SECONDS_BUCKETS,
-            **names,
+            **common,
         )
-        self.rows = Counter("prooftune_rows", "Texts and questions computed.", ["model"], **names)
+        self.rows = Counter("prooftune_rows", "Texts and questions computed.", ["model"], **common)
         self.batch_rows = Histogram(
             "prooftune_batch_rows",
             "Rows computed together.",
             ["model"],
             buckets=_ROW_BUCKETS,
-            **names,
+            **common,
         )
         self.compute_seconds = Counter(
-            "prooftune_compute_seconds", "Seconds spent computing.", ["model"], **names
+            "prooftune_compute_seconds", "Seconds spent computing.", ["model"], **common
         )
-        Gauge("prooftune_requests_in_progress", "Requests being answered.", **names).set_function(
+        Gauge("prooftune_requests_in_progress", "Requests being answered.", **common).set_function(
             lambda: activity.accepted - activity.finished
         )
-        Gauge("prooftune_ready", "1 while requests are taken.", **names).set_function(
+        Gauge("prooftune_ready", "1 while requests are taken.", **common).set_function(
             lambda: float(activity.ready)
         )
         self._queue = Gauge(
             "prooftune_queue_rows",
             "Rows that wait for a model, by the first bundle over it.",
             ["model"],
-            **names,
+            **common,
         )
 
     def track_queue(self, name: str, waiting: Callable[[], float]) -> None:
@@ -114,6 +115,7 @@ def logger(stream: TextIO | None = None) -> Log:
 
     def log(event: str, **fields: Any) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        # ASCII only: some of Unicode's line separators would end the line for other programs.
         line = json.dumps({"time": now, "event": event, **fields}, ensure_ascii=True, default=str)
         out = stream or sys.stderr
         with lock:
@@ -163,6 +165,7 @@ def with_telemetry(app: App, metrics: Metrics, log: Log, paths: Collection[str])
                 error=type(error).__name__,
                 at=_traceback_lines(error),
             )
+            # Once a response has begun, its status cannot change any more.
             if not status:
                 await send_error(answer, HTTPError(500, INTERNAL, "internal_error"))
         route, seconds = _route(scope, paths), time.monotonic() - start

@@ -129,6 +129,7 @@ def label_scores(
         )
     with autocast(model), progress_bar(description, len(rows)) as progress:
         for numbers, values in batches:
+            # Batches come in the order of lengths.
             scores[numbers] = values.double()
             progress.advance(0, len(numbers))  # type: ignore[arg-type]
     return scores

@@ -147,6 +147,7 @@ def answer_from_text(
     is_no_answer = words == normalize_words(settings.no_answer)
     context = normalize_words(example.inputs.get(CONTEXT, ""))
     cited, unknown = resolve_citations(ids, example.passages)
+    # With spaces at both ends, so that only whole words match.
     is_span = f" {words} " in f" {context} "
     return Prediction(
         id=example.id,
@@ -191,6 +192,7 @@ def _span_selector(
 def _is_span(text: str, context: str, *, whole: bool) -> bool:
     """Whether a text occurs in a context at the start of a word, and with `whole` up to the end of
     a word."""
+    # Not \b, which would find no answer that begins or ends with a sign.
     pattern = r"(?<!\w)" + re.escape(text) + (r"(?!\w)" if whole else "")
     return bool(text) and re.search(pattern, context) is not None
 

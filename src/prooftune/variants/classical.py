@@ -101,6 +101,7 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
         TfidfFeatures(vectorizer), model, np.zeros(0), [str(label) for label in model.classes_]
     )
     classifier.save(context.folder)
+    # Timed on the test rows alone, like all variants.
     with measure_cost() as scoring:
         test = class_predictions(
             model, vectorizer.transform(joined_texts(study.test)), study.test, study.labels

@@ -114,6 +114,7 @@ def fit_classifier(
     from threadpoolctl import threadpool_limits
 
     options = {"max_iter": 2000, "random_state": seed}
+    # Every fold needs a row of every label.
     folds = min(_FOLDS, *Counter(targets).values())
     # Matmuls of this size take up to thirty times longer on several threads than on one.
     with threadpool_limits(1):

@@ -65,6 +65,7 @@ def run_encoder(context: VariantContext, variant: Variant, name: str) -> Variant
         base, recipe.prompt.max_length, recipe.model.trust_remote_code
     )
     if not (trained.is_dir() and record_file.is_file()):
+        # After a kill, an old record next to new weights would be taken for theirs.
         record_file.unlink(missing_ok=True)
         distributed.run_on_all_ranks(_train, context, variant, name, tokenizer, record_file)
     record: TrainingRecord = read_json(record_file)

@@ -49,5 +49,6 @@ class MemoryModel:
 
 def additional_memory(before: int, peak: int, batches: float, growth: float) -> float:
     """Memory that `batches` batches add, extrapolated from the peak of a few."""
+    # PyTorch's GPU allocator reuses its blocks, so batches add no more there.
     growth = 0.0 if profiling.on_gpu() else growth * (1 - 1 / max(1.0, batches))
     return (peak - before) * (1 + growth)

@@ -35,12 +35,14 @@ class ModelHandle:
     def release(self) -> None:
         """Free the model's memory; the handle cannot predict afterwards."""
         self.model = None
+        # Modules refer to one another in cycles, which reference counts do not free.
         gc.collect()
 
     def __getstate__(self) -> Callable[[], Any]:
         return self._load
 
     def __setstate__(self, load: Callable[[], Any]) -> None:
+        # The loader names files and options, so its pickle identifies the model.
         key = pickle.dumps(load)
         if key not in _loaded:
             release_cached_model()

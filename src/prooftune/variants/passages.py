@@ -72,6 +72,7 @@ class PassageProvider:
                 if is_trained and name != "test"
                 else [None] * len(examples)
             )
+            # On disk, since passages are many times as long as the questions.
             splits[name] = DiskBackedList(
                 with_passages(e, chunks, ids)
                 for e, chunks, ids in zip(examples, passages, gold, strict=True)
@@ -168,6 +169,7 @@ class PassageProvider:
         a share ``gold_share`` of the contexts contains the gold passage, the others do not.
         """
         count = self._recipe.retrieval.passages if self._recipe.retrieval else 0
+        # One generator per example: its passages do not depend on the other examples.
         generators = [random.Random(f"{self._recipe.seed}/{e.id}") for e in examples]
         if variant.context == "random":
             chunks = self.index.chunks
@@ -206,6 +208,7 @@ class PassageProvider:
         """
         self._check_gold(examples, self._by_key)
         named = [[chunk for key in e.gold for chunk in self._by_key.get(key, ())] for e in examples]
+        # Nothing to rank, so nothing is searched.
         if all(len(own) == 1 for own in named):
             return named
         queries = [f"{e.inputs[QUESTION]} {' '.join(e.references or ())}" for e in examples]

@@ -229,6 +229,7 @@ def _train(
         )
     if module.sharded:  # scoring and saving need the whole model on one rank
         trained = module.trainable_state()
+        # Freed before the whole model is loaded again.
         del base, model, module
         module = TuningModule(
             adapters.make_trainable(
@@ -237,6 +238,7 @@ def _train(
         )
         module.load_trainable(trained)
     model = module.model.eval()
+    # Scored in the dtype in which it will be saved and loaded.
     adapters.remove_master_weights(model)
     after = probe_scores(model, encoder, probe, head)
     check_trained(name, before, after)
@@ -316,6 +318,7 @@ def training_options(
     run = f"{recipe.name}/{log_folder(name, context.training)}"
     options = {"run_name": run, **recipe.training, **variant.training, "seed": seed}
     if options.get("data_seed") is not None:
+        # Trainings differ in the order of their rows, too.
         options["data_seed"] = int(options["data_seed"]) + context.training
     return options
 
