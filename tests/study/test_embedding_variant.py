@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,3 +113,26 @@ def test_examples_keep_their_order(tmp_path: Path) -> None:
     model = bert(tmp_path / "model")
     one_by_one = np.concatenate([embeddings.embed([text], model) for text in texts])
     assert np.abs(embeddings.embed(texts, model, 64) - one_by_one).max() < 0.02
+
+
+def test_cached_vectors_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [" ".join(VOCABULARY[i : i + 4]) for i in range(12)]
+    model = bert(tmp_path / "model")
+    expected = embeddings.embed(texts, model)
+    computed: list[str] = []
+    real = embeddings._embed
+
+    def counted(texts: Sequence[str], *others: Any) -> embeddings.Vectors:
+        computed.extend(texts)
+        return real(texts, *others)
+
+    monkeypatch.setattr(embeddings, "_embed", counted)
+    with embeddings.cached_vectors():
+        first = embeddings.embed(texts[:8], model)
+        both = embeddings.embed([*texts, texts[0]], model)
+    assert sorted(computed) == sorted(texts)
+    assert np.abs(np.concatenate([expected, expected[:1]]) - both).max() < 0.02
+    np.testing.assert_array_equal(first, both[:8])
+    computed.clear()
+    embeddings.embed(texts[:1], model)
+    assert computed == texts[:1]

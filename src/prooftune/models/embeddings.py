@@ -6,7 +6,9 @@ sentence-transformers loads and runs the model: every pooling layout, dense laye
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,6 +156,20 @@ def feature_prompt(folder: Path, name: str | None = None) -> str:
     return next((known[key] for key in wanted if key is not None and key in known), "")
 
 
+_cache: ContextVar[dict[tuple[Path, str, str], Vectors] | None] = ContextVar("cache", default=None)
+
+
+@contextmanager
+def cached_vectors() -> Iterator[None]:
+    """Within this context, `embed` computes the vector of every text once and holds it in memory:
+    4 bytes for each dimension."""
+    token = _cache.set({})
+    try:
+        yield
+    finally:
+        _cache.reset(token)
+
+
 def embed(
     texts: Sequence[str],
     folder: Path,
@@ -175,6 +191,21 @@ def embed(
         Unit vectors, float32 [n, dimension], in the order of the texts. Deterministic for the same
         texts, batch and machine.
     """
+    cache = _cache.get()
+    if cache is None:
+        return _embed(texts, folder, batch, description, prompt)
+    missing = [t for t in dict.fromkeys(texts) if (folder, prompt, t) not in cache]
+    for text, vector in zip(
+        missing, _embed(missing, folder, batch, description, prompt), strict=True
+    ):
+        cache[folder, prompt, text] = vector
+    known = [cache[folder, prompt, text] for text in texts]
+    return np.stack(known) if known else np.empty((0, dimension(folder)), dtype=np.float32)
+
+
+def _embed(
+    texts: Sequence[str], folder: Path, batch: int, description: str | None, prompt: str
+) -> Vectors:
     import torch
 
     from prooftune.engine.batching import batch_by_token_budget

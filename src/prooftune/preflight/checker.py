@@ -84,6 +84,10 @@ def findings(recipe: Recipe, base: Path) -> list[Finding]:
 def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
     """Return the findings that need the data and the model folder."""
     result: list[Finding] = [*_class_weights(recipe, study)]
+    if recipe.learning_curve is not None:
+        from prooftune.preflight.learning_curve import check_learning_curve
+
+        result += check_learning_curve(recipe, study)
     for name, view in recipe.base_models().items():
         # Fetched before anything is computed, so that a missing model does not stop half a study.
         key = _model_key(recipe, name)

@@ -8,6 +8,7 @@ from prooftune.recipe.base import Section
 from prooftune.recipe.data import TASKS, Audit, Data, Limit, Source, SourceOptions, Split, Task
 from prooftune.recipe.diff import differences
 from prooftune.recipe.judge import Judge
+from prooftune.recipe.learning_curve import LearningCurve
 from prooftune.recipe.loading import (
     describe_shipped,
     dump,
@@ -30,6 +31,7 @@ __all__ = [
     "Data",
     "Evaluation",
     "Judge",
+    "LearningCurve",
     "Limit",
     "Model",
     "Prompt",

@@ -11,10 +11,12 @@ from prooftune.errors import nearest
 from prooftune.recipe.base import Name, Section
 from prooftune.recipe.data import Audit, Data, Task
 from prooftune.recipe.judge import Judge
+from prooftune.recipe.learning_curve import LearningCurve
 from prooftune.recipe.metrics import PRIMARY_METRICS
 from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.variants import (
     LANGUAGE_OPTIONS,
+    LEARNING_KINDS,
     QA_OPTIONS,
     TRAINED_KINDS,
     ClassWeights,
@@ -120,6 +122,7 @@ class Recipe(Section):
     """Early-stopping patience: evaluations without a lower validation loss after which training
     stops. Default: no early stopping."""
     evaluation: Evaluation = Evaluation()
+    learning_curve: LearningCurve | None = None
     card: Card = Card()
     bundle: Bundle = Bundle()
     variants: dict[Name, Variant]
@@ -139,6 +142,16 @@ class Recipe(Section):
     def uses_language_model(self) -> bool:
         """Whether any variant uses a language model."""
         return any(variant.uses_language_model for variant in self.variants.values())
+
+    def curve_variants(self) -> list[str]:
+        """Names of the variants with a learning curve."""
+        if self.learning_curve is None:
+            return []
+        named = self.learning_curve.variants
+        return self._learning_variants() if named is None else list(named)
+
+    def _learning_variants(self) -> list[str]:
+        return [n for n, v in self.variants.items() if v.kind in LEARNING_KINDS and not v.adapter]
 
     def trainings(self, name: str) -> int:
         """Number of trainings of a variant; 1 if it is not tuned."""
@@ -281,6 +294,7 @@ class Recipe(Section):
             )
         if self.seeds > 1 and not any(v.kind in TRAINED_KINDS for v in self.variants.values()):
             yield f"seeds: {self.seeds} does not apply: no variant is trained (tuned, encoder)"
+        yield from self._curve_problems()
         shipped = self.bundle.variant
         if shipped is not None:
             able = [name for name, variant in self.variants.items() if self.can_ship(variant)]
@@ -300,6 +314,19 @@ class Recipe(Section):
                 f"data.gold contradicts retrieval.documents: {DATA_CONTEXT}, where the gold "
                 "passage of a question is its own context"
             )
+
+    def _curve_problems(self) -> Iterator[str]:
+        if self.learning_curve is None:
+            return
+        able = self._learning_variants()
+        if not able:
+            yield "learning_curve does not apply: no variant is trained on labels"
+        for name in self.learning_curve.variants or ():
+            if name not in able:
+                yield (
+                    f"learning_curve.variants: '{name}' is not a variant that is trained on "
+                    f"labels{nearest(name, able)}; name some of {', '.join(able)}"
+                )
 
     def _variant_problems(self, variant: Variant) -> Iterator[str]:
         known = list(self.data.train.by_language())

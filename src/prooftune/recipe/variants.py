@@ -204,6 +204,9 @@ class Variant(Section):
 
 
 TRAINED_KINDS = ("tuned", "encoder")
+CHEAP_KINDS = ("tfidf", "embedding")
+LEARNING_KINDS = (*CHEAP_KINDS, *TRAINED_KINDS)
+"""Kinds of variants that learn from labels, so that more rows may help them."""
 
 QA_OPTIONS = ("context", "gold_share")
 """Options that apply only to question answering."""

@@ -17,6 +17,7 @@ from prooftune.report import (
     judge_section,
     label_errors_section,
     languages_section,
+    learning_curve_section,
     retrieval_section,
     tables,
     task_display,
@@ -102,6 +103,7 @@ def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
             [languages_section.languages_table(scores), languages_section.left_out_table(scores)],
         ),
         ("Judge", judge["tables"] if judge else []),
+        ("Learning curve", learning_curve_section.learning_curve_tables(scores)),
         ("Likely label errors", errors["tables"] if errors else []),
     ]
     return [(title, present) for title, tables in sections if (present := [t for t in tables if t])]

@@ -18,6 +18,7 @@ from prooftune.report import (
     label_errors_section,
     label_tables,
     languages_section,
+    learning_curve_section,
     retrieval_section,
     tables,
     task_display,
@@ -53,6 +54,7 @@ SECTIONS = {
     "calibration": "Calibration",
     "abstention": "Risk and coverage",
     "changed": "Changed examples",
+    "learning_curve": "Learning curve",
     "label_errors": "Likely label errors",
     "training": "Training",
     "forgetting": "Forgetting",
@@ -111,6 +113,7 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "abstention": tables.abstention_rows(scores),
         "risk": curves.risk_coverage(scores, colours),
         "changed": scores.get("changed"),
+        "learning_curve": learning_curve_section.learning_curve_section(scores, colours),
         "label_errors": label_errors_section.label_errors_section(scores),
         "no_answer": NO_ANSWER,
         "training": [

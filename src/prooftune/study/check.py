@@ -16,6 +16,7 @@ from prooftune.data.prepare import prepare_data
 from prooftune.evaluation.score_types import LabelErrorRow
 from prooftune.preflight import checker as preflight
 from prooftune.recipe import Recipe
+from prooftune.recipe.variants import CHEAP_KINDS
 from prooftune.report.format import byte_size, duration
 from prooftune.study.label_errors import FILE as LABEL_ERRORS_FILE
 from prooftune.study.label_errors import CheckedRows, check_training_rows, flagged_rows
@@ -86,6 +87,7 @@ def check(
             _print_label_errors(console, checked, rows)
         report = dataclasses.replace(report, estimates=estimate(recipe, study, base, thorough))
         _print_estimates(console, report.estimates, thorough)
+        _print_curve_cost(console, recipe, report.estimates or [])
     return report
 
 
@@ -209,6 +211,29 @@ def _print_label_errors(
             f"{row['suggested']} ({row['suggested_probability']:.0%})",
             markup=False,
         )
+
+
+def _print_curve_cost(console: Console, recipe: Recipe, estimates: Sequence[CostEstimate]) -> None:
+    """The time that trainings on shares of the rows take beside the study itself."""
+    settings = recipe.learning_curve
+    if settings is None:
+        return
+    names, shares = recipe.curve_variants(), settings.shares[:-1]
+    known = [item for item in estimates if item.name in names]
+    seconds = sum(curve_seconds(item, shares) for item in known)
+    text = f"   note  learning curve: {', '.join(names)} on {len(shares)} more training sets each"
+    if known:
+        text += f", about {duration(seconds)} for {', '.join(item.name for item in known)}"
+    if cheap := [n for n in names if recipe.variants[n].kind in CHEAP_KINDS]:
+        text += f"; {settings.subsets} subsets of each for {', '.join(cheap)}"
+    console.print(f"{text}.", markup=False)
+
+
+def curve_seconds(estimate: CostEstimate, shares: Sequence[float]) -> float:
+    """Seconds of one training on each share: training time falls with the rows, the time for
+    validation and test rows does not."""
+    predicting = estimate.seconds - estimate.train_seconds
+    return (estimate.train_seconds * sum(shares) + predicting * len(shares)) / estimate.trainings
 
 
 _TIMES = ("train_seconds", "score_seconds", "seconds")

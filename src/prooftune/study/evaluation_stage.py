@@ -16,6 +16,7 @@ from prooftune.recipe.sections import BEST
 from prooftune.recipe.variants import VARIANT_KINDS
 from prooftune.report.types import ReportedVariant, ReportFacts
 from prooftune.study.label_errors import search_label_errors
+from prooftune.study.learning_curve import CurveResults, fit_learning_curves
 from prooftune.types import Study, VariantResult
 from prooftune.utils.files import read_json, write_json
 from prooftune.utils.secrets import redact
@@ -29,6 +30,7 @@ def evaluate(
     folder: Path,
     base: Path,
     bundled: str | None = None,
+    curves: CurveResults | None = None,
 ) -> Scores:
     """Score every variant, compare them in pairs, run the judge if there is one, and write the
     report.
@@ -41,6 +43,7 @@ def evaluate(
         base: folder against which the recipe's relative paths are resolved.
         bundled: the variant whose bundle exists, and that is therefore judged. Default: the
             recipe's, or the best on validation rows.
+        curves: results on shares of the training rows, for learning curves.
     """
     from prooftune.report.build import write_report
 
@@ -65,6 +68,9 @@ def evaluate(
         scores["judge"] = judge_study(
             recipe, recipe.judge, study, judged, scores, folder / "judge", base
         )
+    scores["learning_curve"] = tidy(
+        fit_learning_curves(recipe, study, results, curves or [], scores)
+    )
     scores["label_errors"] = tidy(search_label_errors(recipe, study, results, scores, folder))
     write_json(folder / "scores.json", scores)
     report: ReportFacts = {

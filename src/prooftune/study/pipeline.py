@@ -23,6 +23,7 @@ from prooftune.preflight import checker as preflight
 from prooftune.recipe import Recipe
 from prooftune.study import archive
 from prooftune.study.evaluation_stage import bundle_variant, evaluate
+from prooftune.study.learning_curve import read_learning_curve, run_learning_curve
 from prooftune.study.prompt_lengths import prompt_length_counter
 from prooftune.study.variant_stage import BaseModelCache, VariantStage
 from prooftune.types import SPLITS, Study
@@ -102,8 +103,9 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
             PassageProvider(recipe, base, folder),
         )
         results = [stage.run(name, variant) for name, variant in recipe.variants.items()]
+        curves = run_learning_curve(stage)
         del stage  # frees the base model and the index
-        scores = evaluate(recipe, study, results, folder, base)
+        scores = evaluate(recipe, study, results, folder, base, curves=curves)
         bundle = bundle_variant(recipe, study, results, scores, folder)
         return Result(folder, scores, folder / "report.html", bundle)
 
@@ -198,5 +200,6 @@ def rebuild_report(folder: Path) -> Result:
     manifest = bundle / "bundle.json"
     # The verdict is on the variant in the bundle, also where today's rules would choose another.
     shipped = str(read_json(manifest)["variant"]) if manifest.is_file() else None
-    scores = evaluate(recipe, study, results, folder, base, shipped)
+    curves = read_learning_curve(recipe, study, folder)
+    scores = evaluate(recipe, study, results, folder, base, shipped, curves)
     return Result(folder, scores, folder / "report.html", bundle if bundle.is_dir() else None)

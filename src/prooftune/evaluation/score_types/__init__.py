@@ -24,6 +24,13 @@ from prooftune.evaluation.score_types.label_errors import (
     LabelErrors,
     LabelErrorSplit,
 )
+from prooftune.evaluation.score_types.learning_curve import (
+    CurveExtrapolation,
+    CurvePoint,
+    LearningCurves,
+    LinePoint,
+    VariantCurve,
+)
 from prooftune.evaluation.score_types.study import (
     ChangedExample,
     ChangedExamples,
@@ -80,6 +87,8 @@ __all__ = [
     "Comparison",
     "ConfusionMatrix",
     "CriterionSummary",
+    "CurveExtrapolation",
+    "CurvePoint",
     "DifferenceSummary",
     "Estimate",
     "FailureCounts",
@@ -94,6 +103,8 @@ __all__ = [
     "LabelErrors",
     "LabelFigures",
     "LabelScores",
+    "LearningCurves",
+    "LinePoint",
     "Measurements",
     "NoAnswerThreshold",
     "OpposedMetric",
@@ -115,6 +126,7 @@ __all__ = [
     "Side",
     "ThresholdPoint",
     "Trainings",
+    "VariantCurve",
     "VariantMeasurements",
     "Verdict",
     "VerdictFacts",

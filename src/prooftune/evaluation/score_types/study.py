@@ -9,6 +9,7 @@ from prooftune.evaluation.score_types.instructions import InstructionScores
 from prooftune.evaluation.score_types.judge import JudgeScores
 from prooftune.evaluation.score_types.label_errors import LabelErrors
 from prooftune.evaluation.score_types.languages import LanguageResults
+from prooftune.evaluation.score_types.learning_curve import LearningCurves
 from prooftune.evaluation.score_types.variants import VariantMeasurements
 
 Outcome = Literal["wins", "mixed", "undecided", "loses", "alone", "not-tuned"]
@@ -167,6 +168,7 @@ class Scores(Measurements):
     changed: ChangedExamples | None
     instructions: NotRequired[InstructionScores | None]
     judge: NotRequired[JudgeScores]
+    learning_curve: NotRequired[LearningCurves | None]
     label_errors: NotRequired[LabelErrors | None]
 
 
