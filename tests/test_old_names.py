@@ -11,7 +11,8 @@ from prooftune import recipe
 from prooftune.errors import UsageError
 from prooftune.recipe.library_fields import LIBRARY_CLASSES, library_fields
 from prooftune.recipe.migration import migrate
-from prooftune.recipe.old_names import HINTS, OLD_NAMES, OLD_VALUES
+from prooftune.recipe.old_names import OLD_NAMES
+from prooftune.recipe.old_values import HINTS, OLD_VALUES
 
 SMALL: dict[str, Any] = {
     "name": "small",

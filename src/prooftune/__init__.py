@@ -108,8 +108,10 @@ if not TYPE_CHECKING:  # a type checker must see the imports above, and no other
     def __getattr__(name: str) -> Any:
         if name not in _LAZY:
             raise AttributeError(f"module 'prooftune' has no attribute '{name}'")
+        # `predict:Summary` has another name there.
         module, _, original = _LAZY[name].partition(":")
         value = getattr(import_module(f"prooftune.{module}"), original or name)
+        # = value] Stored, so that the next access does not come here.
         globals()[name] = value
         return value
 

@@ -65,6 +65,8 @@ def run(
 
     with distributed.process_group() as is_leader:
         if not is_leader:
+            # Other ranks have done their share inside `process_group`; the user's code after this
+            # call is for one process.
             raise SystemExit
         parsed, base = _recipe(recipe, overrides)
         return pipeline.run(parsed, base, Path(out) if out is not None else None)

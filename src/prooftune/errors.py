@@ -26,5 +26,6 @@ class Failure(ProoftuneError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the most similar known word, or an empty string."""
+    # 0.6 is difflib's default: below it, suggestions are rarely what was meant.
     close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""

@@ -26,6 +26,7 @@ ROWS_PER_BATCH = 1_000
 
 def is_stage_done(folder: Path, inputs_fingerprint: str) -> bool:
     """Whether the stage in `folder` is finished, and its inputs had this fingerprint."""
+    # Any other content, also of a damaged file, means: not done.
     return _read_state(folder) == {"fingerprint": inputs_fingerprint, "done": True}
 
 
@@ -90,6 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _remove_temporaries(folder: Path) -> None:
     """Remove temporary files of a process that was killed while writing. The lock is held, so no
     other process can be using them."""
+    # Names that `atomic_path` gives while it writes.
     for path in folder.rglob(".*.tmp"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -101,6 +103,8 @@ def estimates_path(dumped: str) -> Path:
     Args:
         dumped: the recipe, from `recipe.dump`.
     """
+    # By the whole recipe: another batch size has another cost. In the cache, as `check` has no run
+    # folder.
     return cache_folder() / "estimates" / f"{fingerprint(dumped)[:16]}.json"
 
 
@@ -239,6 +243,7 @@ def trained_folder(result: VariantResult) -> Path:
     variant that it names."""
     if result.adapter is None:
         return result.folder
+    # A repeated training is one folder deeper: `variants/NAME/training-2`.
     variants = result.folder.parents[1 if result.training else 0]
     return training_folder(variants, result.adapter, result.training)
 
@@ -275,6 +280,8 @@ def _write_table(path: Path, rows: Iterator[dict[str, Any]], schema: pa.Schema) 
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
         while batch := list(islice(rows, ROWS_PER_BATCH)):
+            # With the schema: a batch in which a column is empty throughout would else have another
+            # type.
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 

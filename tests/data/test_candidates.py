@@ -9,6 +9,7 @@ import pytest
 
 from prooftune.data.init import candidates
 from prooftune.data.init.candidates import Column
+from prooftune.data.init.predictability import predictability
 
 TOPICS = ("refund", "delivery", "login")
 ROWS = 90
@@ -148,7 +149,7 @@ def test_split_id_and_group_columns_are_recognised() -> None:
 
 def test_predictability_is_near_one_for_topics_and_near_zero_for_noise() -> None:
     texts = [sentence(row) for row in range(ROWS)]
-    assert (candidates.predictability(texts, [topic(r) for r in range(ROWS)]) or 0) > 0.9
-    result = candidates.predictability(texts, [noise("a", "b")(r) for r in range(ROWS)])
+    assert (predictability(texts, [topic(r) for r in range(ROWS)]) or 0) > 0.9
+    result = predictability(texts, [noise("a", "b")(r) for r in range(ROWS)])
     assert result is not None and result < 0.4
-    assert candidates.predictability(texts[:5], ["a", "b", "a", "b", "a"]) is None
+    assert predictability(texts[:5], ["a", "b", "a", "b", "a"]) is None

@@ -16,7 +16,7 @@ import pytest
 from data.tabled import study_recipe
 from prooftune import run_folder
 from prooftune.data import prepare
-from prooftune.data.audit import duplicates
+from prooftune.data.audit import duplicates, lsh
 from prooftune.types import Example
 from prooftune.utils import disk_list
 
@@ -83,7 +83,7 @@ def test_data_pipeline_runs_in_bounded_memory(
     tmp_path: Path, kind: str, split: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        duplicates, "CHUNK_ROWS", 50
+        lsh, "CHUNK_ROWS", 50
     )  # rows that are held at one time, however many there are
     monkeypatch.setattr(run_folder, "ROWS_PER_BATCH", 50)
     monkeypatch.setattr(disk_list, "BLOCK_BYTES", 50 * LENGTH)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from prooftune.data.audit import duplicates
+from prooftune.data.audit import duplicates, lsh
 from prooftune.data.audit.duplicates import find_near_duplicates, jaccard
 from prooftune.data.normalization import character_shingles, example_dedup_key, near_key
 from prooftune.types import Example
@@ -112,7 +112,7 @@ def test_short_texts_match_brute_force() -> None:
 
 
 def test_rows_made_from_one_template_are_one_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "MAX_BUCKET", 5)
+    monkeypatch.setattr(lsh, "MAX_BUCKET", 5)
     compared = []
 
     def counted(first: frozenset[str], second: frozenset[str]) -> float:

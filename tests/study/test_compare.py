@@ -92,7 +92,7 @@ def test_only_shared_examples_count_and_the_others_are_mentioned(tmp_path: Path)
     second = make_run(tmp_path / "b", TEXTS[20:], {"tfidf": set()})
     output = str(compare_runs(f"{first}:tfidf", f"{second}:tfidf"))
     assert "100.0% of 10 shared test examples right" in output
-    assert output.endswith("30 test examples stand in only one of the runs and were left out.")
+    assert output.endswith("30 test examples are in only one of the runs, and not compared.")
 
 
 def test_a_duplicated_example_is_counted_twice(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_duplicated_example_is_counted_twice(tmp_path: Path) -> None:
     second = make_run(tmp_path / "b", ["same", "other"], {"tfidf": {0}})
     output = str(compare_runs(f"{first}:tfidf", f"{second}:tfidf"))
     assert "of 2 shared" in output
-    assert "1 test example stands in only one" in output
+    assert "1 test example is in only one" in output
     assert "of 3 shared" in str(compare_runs(f"{first}:tfidf", f"{first}:tfidf"))
 
 

@@ -28,6 +28,7 @@ COMPARED = ("accuracy", "macro_f1", "exact", "f1", "rougeL")
 MIN_EXPECTED = 5
 """With a smaller expected count of a label, the chi-squared distribution is not used (Cochran 1954,
 Biometrics 10:417), but a permutation test."""
+# With the observed table 10,000, so that the smallest p-value is 0.0001.
 PERMUTATIONS = 9_999
 _CHUNK = 500
 
@@ -189,6 +190,7 @@ def _homogeneity(table: Floats) -> tuple[float | None, str]:
     """p-value of equal distributions of both rows [2, labels], and the name of the test."""
     from scipy.stats import chi2_contingency, fisher_exact
 
+    # A label that neither sample has would divide by an expected count of 0.
     table = table[:, table.sum(axis=0) > 0]
     if table.shape[1] < 2:
         return None, "a single label, so there is no test"
@@ -203,9 +205,12 @@ def _homogeneity(table: Floats) -> tuple[float | None, str]:
 
 def _permuted(table: Floats, expected: Floats) -> float:
     """Monte Carlo p-value of Pearson's statistic: rows are dealt to both samples at random."""
+    # With fixed margins the second row's deviations mirror the first's, so one row tells the whole
+    # statistic.
     weights = (1 / expected).sum(axis=0)
     observed = float(((table[0] - expected[0]) ** 2 * weights).sum())
     totals, n = table.sum(axis=0).astype(np.int64), int(table[0].sum())
+    # A fixed seed: the same data must give the same p-value.
     draw = np.random.default_rng(0)
     reached = 0
     for start in range(0, PERMUTATIONS, _CHUNK):

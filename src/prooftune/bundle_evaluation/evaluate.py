@@ -148,6 +148,7 @@ def evaluate_bundle(
         values["against"] = str(against)
         values["comparison"] = {**comparisons[0], "test": _test_name(scores)}
         values["against_metrics"] = scores["variants"][str(against)]["metrics"]
+    # Rounded before the sentences are written, so that they agree with report.json.
     facts: EvaluationFacts = tidy(values)
     facts["verdict"] = verdict_sentence(facts)
     if out is not None:

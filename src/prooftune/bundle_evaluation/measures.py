@@ -35,6 +35,7 @@ def measure_bundles(
     study = Study([], [], examples, manifest["labels"])
     summary = manifest.get("study")
     settings = recipe.evaluation
+    # The study's own metric and level: bundles of 0.1 may have been made with other defaults.
     if summary is not None:
         update = {name: summary.get(name) for name in ("primary", "confidence")}
         settings = settings.model_copy(update={k: v for k, v in update.items() if v is not None})

@@ -52,6 +52,7 @@ def _from_label(example: Example, prediction: LabelPrediction, labels: Sequence[
     log_probs: tuple[float, ...] = ()
     if prediction.probabilities:
         probabilities = np.array([prediction.probabilities[label] for label in labels])
+        # A probability of 0 becomes -inf, which `metrics.LOG_FLOOR` bounds.
         with np.errstate(divide="ignore"):
             log_probs = tuple(np.log(probabilities).tolist())
     return Prediction(
@@ -70,6 +71,7 @@ def _from_answer(example: Example, prediction: QAPrediction, task: Task) -> Pred
     return Prediction(
         example.id,
         prediction.answer,
+        # Spaces around both, so that only whole words match.
         valid=task != "extractive-qa" or not answer or f" {answer} " in f" {context} ",
         raw=prediction.answer,
         prompt_tokens=prediction.prompt_tokens,

@@ -130,6 +130,7 @@ def _run_quantized(
     started = time.perf_counter()
     result, _ = predict_rows(loaded, examples, manifest["labels"], name, bundle)
     seconds = time.perf_counter() - started
+    # Before the next one is loaded: two models may not fit.
     del loaded
     gc.collect()
     return _Run(result, memory, len(examples) / seconds)
@@ -185,6 +186,7 @@ def _row(name: str, runs: dict[str, _Run], scores: Scores) -> PrecisionRow:
         return row
     comparison = next(c for c in scores["comparisons"] if {c["a"], c["b"]} == {name, FULL})
     difference = defined(metric_difference(comparison, primary))
+    # == FULL] Listed as full precision minus this one: turned around.
     if comparison["a"] == FULL:
         ends = -difference["high"], -difference["low"]
         difference = {"value": -difference["value"], "low": ends[0], "high": ends[1]}

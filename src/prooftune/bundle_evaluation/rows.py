@@ -70,6 +70,7 @@ def read_rows(
     try:
         loaded = read_source(source, Path(), recipe.task)
     except UsageError as error:
+        # The words of `data.sources` and `data.questions` for a missing column.
         if " has no column " not in str(error):
             raise
         raise UsageError(f"{error}. Other columns: --text COLUMN, --label COLUMN") from None
@@ -123,6 +124,7 @@ def _source(
     label: str | None,
 ) -> tuple[Source, list[str]]:
     """The source of the file, and notes on how it differs from the study's."""
+    # New data look like the test file, where there was one.
     study = recipe.data.source("test" if recipe.data.test else "train")
     same_layout = not study.paths[0].startswith(("hub:", "pypi:")) and (
         _suffixes(study.paths[0]) == _suffixes(str(path))
@@ -185,6 +187,7 @@ def _encoding(path: Path, first: Path, own: str, source: Source) -> str:
     file = uncompressed(_first_table(path, first))
     if not file.is_file() or (source.format or detect_format(file)) not in TEXT_FORMATS:
         return own
+    # ASCII reads the same in all encodings that contain it, which UTF-16 and UTF-32 do not.
     if "a".encode(own) == b"a" and decodes(file, "ascii"):
         return own
     guess = detect_encoding(file).encoding

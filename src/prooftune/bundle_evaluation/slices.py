@@ -62,6 +62,7 @@ def slice_scores(
     for entry in slices:
         rest = measure(*_subset(examples, result, names, entry["value"], False))
         _compare(entry, rest, len(examples) - entry["n"], primary, confidence)
+    # Holm's correction needs all p-values of the column at once.
     tested = [entry for entry in slices if entry["p"] is not None]
     for entry, p in zip(tested, holm([entry["p"] or 0.0 for entry in tested]), strict=True):
         entry["p"], entry["significant"] = p, p < 1 - confidence

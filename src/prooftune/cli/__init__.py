@@ -31,6 +31,7 @@ def main() -> NoReturn:
 
     Errors that the user can act on are printed as one message, without a traceback.
     """
+    # Before the first import of huggingface_hub, which reads it once.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Warns on import about a missing optional GPU kernel, which users cannot act on.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -65,6 +66,7 @@ def _cleanup_on_sigterm() -> Iterator[None]:
     def raise_exit(*_: object) -> NoReturn:
         raise SystemExit(_EXIT_SIGTERM)
 
+    # Signals belong to the main thread; a handler of an embedding program or launcher stays.
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL

@@ -36,6 +36,7 @@ def _set_global_options(
     version: Annotated[
         bool,
         typer.Option(
+            # Eager: typer would else ask for a command first.
             "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prooftune.cli.app import app
-from prooftune.cli.studies import RecipeArgument, SetOption, load_recipe, missing_data_hint
+from prooftune.cli.recipe_options import RecipeArgument, SetOption, load_recipe, missing_data_hint
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -72,6 +72,7 @@ def export(
         raise UsageError("--variant needs --to")
     parsed, base = load_recipe(recipe, set_, None)
     with missing_data_hint(recipe):
+        # Without a tokenizer: other tools truncate by their own settings.
         study, audit_report = prepare_data(parsed, base, lambda _: None)
     audit_report.raise_errors()
     if to is None:

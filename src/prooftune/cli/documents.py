@@ -86,6 +86,7 @@ def search(
     """
     from prooftune.retrieval.search import search_index
 
+    # `search` checks the mode, with a suggestion for a mistyped one.
     lines, notices = search_index(folder, question, k, mode, rerank)  # type: ignore[arg-type]
     for line in lines:
         location = ", ".join(

@@ -50,7 +50,9 @@ def power(
     """
     from prooftune.errors import UsageError
 
+    # 90 and 0.9 are the same here.
     share = accuracy / 100 if accuracy > 1 else accuracy
+    # The first and hardest step of Holm's procedure.
     alpha = 0.05 / comparisons
     level = f"level {alpha:.2g}, power {target:.0%}"
     if rows is not None and difference is None:

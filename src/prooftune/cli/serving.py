@@ -88,6 +88,7 @@ def serve(
     from prooftune.serving.server import serve as run
 
     limits = Limits(
+        # The old name, where it is given: its minimum of 1 rules out a 0.
         max_body_bytes=body or max_body_bytes,
         max_request_rows=rows or max_request_rows,
         max_text_chars=text or max_text_chars,

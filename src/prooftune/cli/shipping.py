@@ -104,6 +104,7 @@ def chat(bundle: Annotated[Path, typer.Argument(help="Bundle folder (RUN/bundle)
     from prooftune.bundle.chat import chat
 
     def read_line(prompt: str) -> str:
+        # Without a prompt in piped sessions, whose output is read by a program.
         return input(prompt if sys.stdin.isatty() else "")
 
     chat(bundle, read_line, lambda line: print(line, flush=True))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,40 +10,17 @@ import click
 import typer
 
 from prooftune.cli.app import app
+from prooftune.cli.recipe_options import (
+    ModelOption,
+    OutOption,
+    RecipeArgument,
+    SetOption,
+    load_recipe,
+    missing_data_hint,
+)
 
 if TYPE_CHECKING:
-    from prooftune.recipe import Recipe
     from prooftune.study.pipeline import Result
-
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a recipe key, e.g. --set training.num_train_epochs=1. Repeatable.",
-    ),
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", "-o", help="Run folder. Default: runs/NAME, with the name of the recipe."
-    ),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="Model to use instead of the recipe's: smollm2-135m-instruct, a folder, a hub name, "
-        "or pypi:NAME==VERSION#FILE.",
-    ),
-]
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE",
-        help="Recipe file, or name of a shipped recipe (listed by 'prooftune recipes').",
-    ),
-]
 
 
 _DEMO_RECIPES = {"reviews": "demo", "qa": "demo-qa"}
@@ -166,6 +141,7 @@ def init(
         format=format_,
         encoding=encoding,
         group=group,
+        # A script must not wait for an answer.
         ask=None if yes or not sys.stdin.isatty() else _ask,
     )
     for note in written.guesses:
@@ -301,12 +277,6 @@ def compare(
     print(compare_runs(first, second))
 
 
-def load_recipe(name: str, overrides: list[str] | None, model: str | None) -> tuple[Recipe, Path]:
-    from prooftune.recipe import load
-
-    return load(name, [*(overrides or []), *([f"model={model}"] if model else [])])
-
-
 def _run_study(name: str, out: Path | None, overrides: list[str], model: str | None = None) -> None:
     from prooftune.study import pipeline
 
@@ -314,23 +284,6 @@ def _run_study(name: str, out: Path | None, overrides: list[str], model: str | N
     with missing_data_hint(name):
         result = pipeline.run(recipe, base, out)
     _print_result(result)
-
-
-@contextmanager
-def missing_data_hint(name: str) -> Iterator[None]:
-    """If the data of a shipped recipe is missing, add to the error where to get it."""
-    from prooftune.recipe import shipped_names
-    from prooftune.utils.files import MissingFile
-
-    try:
-        yield
-    except MissingFile as error:
-        if name not in shipped_names():
-            raise
-        raise MissingFile(
-            f"{error}. 'prooftune recipes {name}' explains where to get the data; if it is in "
-            "another folder, add --set data.folder=FOLDER"
-        ) from None
 
 
 def _print_result(result: Result) -> None:

@@ -12,19 +12,18 @@ from typing import Any
 from prooftune.data import questions
 from prooftune.data.audit.duplicates import duplicate_indices
 from prooftune.data.audit.findings import count_noun, preview
+from prooftune.data.hub_datasets import read_hub_dataset
 from prooftune.data.multilabel import list_of_labels, refuse_several
 from prooftune.data.readers.conversations import conversations_to_questions
-from prooftune.data.readers.dispatch import read_table, split_part
+from prooftune.data.readers.dispatch import file_of, read_table
 from prooftune.data.readers.shards import concatenate_tables, expand_path
-from prooftune.data.readers.table import Table, to_cell, without_blank_rows
-from prooftune.errors import Failure, UsageError, nearest
+from prooftune.data.readers.table import Table, without_blank_rows
+from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Data, Source, Task
 from prooftune.types import SPLITS, Example, SplitName
 from prooftune.utils import package_files
 from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.files import missing_file, sha256
-from prooftune.utils.hub import offline_if_unreachable
-from prooftune.utils.progress import spinner
 
 UNKNOWN_LANGUAGE = "unknown"
 """Language of rows whose cell in the column `data.language` is empty."""
@@ -157,7 +156,7 @@ def _read_tables(source: Source, base: Path) -> Table:
 
 def _read_path(path: str, source: Source, base: Path) -> list[Table]:
     if path.startswith("hub:"):
-        return [_from_hub(path.removeprefix("hub:"), source)]
+        return [read_hub_dataset(path.removeprefix("hub:"), source)]
     if package_files.is_reference(path):
         return [read_table(package_files.fetch(path), source)]
     # An absolute path replaces the base.
@@ -261,66 +260,6 @@ def _check_ids(loaded: LoadedSource, column: str | None) -> None:
         )
 
 
-def _from_hub(name: str, source: Source) -> Table:
-    """Read a split of a hub dataset; values of ``ClassLabel`` columns become label names."""
-    split = source.split or "train"
-    dataset = _load_dataset(name, split, source)
-    label_names = {c: f.names for c, f in dataset.features.items() if hasattr(f, "names")}
-
-    def convert(column: str, value: object) -> str | None:
-        if column in label_names and isinstance(value, int):
-            # Unlabelled rows have the label -1.
-            return str(label_names[column][value]) if value >= 0 else None
-        return to_cell(value)
-
-    columns = list(dataset.column_names)
-    if not len(dataset):
-        raise UsageError(f"hub dataset '{name}': split '{split}' has no rows")
-    rows = DiskBackedList([convert(c, row[c]) for c in columns] for row in dataset)
-    return Table(f"{name}[{split}]", columns, rows, range(1, len(dataset) + 1))
-
-
-def _load_dataset(name: str, split: str, source: Source) -> Any:
-    try:
-        import datasets
-    except ModuleNotFoundError:
-        raise UsageError(
-            f"hub dataset '{name}' needs the datasets library: pip install 'prooftune[hub]'"
-        ) from None
-    from huggingface_hub.errors import HfHubHTTPError
-
-    with spinner(f"Fetching {name} ({split}) from the hub"), offline_if_unreachable():
-        try:
-            return datasets.load_dataset(name, source.config, split=split, revision=source.revision)
-        # First, because both are kinds of the OSError below.
-        except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
-            raise UsageError(
-                f"hub dataset '{name}' cannot be found, or needs a login (hf auth login): "
-                f"{_first_line(error)}"
-            ) from None
-        except ValueError as error:
-            # Unknown configuration or split; the first lines of the message list the valid ones.
-            message = " ".join(str(error).split("\n")[:2])
-            raise UsageError(
-                f"hub dataset '{name}': {message[:300]} (set data.config and data.split)"
-            ) from None
-        except RuntimeError as error:
-            # Datasets with a loading script; the hub has a Parquet copy of most of them.
-            raise UsageError(
-                f"hub dataset '{name}': {_first_line(error)}. Try data.revision: "
-                "refs/convert/parquet, or download its files and use them as local files"
-            ) from None
-        except (ConnectionError, HfHubHTTPError, OSError) as error:
-            raise Failure(
-                f"cannot reach the hub for dataset '{name}': {_first_line(error)}. Check the "
-                "network and HF_ENDPOINT, or use a local file"
-            ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
 def check_source_exists(data: Data, split: SplitName, base: Path) -> None:
     """Look whether the local files of a split are there, without reading them.
 
@@ -331,7 +270,7 @@ def check_source_exists(data: Data, split: SplitName, base: Path) -> None:
     for name in source.paths:
         if package_files.is_reference(name) or name.startswith("hub:"):
             continue
-        path, _ = split_part(base / Path(name).expanduser())
+        path = file_of(base / Path(name).expanduser())
         for file in expand_path(path, source.split):
             if not file.exists():
                 raise missing_file(file)
@@ -346,7 +285,7 @@ def local_files(data: Data, base: Path) -> frozenset[Path]:
         source = data.source(split)
         for name in source.paths:
             if not package_files.is_reference(name) and not name.startswith("hub:"):
-                path, _ = split_part(base / Path(name).expanduser())
+                path = file_of(base / Path(name).expanduser())
                 files.update(file.resolve() for file in expand_path(path, source.split))
     return frozenset(files)
 
@@ -366,7 +305,7 @@ def source_digest(data: Data, split: SplitName, base: Path) -> Any:
 def _path_digest(name: str, split: str | None, base: Path) -> Any:
     if package_files.is_reference(name) or name.startswith("hub:"):
         return None
-    path, _ = split_part(base / Path(name).expanduser())
+    path = file_of(base / Path(name).expanduser())
     digests: list[Any] = []
     for file in expand_path(path, split):
         if file.is_file():

@@ -39,7 +39,6 @@ PROPORTIONS = ("accuracy", "invalid_rate")
 PROBABILISTIC = ("log_loss", "brier", "ece")
 BOUNDS = {"mcc": SIGNED, "log_loss": (0.0, inf), "brier": (0.0, 2.0)}
 """Ranges of metrics that are not shares."""
-"""Ranges of metrics that are not shares."""
 
 
 def variant_figures(

@@ -30,7 +30,7 @@ _NUMBER = r"[-+]?\d+(?:[.,]\d+)?"
 _OPENING = r"[\s*_`'\"(\[]*"
 _SCORE = rf"{_OPENING}(?P<value>{_NUMBER})(?:\s*(?:/|out\s+of)\s*(?P<best>{_NUMBER}))?"
 # A number that continues (range, percentage, fraction, version) is not a score.
-# None of: 3-4, 80%, 4/7, 3 or 4, 1.2.3.
+# None of: 3-4, 80%, 3 or 4, 1.2.3, 1/2/3.
 _VALUE = re.compile(
     rf"{_SCORE}(?![\d%]|[.,]\d|\s*(?:[-–/]|to\b|or\b|out\s+of\b)\s*\d)", re.IGNORECASE
 )

@@ -51,6 +51,7 @@ def report(reported: Iterable[Finding], recipe: Recipe) -> None:
             notify(f"note: {finding}", "yellow")
     errors = [str(f) for f in unique if f.severity == "error"]
     if len(errors) == 1:
+        # The original error: its type may tell the command line more, such as a missing file.
         cause = next(f.cause for f in unique if f.severity == "error")
         raise cause or UsageError(errors[0])
     if errors:
@@ -78,6 +79,7 @@ def findings(recipe: Recipe, base: Path) -> list[Finding]:
             from prooftune.preflight.lora import check_lora
 
             result += check_lora(name, variant, recipe.for_variant(name))
+    # Variants that share options share their findings.
     return list(dict.fromkeys(result))
 
 
@@ -92,6 +94,7 @@ def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
         # Fetched before anything is computed, so that a missing model does not stop half a study.
         key = _model_key(recipe, name)
         result += _refused(key, partial(_model_folder, view, recipe.variants[name]))
+    # What follows opens the model's folder.
     if any(finding.severity == "error" for finding in result):
         return result
     for name, _ in encoders(recipe):
@@ -104,6 +107,7 @@ def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
 
         view = recipe.for_variant(name)
         sizes = len(study.train), len(study.validation)
+        # Notes were shown by `findings`; with the numbers of rows only errors can be new.
         result += [f for f in check_training(view, name, variant, sizes) if f.severity == "error"]
         if variant.method != "full":
             folder = _model_folder(view, variant)
@@ -264,8 +268,9 @@ def _judge(recipe: Recipe, base: Path) -> Iterator[Finding]:
 
         human = base / settings.human
         criteria = list(settings.criteria)
+        judged = [name for name, variant in recipe.variants.items() if variant.generates]
         yield from _refused(
-            "judge.human", lambda: read_human_scores(human, criteria, settings.scale)
+            "judge.human", lambda: read_human_scores(human, criteria, settings.scale, judged)
         )
 
 
@@ -273,5 +278,6 @@ def _refused(key_path: str, look: Callable[[], object]) -> Iterator[Finding]:
     try:
         look()
     except (UsageError, Failure) as refusal:
+        # Many of these errors begin with the key, which the finding has already.
         message = str(refusal).removeprefix(f"{key_path}: ")
         yield Finding("error", key_path, message, refusal)

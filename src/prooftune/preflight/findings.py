@@ -23,6 +23,7 @@ class Finding:
     severity: Literal["error", "note"]
     key_path: str
     message: str
+    # Not compared: equal findings are shown once, and no two exceptions are equal.
     cause: ProoftuneError | None = field(default=None, compare=False)
 
     def __str__(self) -> str:

@@ -64,6 +64,7 @@ def check_lora(name: str, variant: Variant, recipe: Recipe) -> Iterator[Finding]
     """Findings about the LoRA options of a tuned variant, without its model."""
     options = merged_options("lora", recipe.lora, name, variant.lora)
     for key, value in options.values.items():
+        # Switched off, which needs no support.
         if value is None or value is False or value == {} or value == []:
             continue
         if key in REFUSED:
@@ -84,6 +85,7 @@ def _is_the_same(key: str, value: object, variant: Variant) -> bool:
 def _initial_weights(options: Options) -> Iterator[Finding]:
     value = options.values.get("init_lora_weights", True)
     key_path = options.key_path("init_lora_weights")
+    # peft's own default (True), or weights of zeros.
     if isinstance(value, bool) or value in _INITIAL:
         return
     if re.fullmatch(r"pissa_niter_\d+", str(value)):
@@ -116,6 +118,7 @@ def check_layers(name: str, variant: Variant, recipe: Recipe, folder: Path) -> I
     weights."""
     options = merged_options("lora", recipe.lora, name, variant.lora)
     model = _empty_model(variant, recipe, folder)
+    # Last parts of names, as target_modules has them: `q_proj`.
     layers = {module.rpartition(".")[2] for module, _ in model.named_modules() if module}
     for key in ("target_modules", "exclude_modules", "modules_to_save"):
         names = options.values.get(key)

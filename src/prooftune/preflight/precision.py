@@ -12,6 +12,7 @@ def native_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 itself; others emulate it at 1/100 of float32's rate."""
     import torch
 
+    # Private functions, the only ones of PyTorch that say it.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -48,6 +49,7 @@ def _autocast(recipe: Recipe) -> Iterator[Finding]:
     """Training in another 16-bit dtype than the weights', which scoring computes in."""
     from prooftune.models.loading import TRAINING_DTYPES, compute_dtype, with_training_dtype
 
+    # `dtype: auto` is decided by the training's bf16 and fp16.
     recipe = with_training_dtype(recipe)
     for name, variant in recipe.variants.items():
         if variant.kind != "tuned" or variant.adapter:

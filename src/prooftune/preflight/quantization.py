@@ -44,6 +44,7 @@ def check_quantization(recipe: Recipe, name: str) -> Iterator[Finding]:
         if values.get(key):
             yield error(f"{section}.{key}", hint)
     four, eight = bool(values.get("load_in_4bit")), bool(values.get("load_in_8bit"))
+    # Nobody reads the fields of the other width, and nobody says so.
     for key in values.keys() & (OF_8_BITS if four and not eight else OF_4_BITS if eight else set()):
         yield note(f"{section}.{key}", f"no effect with load_in_{4 if four else 8}bit: true")
     kind = values.get("bnb_4bit_quant_type", "nf4")

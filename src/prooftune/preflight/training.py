@@ -59,6 +59,7 @@ def check_training(
     yield from check_trackers(options)
     yield from _values(options, recipe, rows)
     refused = {*device_errors, *REFUSED, *NOTED}
+    # What is reported already must not fail again with the library's words.
     clean = {k: v for k, v in options.values.items() if k not in refused and k != "report_to"}
     if clean.get("fsdp") and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return  # said by _values
@@ -148,6 +149,7 @@ class _DryArguments(TrainingArguments):  # type: ignore[misc]
     @cached_property
     def _setup_devices(self) -> torch.device:
         self._n_gpu = 0
+        # Building the real one would start a process group or claim a GPU.
         return torch.device("cpu")
 
 
@@ -159,11 +161,13 @@ def _built(
     precision = compute_dtype(recipe.model.dtype)
     if not torch.cuda.is_available() and precision == torch.float16:
         precision = torch.float32  # said by the rules of precision
+    # `TrainingArguments` sets variables for accelerate, which a check must not leave behind.
     environment = dict(os.environ)
     try:
         with tempfile.TemporaryDirectory() as folder:
             arguments = _DryArguments(
                 **argument_values(
+                    # It changes a global setting of PyTorch as soon as it is built.
                     {k: v for k, v in values.items() if k != "tf32"},
                     Path(folder),
                     rows=train,
@@ -197,6 +201,8 @@ def _optimizer(arguments: TrainingArguments, options: Options) -> Iterator[Findi
     try:
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
         optimizer = kind(layer.parameters(), **settings)
+        # Some libraries fail at the first step only (a kernel that is missing, a state that does
+        # not fit).
         layer(torch.ones(2, 64, device=device())).sum().backward()
         optimizer.step()
         yield from _unread(arguments, settings, options)
@@ -233,6 +239,7 @@ def _unread(
             continue
         without = copy.copy(arguments)
         setattr(without, key, default)
+        # Asked of transformers, since its optimisers differ in the fields that they read.
         if Trainer.get_optimizer_cls_and_kwargs(without)[1] == settings:
             yield note(options.key_path(key), f"no effect with optim: {arguments.optim.value}")
 

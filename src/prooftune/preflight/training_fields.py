@@ -100,6 +100,7 @@ def check_fields(options: Options) -> Iterator[Finding]:
         f.name: f.default for f in dataclasses.fields(TrainingArguments) if f.name in options.values
     }
     for key, value in options.values.items():
+        # Unknown fields are reported by `recipe.validation_errors`.
         if key in HONOURED or key not in defaults or value == defaults[key]:
             continue
         if key in REFUSED:

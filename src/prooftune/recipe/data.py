@@ -85,6 +85,7 @@ class SourceOptions(Section):
 
     @field_validator("labels", mode="before")
     @classmethod
+    # YAML reads the keys 1 and 2 as numbers, and a key is compared with the text of a cell.
     def _convert_label_keys_to_text(cls, value: object) -> object:
         return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
@@ -222,6 +223,7 @@ class Data(SourceOptions):
             raise KeyError(split)
         shared = {
             name: getattr(self, name)
+            # Only what was written, so that `model_fields_set` of the result is, too.
             for name in SourceOptions.model_fields
             if name in self.model_fields_set
         }
@@ -243,6 +245,7 @@ def _in_folder(
 def _below(paths: str | list[str], folder: str) -> str | list[str]:
     if isinstance(paths, list):
         return [str(_below(path, folder)) for path in paths]
+    # `Path` leaves an absolute path as it is.
     return paths if paths.startswith(("hub:", "pypi:")) else str(Path(folder) / paths)
 
 

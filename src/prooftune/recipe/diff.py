@@ -21,6 +21,7 @@ def differences(before: str, now: str) -> list[str]:
     try:
         old = yaml.safe_load(before)
     except yaml.YAMLError:
+        # A run folder may hold anything; this only describes it.
         old = None
     if not isinstance(old, Mapping):
         return ["a recipe that cannot be read"]

@@ -25,6 +25,7 @@ def check_url(value: str | None) -> str | None:
     url = urlsplit(value)
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError("expected a URL such as http://localhost:11434/v1")
+    # A query may hold a key, too: `?api_key=…`.
     if url.username or url.password or url.query:
         raise ValueError(
             "the URL must not contain a key or password; name an environment variable in "

@@ -32,11 +32,13 @@ def library_fields(kind: str) -> dict[str, Any]:
         from peft import LoraConfig
 
         # peft declares lora_alpha as int, but accepts any number.
+        # As rsLoRA and papers use it, such as 0.5.
         return {**_field_types(LoraConfig), "lora_alpha": float}
     from transformers import BitsAndBytesConfig
 
     parameters = inspect.signature(BitsAndBytesConfig.__init__).parameters
     return {
+        # The parameters have no annotations, so their defaults tell the types.
         name: type(p.default) for name, p in parameters.items() if name not in ("self", "kwargs")
     }
 
@@ -54,6 +56,7 @@ def expected(value: object, hint: Any) -> str | None:
         nor a closed set of values.
     """
     types = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+    # null means the library's default; only a field that must be a number or truth value has none.
     if value is None and types - set(_SIMPLE):
         return None
     types.discard(NoneType)
@@ -62,12 +65,14 @@ def expected(value: object, hint: Any) -> str | None:
     if len(types) != 1 or not types <= set(_SIMPLE):
         return None
     (type_,) = types
+    # `type` and not `isinstance`: True is an int for Python, and not for a person.
     is_valid = type(value) is type_ or (type_ is float and type(value) is int)
     return None if is_valid else _SIMPLE[type_]
 
 
 def _choices(types: set[Any]) -> Sequence[object]:
     """Return the values of an enumeration or literal type; empty if other values are valid too."""
+    # transformers declares "an enumeration or its name" so.
     types = types - {str}
     if len(types) != 1:
         return ()

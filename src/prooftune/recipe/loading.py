@@ -72,6 +72,7 @@ def load(reference: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, 
         UsageError: the recipe is invalid; the message lists every problem.
     """
     path = Path(reference)
+    # A file first: it may be named like a shipped recipe.
     if path.is_file():
         text, base = _read_recipe_file(path), path.parent
     elif str(reference) in shipped_names():
@@ -127,9 +128,12 @@ def parse(
     Raises:
         UsageError: the recipe is invalid; the message lists every problem, one per line.
     """
+    # Migration changes the mapping in place, and it is the caller's.
     changed = copy.deepcopy(dict(values))
     for override in overrides:
         _apply_override(changed, override)
+    # After the overrides, which may use old names; before validation, which knows only the new
+    # ones.
     migration = migrate(changed)
     problems = migration.problems + library_option_problems(changed)
     try:
@@ -153,6 +157,8 @@ def dump(recipe: Recipe) -> str:
     not apply to the kind of variant, are left out.
     """
     values = recipe.model_dump(mode="json")
+    # What a split or variant leaves out, it inherits: written with its defaults, it would override
+    # the recipe's.
     explicit = recipe.model_dump(mode="json", exclude_unset=True)
     for split in ("train", "validation", "test"):
         if values["data"][split] is not None:
@@ -173,6 +179,7 @@ def dump(recipe: Recipe) -> str:
         if isinstance(model, dict) and set(model) == {"name"}:
             values["variants"][name]["model"] = model["name"]
     _drop_default_nulls(recipe, values)
+    # The order of the types, which is that of the reference.
     return yaml.dump(values, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -245,6 +252,7 @@ class RecipeDumper(yaml.SafeDumper):
 
 def _use_yaml_1_2_scalars(kind: type[RecipeLoader] | type[RecipeDumper]) -> None:
     kind.yaml_implicit_resolvers = {
+        # A copy: the table belongs to the class from which these loaders inherit.
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
         for first, resolvers in kind.yaml_implicit_resolvers.items()
     }

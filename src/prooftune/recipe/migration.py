@@ -13,7 +13,8 @@ from typing import Any
 from prooftune.recipe.data import Data
 from prooftune.recipe.library_fields import LIBRARY_CLASSES, library_fields
 from prooftune.recipe.model import Model, Prompt
-from prooftune.recipe.old_names import HINTS, OLD_NAMES, OLD_VALUES, OldName
+from prooftune.recipe.old_names import OLD_NAMES, OldName
+from prooftune.recipe.old_values import HINTS, OLD_VALUES
 from prooftune.recipe.sections import Recipe
 
 _COMPONENT = "_component_"
@@ -53,6 +54,7 @@ class _Section:
 def migrate(values: dict[str, Any]) -> Migration:
     """Rename the old keys of a recipe in place, and remove those that are problems."""
     result = Migration()
+    # A list, since migration adds and removes keys on the way.
     for section in list(_sections(values)):
         for key in list(section.options):
             if str(key) in section.valid_keys:
@@ -68,6 +70,7 @@ def _sections(values: dict[str, Any]) -> Iterator[_Section]:
         if isinstance(values.get(name), dict):
             yield _Section(f"{name}.", name, values[name], model.model_fields)
     variants = values.get("variants")
+    # Variants have their own training, lora and quantization.
     parents = {"": values}
     if isinstance(variants, dict):
         parents |= {f"variants.{name}.": v for name, v in variants.items() if isinstance(v, dict)}
@@ -82,6 +85,7 @@ def _find_old_name(key: str, kind: str) -> OldName | None:
 
     At the top of the recipe, this includes fields that belong to one of the library sections.
     """
+    # First, since old names may be those of another section's fields now.
     if key in OLD_NAMES:
         return OLD_NAMES[key]
     if key == "output_dir":
@@ -95,6 +99,7 @@ def _find_old_name(key: str, kind: str) -> OldName | None:
 def _migrate_key(result: Migration, section: _Section, key: str, old: OldName) -> None:
     value = section.options.pop(key)
     path = f"{section.path}{key}"
+    # TorchTune: `optimizer: {_component_: torch.optim.AdamW, lr: 2e-5}`.
     if isinstance(value, dict) and _COMPONENT in value:
         result.problems += _component_problems(path, value, old)
         return
@@ -112,6 +117,7 @@ def _migrate_key(result: Migration, section: _Section, key: str, old: OldName) -
     if parent == section.kind and leaf not in section.options and parent in LIBRARY_CLASSES:
         section.options[leaf] = new
         result.notes.append(f"{path}: {_shown(value)} is read as {leaf}: {_shown(new)}")
+    # Scripts of several versions give both names with the same value.
     elif parent == section.kind and section.options.get(leaf) == new:
         result.notes.append(f"{path}: {_shown(value)} is the same as {leaf}: {_shown(new)}")
     elif parent == section.kind and leaf in section.options:
@@ -148,6 +154,7 @@ def _migrate_value(result: Migration, section: _Section, key: str) -> None:
         return
     if (section.kind, key, value) in OLD_VALUES:
         section.options[key] = new = OLD_VALUES[section.kind, key, value]
+        # `report_to: null` means none, which no note needs to say.
         if value not in (None, ""):
             result.notes.append(f"{path}: {_shown(value)} is read as {_shown(new)}, its new name")
     elif (section.kind, key, value) in HINTS:

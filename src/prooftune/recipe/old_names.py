@@ -34,6 +34,7 @@ def _optimizer(value: object) -> str:
     """Map class names of torch and bitsandbytes to the names of transformers."""
     if not isinstance(value, str):
         raise ValueError(value)
+    # `torch.optim.AdamW` and `bitsandbytes.optim.PagedAdamW8bit`.
     name = value.rpartition(".")[2].lower()
     return _OPTIMIZERS.get(name, value)
 
@@ -51,6 +52,7 @@ _OPTIMIZERS = {
 def _scheduler(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(value)
+    # `torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup`.
     for word in ("cosine", "linear", "constant"):
         if word in value.lower():
             return word
@@ -80,6 +82,7 @@ def _constant(new: object) -> Callable[[object], object]:
 
 
 def _bits(value: object) -> bool:
+    # QLoRA scripts write `bits: 4`, TorchTune `quantize_base: true`.
     if value not in (4, "4", "4bit", True):
         raise ValueError(value)
     return True
@@ -288,34 +291,3 @@ OLD_NAMES: dict[str, OldName] = {
     "bits": OldName("quantization.load_in_4bit", _bits),
 }
 """Old key -> replacement. Used only for keys that are not valid in their section."""
-
-OLD_VALUES: dict[tuple[str, str, Any], Any] = {
-    ("training", "optim", "adamw_hf"): "adamw_torch",
-    ("training", "optim", "adamw"): "adamw_torch",
-    ("training", "optim", "paged_adamw"): "paged_adamw_32bit",
-    ("training", "optim", "adamw_apex_fused"): "adamw_torch_fused",
-    ("training", "report_to", None): "none",
-    ("training", "report_to", ""): "none",
-    ("lora", "target_modules", "all_linear"): "all-linear",
-    **{
-        (section, key, old): new
-        for section, key in (("model", "dtype"), ("quantization", "bnb_4bit_compute_dtype"))
-        for old, new in (
-            ("bf16", "bfloat16"),
-            ("fp16", "float16"),
-            ("fp32", "float32"),
-            ("half", "float16"),
-            ("torch.bfloat16", "bfloat16"),
-            ("torch.float16", "float16"),
-            ("torch.float32", "float32"),
-        )
-    },
-}
-"""(section, key, old value) -> new value with the same meaning."""
-
-HINTS: dict[tuple[str, str, Any], str] = {
-    ("lora", "bias", "additive"): "lora_only trains the biases of the adapted layers, all those of "
-    "every layer, none leaves them as they are",
-    ("training", "fsdp", "full_shard auto_wrap"): "fsdp: true with fsdp_config: {version: 2}",
-}
-"""(section, key, value) -> what to write instead of a value without an exact equivalent."""

@@ -49,6 +49,7 @@ def _section_lines(path: str, section: type[BaseModel]) -> Iterator[str]:
             f"| `{name}` | {value} | {_default_text(field, inner)} "
             f"| {_one_line(field.description or '')} |"
         )
+        # Sections of a variant are those of the recipe, and described there.
         if inner and inner is not Source and path != "variants.NAME":
             nested.append((name, inner))
     yield ""

@@ -136,6 +136,7 @@ class Recipe(Section):
         answers more than one thing, and computes here."""
         if variant.context in ("gold", "random") or variant.kind == "endpoint":
             return False
+        # The most frequent answer to questions is none at all.
         return self.task == "classification" or variant.kind != "majority"
 
     @property
@@ -192,6 +193,7 @@ class Recipe(Section):
             )
         if not variant.uses_language_model:
             return self
+        # `get`: whether the adapter's variant exists is checked later, with all other problems.
         trained = self.variants.get(variant.adapter or name, variant)
         quantization = next(
             (v.quantization for v in (variant, trained) if v.quantization is not None),
@@ -220,6 +222,8 @@ class Recipe(Section):
         for name, variant in self.variants.items():
             if variant.uses_language_model:
                 view = self.for_variant(name)
+                # By equality: sections are pydantic models with dictionaries inside, and not
+                # hashable.
                 if not any(
                     (view.model, view.quantization) == (v.model, v.quantization)
                     for v in found.values()
@@ -277,6 +281,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_options_fit_task(self) -> Self:
+        # Collected, so that one run names all problems.
         problems = [*self._section_problems()]
         for name, variant in self.variants.items():
             problems += [f"variants.{name}: {p}" for p in self._variant_problems(variant)]

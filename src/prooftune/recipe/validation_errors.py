@@ -17,6 +17,7 @@ from prooftune.recipe.variants import VARIANT_KINDS, Variant
 def explain_validation_error(error: ValidationError) -> list[str]:
     """Return one sentence per validation error, without repetitions."""
     return list(
+        # A value that fits no member of a union has one error for each member.
         dict.fromkeys(message for details in error.errors() for message in _messages(details))
     )
 
@@ -62,6 +63,7 @@ def _key_path(location: Sequence[str | int]) -> list[str]:
     return [
         str(part)
         for part in location
+        # `data.train.path.list[str].0`: the type is no key.
         if not (isinstance(part, str) and (part in ("str", "float", "int") or "[" in part))
     ]
 
@@ -70,6 +72,7 @@ def _valid_keys(path: Sequence[str]) -> list[str]:
     """Return the valid keys of the section at a path in the recipe."""
     in_variant = bool(path) and path[0] == "variants"
     section: type[BaseModel] = Variant if in_variant else Recipe
+    # if in_variant] `variants.NAME.…`: the name is the user's and in no model.
     for key in path[2:] if in_variant else path:
         annotation = section.model_fields[key].annotation
         section = next(

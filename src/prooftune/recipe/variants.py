@@ -157,6 +157,7 @@ class Variant(Section):
     @classmethod
     def _set_encoder_method(cls, values: object) -> object:
         if isinstance(values, Mapping) and values.get("kind") == "encoder":
+            # Its own default: small encoders are trained whole, unless LoRA options ask otherwise.
             return {"method": "lora" if values.get("lora") else "full", **values}
         return values
 
@@ -181,6 +182,7 @@ class Variant(Section):
         unused = [
             name
             for name in Variant.model_fields
+            # Only options that were written: every variant has all fields with their defaults.
             if name in self.model_fields_set - {"kind"} - OPTIONS_BY_KIND[self.kind]
         ]
         problems = [f"'{name}' does not apply to kind: {self.kind}" for name in unused]
@@ -278,6 +280,7 @@ def leave_languages_out(variants: Mapping[str, object], train: object) -> dict[s
     Raises:
         ValueError: files are not given by language.
     """
+    # Both ways of writing it: `train: {swa: …}` and `train: {path: {swa: …}}`.
     paths = train.get("path") if isinstance(train, Mapping) and "path" in train else train
     expanded: dict[str, object] = {}
     for name, options in variants.items():
@@ -292,6 +295,7 @@ def leave_languages_out(variants: Mapping[str, object], train: object) -> dict[s
         rest = {key: value for key, value in options.items() if key != "leave_one_language_out"}
         expanded[name] = rest
         for language in paths:
+            # str: YAML may read a code as a number or a date.
             expanded[f"{name}-without-{language}"] = {**rest, "without": [str(language)]}
     return expanded
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from prooftune.evaluation.score_types import Scores
 from prooftune.report import task_display
 from prooftune.report.cells import Cell, Table, count_cell, value_cell
-from prooftune.report.format import MISSING, count, p_value, percent, points, signed_interval
+from prooftune.report.format import (
+    MISSING,
+    count,
+    format_change,
+    p_value,
+    percent,
+    signed_interval,
+)
 
 
 def languages_table(scores: Scores) -> Table | None:
@@ -69,7 +76,7 @@ def left_out_table(scores: Scores) -> Table | None:
                     Cell(MISSING)
                     if row["difference"] is None or row["difference"]["value"] is None
                     else Cell(
-                        points(row["difference"]["value"]),
+                        format_change(row["difference"]["value"], metric.form),
                         signed_interval(row["difference"], metric.form),
                     ),
                     Cell(p_value(row["p"])),

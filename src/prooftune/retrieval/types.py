@@ -65,7 +65,7 @@ class Chunk:
     """The unit of search and citation.
 
     Attributes:
-        id: 12 hexadecimal digits, a hash of document id and text.
+        id: 12 hexadecimal digits, a hash of document id, text and its occurrence in the document.
         document: document id.
         source: document name.
         page, section: those of the part.

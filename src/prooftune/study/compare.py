@@ -11,8 +11,8 @@ import numpy as np
 
 from prooftune import run_folder
 from prooftune.errors import UsageError, nearest
+from prooftune.evaluation.answers.final_answers import answered
 from prooftune.evaluation.answers.primary import answers_primary
-from prooftune.evaluation.answers.scores import answered
 from prooftune.evaluation.comparisons import consistent
 from prooftune.evaluation.intervals import (
     SIGNED,
@@ -98,9 +98,9 @@ class RunComparison:
             "larger.",
         ]
         if self.left_out:
-            examples = "example stands" if self.left_out == 1 else "examples stand"
+            examples = "example is" if self.left_out == 1 else "examples are"
             lines.append(
-                f"{self.left_out:,} test {examples} in only one of the runs and were left out."
+                f"{self.left_out:,} test {examples} in only one of the runs, and not compared."
             )
         return "\n".join(lines)
 

@@ -88,7 +88,7 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         dumped = recipes.dump(recipe)
         archive.archive_previous_run(folder, dumped)
         write_text(folder / "recipe.yaml", dumped)
-        # After the dump: the recipe in the run folder must not depend on this machine.
+        # After the dump: the recipe in the run folder is the user's, and so reads as unchanged.
         recipe = with_training_dtype(recipe)
         study, data_fingerprint = prepare(recipe, base, folder)
         preflight.check_with_data(recipe, study)

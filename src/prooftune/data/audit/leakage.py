@@ -99,7 +99,8 @@ def translation_leaks(study: Study) -> list[Finding]:
                 Finding(
                     "translation-leak",
                     "warning",
-                    f"{count_noun(len(rows), first + ' row')} have the group of a {second} row in "
+                    f"{count_noun(len(rows), first + ' row')} "
+                    f"{'has' if len(rows) == 1 else 'have'} the group of a {second} row in "
                     f"another language ({preview(rows)}): a translation of a {second} text may be "
                     "trained on. Put both into one split: data.splitting.method: grouped, with one "
                     "file or file list for each language.",

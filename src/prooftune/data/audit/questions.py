@@ -23,7 +23,8 @@ def context_leakage(study: Study) -> list[Finding]:
             "shared-context",
             "warning",
             f"{count_noun(len(leaked), 'test question')} ({len(leaked) / len(study.test):.0%}) "
-            "share their context with training questions (context leakage), so the scores do not "
+            f"{'shares its' if len(leaked) == 1 else 'share their'} context with training "
+            "questions (context leakage), so the scores do not "
             f"show how well new texts are answered. {fix} keeps all questions about one context in "
             "one split.",
             row_locations(leaked),

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from prooftune.data.init.predictability import predictability
+
 MAX_LABELS = 300
 """Distinct values above which a column is not a label."""
-_SAMPLE = 2000
-"""Rows by which predictability is measured."""
 _MIN_FILLED = 0.5
 
 LABEL_WORDS = {
@@ -25,7 +25,7 @@ LABEL_WORDS = {
     **dict.fromkeys(("type", "verdict", "annotation", "toxic", "spam", "subject", "answer"), 1.0),
     **dict.fromkeys(("priority", "department", "section", "queue", "decision", "language"), 0.7),
 }
-"""Words in a column's name that speak for a label, and how loudly."""
+"""Words in a column's name that suggest a label, with their weights."""
 LABEL_NAMES = {word for word, weight in LABEL_WORDS.items() if weight >= 2}
 """Names that are taken for the label's even if its values are unusual."""
 METADATA_WORDS = {
@@ -222,54 +222,14 @@ def _is_closed_set(column: Column) -> bool:
 
 
 def _name_score(column: Column, words: dict[str, float]) -> tuple[float, list[str]]:
-    """The loudest word for or against; a name that is nothing but that word counts in full, a part
-    of a longer name three quarters."""
+    """The heaviest words for and against; a name that is only that word counts in full, a part of a
+    longer name three quarters."""
     values = [words[word] for word in column.words if word in words]
     if not values:
         return 0.0, []
-    for_it, against = max(0.0, max(values)), min(0.0, min(values))
-    score = (for_it + against) * (1.0 if len(column.words) == 1 else 0.75)
+    positive, negative = max(0.0, max(values)), min(0.0, min(values))
+    score = (positive + negative) * (1.0 if len(column.words) == 1 else 0.75)
     return score, [f"named '{column.name}'"] if score > 0 else []
-
-
-def predictability(texts: Sequence[str], labels: Sequence[str]) -> float | None:
-    """How much of the room above the commonest value a cheap classifier gains, -1 to 1.
-
-    The classifier is complement naive Bayes over hashed words and word parts, three-fold
-    cross-validated on at most 2,000 rows.
-
-    Returns:
-        None where too few rows have a label that comes at least three times.
-    """
-    import numpy as np
-    from sklearn.feature_extraction.text import HashingVectorizer
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.naive_bayes import ComplementNB
-
-    counts = Counter(label for label in labels if label)
-    # Three folds need three rows of each label.
-    usable = [i for i, label in enumerate(labels) if counts[label] >= 3 and texts[i].strip()]
-    # Spread over the file, since the first rows of a sorted file have one label.
-    step = max(1, len(usable) // _SAMPLE)
-    usable = usable[::step][:_SAMPLE]
-    # Some labels have fewer than three rows in the sample.
-    counts = Counter(labels[i] for i in usable)
-    usable = [i for i in usable if counts[labels[i]] >= 3]
-    counts = Counter(labels[i] for i in usable)
-    if len(counts) < 2 or len(usable) < 12:
-        return None
-    # Hashing needs no vocabulary; naive Bayes takes no negative counts, which signs would give.
-    vectorizer = HashingVectorizer(
-        n_features=2**14, alternate_sign=False, ngram_range=(1, 2), token_pattern=r"(?u)\w+"
-    )
-    features = vectorizer.transform([texts[i][:2000] for i in usable])
-    y = np.array([labels[i] for i in usable])
-    # A fixed seed: the same file must give the same recipe.
-    folds = StratifiedKFold(3, shuffle=True, random_state=0)
-    predicted = cross_val_predict(ComplementNB(), features, y, cv=folds)
-    base = max(counts.values()) / len(usable)
-    accuracy = float((predicted == y).mean())
-    return (accuracy - base) / (1 - base) if base < 1 else None
 
 
 def names_of_values(column: Column, columns: Sequence[Column]) -> Column | None:

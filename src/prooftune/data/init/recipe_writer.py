@@ -22,7 +22,7 @@ from prooftune.data.init.templates import (
 )
 from prooftune.data.questions import detect_question_columns
 from prooftune.data.readers.conversations import conversations_to_questions
-from prooftune.data.readers.dispatch import split_part
+from prooftune.data.readers.dispatch import file_of
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import TASKS
@@ -52,7 +52,7 @@ def draft_recipe(
             f"--task: one of {', '.join(TASKS)}, found '{choices.task}'"
             f"{nearest(choices.task, TASKS)}"
         )
-    file, _ = split_part(path)
+    file = file_of(path)
     if not file.exists() and not glob.has_magic(str(file)):
         raise missing_file(file)
     table, inferred = sniff_file(path, choices)

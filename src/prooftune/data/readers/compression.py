@@ -49,6 +49,11 @@ def uncompressed(path: Path) -> Path:
     return path
 
 
+def archive_of(path: Path) -> Path:
+    """The file on disk: the archive of ``ARCHIVE.zip#MEMBER``, else the path itself."""
+    return _split(path)[0]
+
+
 def is_compressed_name(name: str) -> bool:
     """Whether a file name ends with the suffix of a compression format."""
     return name.lower().endswith((*_SUFFIXES, ".zip"))

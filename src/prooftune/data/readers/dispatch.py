@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prooftune.data.readers import delimited, json_parquet
 from prooftune.data.readers.arrow import read_arrow
-from prooftune.data.readers.compression import uncompressed
+from prooftune.data.readers.compression import archive_of, uncompressed
 from prooftune.data.readers.encoding import (
     check_readable,
     detect_format,
@@ -90,6 +90,11 @@ def split_part(path: Path) -> tuple[Path, str | None]:
         return path, None
     path, sheet = split_sheet(path)
     return (path, sheet) if sheet is not None else split_query(path)
+
+
+def file_of(path: Path) -> Path:
+    """The file on disk of a path that may name a part of it: ``FILE#PART``, ``FILE.zip#MEMBER``."""
+    return archive_of(split_part(path)[0])
 
 
 def is_json_lines(text: str) -> bool:

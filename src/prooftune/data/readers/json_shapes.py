@@ -140,8 +140,13 @@ def _label_studio(annotations: Sequence[Any]) -> list[str]:
         for region in annotation.get("result") or ():
             value = region.get("value") or {}
             values = value.get("choices") or value.get("taxonomy") or value.get("rating") or []
-            choices += [str(item) for item in (values if isinstance(values, list) else [values])]
+            choices += map(_choice, values if isinstance(values, list) else [values])
     return list(dict.fromkeys(choices))
+
+
+def _choice(item: object) -> str:
+    # A taxonomy's choice is a path: ["Animals", "Birds"].
+    return " / ".join(map(str, item)) if isinstance(item, list) else str(item)
 
 
 def _argilla(record: Mapping[str, Any]) -> Record | None:

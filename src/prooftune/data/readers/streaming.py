@@ -129,7 +129,7 @@ def scan_file(path: Path, source: Source) -> ScannedFile:
         path.name,
         lambda: iter_delimited_lines(path, source),
         source,
-        _delimiter(path, source),
+        delimiter_of(path, source),
         number_repeated=True,
     )
     return ScannedFile(
@@ -171,7 +171,7 @@ def iter_blocks(stream: ScannedFile, start: int, rows: int, characters: int) -> 
         numbered = delimited.iter_records(
             stream.path.name,
             iter_delimited_lines(stream.path, stream.source),
-            _delimiter(stream.path, stream.source),
+            delimiter_of(stream.path, stream.source),
             stream.quoted,
         )
         width = len(stream.columns)
@@ -212,9 +212,6 @@ def _group(
 def _length(value: object) -> int:
     return len(value if isinstance(value, str) else str(value))
 
-
-def _delimiter(path: Path, source: Source) -> str:
-    return delimiter_of(path, source)
 
 
 def _records(path: Path, source: Source) -> Iterator[dict[str, Any]]:

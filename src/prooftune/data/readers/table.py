@@ -24,7 +24,7 @@ class Table:
     """The rows of one file.
 
     Attributes:
-            name: name of the file, for messages.
+        name: name of the file, for messages.
         columns: column names, or ``0``, ``1`` … if the file has none.
         rows: one list of cells per row, as long as `columns`; None for a missing value. Formats
             that are read row by row store them on disk (`DiskBackedList`).

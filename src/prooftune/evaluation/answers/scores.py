@@ -4,25 +4,27 @@ verdict."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from math import inf
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.errors import UsageError
-from prooftune.evaluation.answers import squad
 from prooftune.evaluation.answers.citations import citation_figures
-from prooftune.evaluation.answers.no_answer import choose_threshold, final_outputs
+from prooftune.evaluation.answers.final_answers import (
+    Answered,
+    answer_counts,
+    answered,
+    final_predictions,
+    rows_of,
+    validation_quality,
+)
 from prooftune.evaluation.answers.primary import answers_primary
 from prooftune.evaluation.answers.text import (
-    Columns,
-    answer_columns,
     answer_prior,
     measure,
-    per_example,
     rates,
     samples_of,
 )
@@ -30,7 +32,6 @@ from prooftune.evaluation.changes import changed_examples
 from prooftune.evaluation.comparisons import Measured, Plan, compare, measured_once, pairs
 from prooftune.evaluation.intervals import UNIT, resampling_interval
 from prooftune.evaluation.languages import LanguageRows, language_figures, partly_trained
-from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.outcomes import check_comparable, groups_in_test
 from prooftune.evaluation.primary import CONTROL, judged_variant, title_of
 from prooftune.evaluation.procedure import (
@@ -42,17 +43,15 @@ from prooftune.evaluation.procedure import (
 )
 from prooftune.evaluation.resampling import Groups, Samples, resample
 from prooftune.evaluation.score_types import (
-    AnswerCounts,
     Figure,
     Measurements,
-    NoAnswerThreshold,
     Scores,
     VariantMeasurements,
 )
 from prooftune.evaluation.scores import group_facts, tidy
 from prooftune.evaluation.verdict import RETRIEVAL, verdict
 from prooftune.recipe import Recipe, Variant
-from prooftune.types import ANSWERABLE, UNANSWERABLE, Prediction, Study, VariantResult
+from prooftune.types import ANSWERABLE, UNANSWERABLE, Study, VariantResult
 
 RIGHT = 0.5
 """From this score on, an answer counts as right where examples are shown."""
@@ -74,23 +73,6 @@ def require_libraries() -> None:
         raise UsageError(
             f"measuring answers needs {', '.join(missing)}: pip install 'prooftune[answers]'"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The final answers of one variant.
-
-    Attributes:
-        outputs: one for each question, empty for "no answer".
-        columns: their per-example columns.
-        primary: the primary metric of each, [n].
-        threshold: how the no-answer threshold was chosen; None where there is none.
-    """
-
-    outputs: list[str]
-    columns: Columns
-    primary: Floats
-    threshold: NoAnswerThreshold | None
 
 
 def score_answers(
@@ -130,7 +112,7 @@ def score_answers(
     measured = {name: average(trainings) for name, trainings in singles.items()}
     quality = {
         r.name: [
-            _on_validation(study, training, given, primary)
+            validation_quality(study, training, given, primary)
             for training, given in zip(r.trainings, answers[r.name], strict=True)
         ]
         for r in results
@@ -152,7 +134,7 @@ def score_answers(
     )
 
     def measure_rows(rows: NDArray[np.bool_], own_groups: Groups | None) -> LanguageRows:
-        parts = {name: [_at(given, rows) for given in all_] for name, all_ in answers.items()}
+        parts = {name: [rows_of(given, rows) for given in all_] for name, all_ in answers.items()}
         found = _measure_all(parts, results, recipe, own_groups)
         level = settings.confidence
         by_variant = {
@@ -173,7 +155,7 @@ def score_answers(
         for name, trainings in singles.items()
     }
     # Counts are of one training, the one whose answers the report shows.
-    counts = {r.name: _counts(trained[r.name].test, finals[r.name].outputs) for r in results}
+    counts = {r.name: answer_counts(trained[r.name].test, finals[r.name].outputs) for r in results}
     variants: dict[str, VariantMeasurements] = {
         r.name: {
             "kind": r.kind,
@@ -229,7 +211,7 @@ def score_answers(
     named = bundled or recipe.bundle.variant
     judged = verdict(measurements, judged_variant(variants, primary, named))
     shown = {
-        name: replace(result, test=_final(result.test, finals[name].outputs))
+        name: replace(result, test=final_predictions(result.test, finals[name].outputs))
         for name, result in trained.items()
     }
     changed = changed_examples(
@@ -242,16 +224,6 @@ def score_answers(
     )
     scores: Scores = tidy({**measurements, "verdict": judged, "changed": changed})
     return scores
-
-
-def _at(given: Answered, rows: NDArray[np.bool_]) -> Answered:
-    """The answers to some of the questions; `rows` says of each whether it is among them, [n]."""
-    return Answered(
-        [output for output, there in zip(given.outputs, rows, strict=True) if there],
-        replace(given.columns, values=given.columns.values[rows]),
-        given.primary[rows],
-        given.threshold,
-    )
 
 
 def _measure_all(
@@ -299,52 +271,6 @@ def role(variant: Variant) -> str:
     return RETRIEVAL if retrieves else variant.system
 
 
-def answered(
-    study: Study, result: VariantResult, recipe: Recipe, primary: str | None = None
-) -> Answered:
-    """The final answers of one variant to the test questions, after its threshold, with their
-    scores.
-
-    Args:
-        study: the questions.
-        result: the variant's predictions.
-        recipe: the recipe.
-        primary: metric of single answers; None: the one that judges the study.
-    """
-    primary = primary or answers_primary(study, recipe)[0]
-    threshold = choose_threshold(study, result, recipe.evaluation.confidence)
-    outputs = final_outputs(result.test, threshold["value"] if threshold else None)
-    references = [e.references or () for e in study.test]
-    columns = answer_columns(outputs, references, **_bertscore(outputs, references, recipe))
-    return Answered(outputs, columns, per_example(columns, primary), threshold)
-
-
-def _bertscore(
-    outputs: Sequence[str], references: Sequence[Sequence[str]], recipe: Recipe
-) -> dict[str, Any]:
-    if recipe.answering.bertscore is None:
-        return {}
-    from prooftune.evaluation.answers.bertscore import bertscore
-
-    scored = bertscore(outputs, references, recipe.answering.bertscore)
-    return {"bertscore_f1": scored.f1, "bertscore_signature": scored.signature}
-
-
-def _on_validation(
-    study: Study, result: VariantResult, answered: Answered, primary: str
-) -> float | None:
-    if not result.validation:
-        return None
-    threshold = answered.threshold["value"] if answered.threshold else None
-    outputs = final_outputs(result.validation, threshold)
-    references = [e.references or () for e in study.validation]
-    # Without ROUGE, METEOR and BLEU, which take far longer and would not be read.
-    if primary in ("f1", "exact"):
-        return float(getattr(squad.score(outputs, references), primary).mean())
-    text = ("rougeL",) if primary == "rougeL_or_none" else (primary,)
-    return measure(answer_columns(outputs, references, text=text))[primary]
-
-
 def _interval(name: str, measured: Measured, confidence: float) -> Figure:
     """A metric of one training with its interval."""
     value, samples = measured.values[name], measured.samples[name]
@@ -381,32 +307,3 @@ def _pairs(
         *pairs(systems, models),
         *((name, other) for name in roles if roles[name] == CONTROL for other in against if other),
     ]
-
-
-def _final(predictions: Sequence[Prediction], outputs: Sequence[str]) -> list[Prediction]:
-    return [
-        # No answer, by the threshold, is a valid output whatever the model wrote, and cites
-        # nothing.
-        replace(p, output=output, valid=p.valid or not output, cited=p.cited if output else ())
-        for p, output in zip(predictions, outputs, strict=True)
-    ]
-
-
-def _counts(predictions: Sequence[Prediction], outputs: Sequence[str]) -> AnswerCounts:
-    """What happened on the way to the final answers."""
-    n = len(predictions)
-    cited = sum(bool(p.cited) for p in predictions)
-    return {
-        "invalid": sum(
-            bool(output) and not p.valid for p, output in zip(predictions, outputs, strict=True)
-        ),
-        "truncated": sum(p.truncated_tokens > 0 for p in predictions),
-        "truncated_tokens": sum(p.truncated_tokens for p in predictions),
-        "prompt_tokens": sum(p.prompt_tokens for p in predictions),
-        "generated_tokens": sum(p.generated_tokens for p in predictions),
-        "windowed": sum(p.windows > 1 for p in predictions),
-        "abstained": sum(not output for output in outputs),
-        "cited": cited,
-        "cited_share": cited / n if n else 0.0,
-        "unknown_citations": sum(p.unknown_citations for p in predictions),
-    }

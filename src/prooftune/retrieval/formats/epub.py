@@ -14,7 +14,7 @@ from prooftune.retrieval.formats.html import read_html
 from prooftune.retrieval.types import DocumentPart
 
 if TYPE_CHECKING:
-    from lxml.etree import _Element
+    from lxml.etree import XMLParser, _Element
 
 _PAGES = ("application/xhtml+xml", "text/html")
 
@@ -30,8 +30,7 @@ def read_epub(content: bytes) -> tuple[list[DocumentPart], str | None]:
         from lxml import etree
     except ImportError:
         raise UsageError("EPUB books need lxml: pip install 'prooftune[retrieval]'") from None
-    # A book must not make the parser read files of this machine or the network (XXE).
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
+    parser = _parser()
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             container = etree.fromstring(archive.read("META-INF/container.xml"), parser)
@@ -45,6 +44,13 @@ def read_epub(content: bytes) -> tuple[list[DocumentPart], str | None]:
     except (zipfile.BadZipFile, KeyError, AttributeError, OSError, etree.XMLSyntaxError) as error:
         raise UnreadableDocument(f"damaged EPUB book: {error}") from None
     return [part for page in contents if page.strip() for part in read_html(page)[0]], None
+
+
+def _parser() -> XMLParser:
+    from lxml import etree
+
+    # A book must not make the parser read files of this machine or the network (XXE).
+    return etree.XMLParser(resolve_entities=False, no_network=True)
 
 
 def _spine(package: _Element, folder: str) -> list[str]:
@@ -68,5 +74,5 @@ def _encrypted(archive: zipfile.ZipFile) -> set[str]:
     name = "META-INF/encryption.xml"
     if name not in archive.namelist():
         return set()
-    root = etree.fromstring(archive.read(name))
+    root = etree.fromstring(archive.read(name), _parser())
     return {unquote(item.get("URI", "")) for item in root.iter("{*}CipherReference")}
