@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from prooftune.data.audit.duplicates import SHINGLINGS, jaccard
+from prooftune.data.audit.duplicates import SHINGLINGS
+from prooftune.data.audit.lsh import jaccard
 from prooftune.data.normalization import near_key, word_shingles
 from prooftune.types import Example
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prooftune.data.audit import duplicates
+from prooftune.data.audit import duplicates, lsh
 from prooftune.data.normalization import dedup_key, word_shingles
 from prooftune.utils.words import normalize_words
 
@@ -46,7 +46,7 @@ def test_near_duplicates_match_brute_force(texts: dict[str, list[str]], threshol
     sets = {name: [word_shingles(t) for t in split] for name, split in texts.items()}
     naive = {}
     for i, one in enumerate(sets["train"]):
-        best = max((duplicates.jaccard(one, other), -j) for j, other in enumerate(sets["test"]))
+        best = max((lsh.jaccard(one, other), -j) for j, other in enumerate(sets["test"]))
         if best[0] >= threshold and texts["train"][i] not in copies:
             naive[i] = -best[1]
     # None is reported wrongly; hashing may miss some that are near the threshold.
@@ -60,9 +60,7 @@ def test_clusters_match_brute_force(texts: dict[str, list[str]]) -> None:
     family = duplicates.duplicate_clusters(both, 0.7)
     sets = [word_shingles(t) for t in both]
     alike = {
-        (i, j)
-        for i, j in combinations(range(len(both)), 2)
-        if duplicates.jaccard(sets[i], sets[j]) >= 0.7
+        (i, j) for i, j in combinations(range(len(both)), 2) if lsh.jaccard(sets[i], sets[j]) >= 0.7
     }
     together = {(i, j) for i, j in combinations(range(len(both)), 2) if family[i] == family[j]}
     assert together <= alike
@@ -82,8 +80,8 @@ def test_clusters_without_threshold_contain_exact_duplicates_only() -> None:
 def test_clusters_are_transitive() -> None:
     line = [f"w{i}" for i in range(60)]
     chain = [" ".join(line[i : i + 40]) for i in (0, 4, 8, 12)]
-    ends = duplicates.jaccard(word_shingles(chain[0]), word_shingles(chain[3]))
-    assert ends < 0.7 < duplicates.jaccard(word_shingles(chain[0]), word_shingles(chain[1]))
+    ends = lsh.jaccard(word_shingles(chain[0]), word_shingles(chain[3]))
+    assert ends < 0.7 < lsh.jaccard(word_shingles(chain[0]), word_shingles(chain[1]))
     assert len(set(duplicates.duplicate_clusters(chain, 0.7))) == 1
 
 

@@ -16,11 +16,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from prooftune.data import sources
+from prooftune.data.init.recipe_writer import draft_recipe
 from prooftune.data.readers.compression import uncompressed
 from prooftune.data.readers.dispatch import read_table
+from prooftune.data.readers.json_shapes import flat_annotation
 from prooftune.data.sources import read_source
 from prooftune.errors import UsageError
-from prooftune.recipe import Source
+from prooftune.recipe import Data, Source
+from prooftune.utils.files import MissingFile
 
 ROWS = [
     ("boils «fast», quietly", "praise"),
@@ -86,6 +90,25 @@ def test_a_zip_archive_gives_its_only_file_or_the_named_one(tmp_path: Path) -> N
     with pytest.raises(UsageError, match=r"holds 2 files.*reviews\.zip#a/reviews\.jsonl"):
         rows_of(path)
     assert rows_of(f"{path}#a/reviews.jsonl") == ROWS
+
+
+def test_a_zip_member_is_looked_for_and_fingerprinted_as_its_archive(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(jsonl(tmp_path / "a.jsonl"), "a.jsonl")
+        archive.writestr("b.jsonl", "{}")
+    data = Data.model_validate({"train": "reviews.zip#a.jsonl"})
+    sources.check_source_exists(data, "train", tmp_path)
+    assert sources.local_files(data, tmp_path) == {path.resolve()}
+    before = sources.source_digest(data, "train", tmp_path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("c.jsonl", "{}")
+    assert sources.source_digest(data, "train", tmp_path) != before
+    recipe, _ = draft_recipe(Path(f"{path}#a.jsonl"), tmp_path / "reviews.yaml")
+    assert 'train: "reviews.zip#a.jsonl"' in recipe
+    path.unlink()
+    with pytest.raises(MissingFile, match=r"reviews\.zip"):
+        sources.check_source_exists(data, "train", tmp_path)
 
 
 @pytest.mark.parametrize("suffix", COMPRESSORS)
@@ -250,6 +273,12 @@ def test_json_of_every_shape(tmp_path: Path, shape: str) -> None:
     path = tmp_path / "reviews.json"
     path.write_text(json.dumps(SHAPES[shape]), "utf-8")
     assert rows_of(path) == ROWS
+
+
+def test_a_path_in_a_taxonomy_of_label_studio_is_one_label() -> None:
+    taxonomy = {"taxonomy": [["Service", "Waiter"]]}
+    record = {"data": {"text": "rude"}, "annotations": [{"result": [{"value": taxonomy}]}]}
+    assert flat_annotation(record) == {"text": "rude", "label": "Service / Waiter"}
 
 
 def test_pandas_agrees_on_its_own_shapes(tmp_path: Path) -> None:

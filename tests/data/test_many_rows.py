@@ -16,7 +16,7 @@ import pytest
 from data.tabled import study_recipe
 from prooftune import run_folder
 from prooftune.data import prepare
-from prooftune.data.audit import duplicates, lsh
+from prooftune.data.audit import lsh
 from prooftune.types import Example
 from prooftune.utils import disk_list
 

@@ -5,7 +5,8 @@ import random
 import pytest
 
 from prooftune.data.audit import duplicates, lsh
-from prooftune.data.audit.duplicates import find_near_duplicates, jaccard
+from prooftune.data.audit.duplicates import find_near_duplicates
+from prooftune.data.audit.lsh import jaccard
 from prooftune.data.normalization import character_shingles, example_dedup_key, near_key
 from prooftune.types import Example
 

@@ -33,6 +33,21 @@ def found(model_folders: dict[str, Path], tmp_path: Path) -> Any:
     return find
 
 
+def test_human_scores_may_name_the_variants_that_generate(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    scores = tmp_path / "human.csv"
+    scores.write_text("id,criterion,score,variant\n1,correctness,3,zero-shot\n")
+    judge = {"model": str(model_folders["llama"]), "human": str(scores)}
+    variants = {"majority": None, "zero-shot": None}
+    options = {"judge": judge, "variants": variants, "training": {}, "lora": {}}
+    recipe = parsed(model_folders["llama"], tmp_path, **options)
+    assert checker.findings(recipe, Path()) == []
+    scores.write_text("id,criterion,score,variant\n1,correctness,3,majority\n")
+    [finding] = checker.findings(recipe, Path())
+    assert "unknown variant 'majority'" in str(finding)
+
+
 def test_a_plain_recipe_has_no_findings(found: Any) -> None:
     assert found() == []
 
