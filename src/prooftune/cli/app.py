@@ -37,7 +37,10 @@ def _set_global_options(
         bool,
         typer.Option(
             # Eager: typer would else ask for a command first.
-            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
         ),
     ] = False,
     quiet: Annotated[

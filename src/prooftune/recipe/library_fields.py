@@ -39,7 +39,9 @@ def library_fields(kind: str) -> dict[str, Any]:
     parameters = inspect.signature(BitsAndBytesConfig.__init__).parameters
     return {
         # The parameters have no annotations, so their defaults tell the types.
-        name: type(p.default) for name, p in parameters.items() if name not in ("self", "kwargs")
+        name: type(p.default)
+        for name, p in parameters.items()
+        if name not in ("self", "kwargs")
     }
 
 

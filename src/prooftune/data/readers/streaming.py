@@ -213,7 +213,6 @@ def _length(value: object) -> int:
     return len(value if isinstance(value, str) else str(value))
 
 
-
 def _records(path: Path, source: Source) -> Iterator[dict[str, Any]]:
     for _, record in json_parquet.iter_jsonl(
         path.name, iter_lines(path, source.encoding, newline="\n")
