@@ -70,7 +70,7 @@ def base_model_folder(bundle: str | Path) -> Path:
             cannot be downloaded.
     """
     from prooftune.bundle import base_model
-    from prooftune.bundle.manifest import language_model_manifest
+    from prooftune.bundle.manifest_reader import language_model_manifest
 
     return base_model.base_model_folder(language_model_manifest(Path(bundle)))
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bundle.making import changed, load_classifier
 from prooftune.bundle.load import load
-from prooftune.bundle.manifest import read_manifest
+from prooftune.bundle.manifest_reader import read_manifest
 from prooftune.errors import ProoftuneError, UsageError
 from prooftune.models import adapters
 from prooftune.utils.files import read_json

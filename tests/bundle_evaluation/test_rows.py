@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from prooftune import recipe
-from prooftune.bundle.manifest import Manifest, read_manifest
+from prooftune.bundle.manifest import Manifest
+from prooftune.bundle.manifest_reader import read_manifest
 from prooftune.bundle_evaluation.rows import read_rows
 from prooftune.errors import UsageError
 

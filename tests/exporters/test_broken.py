@@ -20,7 +20,8 @@ from bundle.making import changed
 from exporters.conftest import ROWS, Make
 from prooftune.bundle import golden
 from prooftune.bundle.load import load
-from prooftune.bundle.manifest import GOLDEN, Manifest, language_model_manifest
+from prooftune.bundle.manifest import GOLDEN, Manifest
+from prooftune.bundle.manifest_reader import language_model_manifest
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import merged, ollama
 from prooftune.exporters.build import export

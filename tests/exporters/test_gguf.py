@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from exporters.conftest import LLAMA_CPP, Make
 from prooftune.bundle import golden
-from prooftune.bundle.manifest import GOLDEN, language_model_manifest
+from prooftune.bundle.manifest import GOLDEN
+from prooftune.bundle.manifest_reader import language_model_manifest
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import gguf, merged
 from prooftune.exporters.build import export

@@ -15,7 +15,8 @@ from prooftune import recipe
 from prooftune.bundle import golden
 from prooftune.bundle.base_model import base_model_folder
 from prooftune.bundle.load import load
-from prooftune.bundle.manifest import GOLDEN, language_model_manifest
+from prooftune.bundle.manifest import GOLDEN
+from prooftune.bundle.manifest_reader import language_model_manifest
 from prooftune.exporters import merged
 from prooftune.exporters.build import export
 from prooftune.models import loading

@@ -29,7 +29,8 @@ from prooftune.batch_predict.columns import (
 )
 from prooftune.batch_predict.local import PartWriter, PredictionJob, predict_blocks
 from prooftune.batch_predict.writers import choose_format, join
-from prooftune.bundle.manifest import CommonManifest, is_text_classifier, read_manifest
+from prooftune.bundle.manifest import CommonManifest, is_text_classifier
+from prooftune.bundle.manifest_reader import read_manifest
 from prooftune.data.readers.compression import is_compressed_name, uncompressed
 from prooftune.data.readers.streaming import scan_file
 from prooftune.errors import Failure, UsageError, nearest

@@ -21,12 +21,8 @@ from prooftune.bundle.classifier import Classifier, has_probabilities
 from prooftune.bundle.language_model import LanguageModelClassifier
 from prooftune.bundle.layout import weights_folder
 from prooftune.bundle.load import load
-from prooftune.bundle.manifest import (
-    Manifest,
-    is_language_model,
-    language_model_manifest,
-    read_manifest,
-)
+from prooftune.bundle.manifest import Manifest, is_language_model
+from prooftune.bundle.manifest_reader import language_model_manifest, read_manifest
 from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast

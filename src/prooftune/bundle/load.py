@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune.bundle.base_model import why_no_base_model
 from prooftune.bundle.classifier import Classifier
-from prooftune.bundle.manifest import (
-    ClassifierManifest,
-    is_encoder,
-    is_text_classifier,
-    read_manifest,
-)
+from prooftune.bundle.manifest import ClassifierManifest, is_encoder, is_text_classifier
+from prooftune.bundle.manifest_reader import read_manifest
 from prooftune.bundle.safety import check_files
 from prooftune.errors import UsageError
 from prooftune.models.text_classifier import TextClassifier, load_classifier

@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING
 
 from prooftune.bundle.card_metadata import front_matter
 from prooftune.bundle.layout import ADAPTER_CONFIG
-from prooftune.bundle.manifest import (
-    GOLDEN,
-    AnyManifest,
-    is_language_model,
-    read_manifest,
-)
+from prooftune.bundle.manifest import GOLDEN, AnyManifest, is_language_model
+from prooftune.bundle.manifest_reader import read_manifest
 from prooftune.bundle.safety import may_be_pickle
 from prooftune.errors import Failure, UsageError
 from prooftune.models.text_classifier import VOCABULARY_FILE

@@ -10,7 +10,8 @@ from typing import Any
 
 from prooftune import recipe as recipes
 from prooftune.bundle.load import load
-from prooftune.bundle.manifest import AnyManifest, CommonManifest, read_manifest
+from prooftune.bundle.manifest import AnyManifest, CommonManifest
+from prooftune.bundle.manifest_reader import read_manifest
 from prooftune.bundle_evaluation.drift import label_shift, length_shift, metric_changes
 from prooftune.bundle_evaluation.measures import (
     bundle_figures,

@@ -9,7 +9,8 @@ from typing import Any
 
 from prooftune import recipe as recipes
 from prooftune.bundle.classifier import LabelPrediction
-from prooftune.bundle.manifest import AnyManifest, read_manifest
+from prooftune.bundle.manifest import AnyManifest
+from prooftune.bundle.manifest_reader import read_manifest
 from prooftune.bundle.qa import QAPrediction
 from prooftune.bundle_evaluation.rows import LabelledRows, read_rows, sample_rows
 from prooftune.recipe import Recipe

@@ -287,7 +287,7 @@ def _run_study(name: str, out: Path | None, overrides: list[str], model: str | N
 
 
 def _print_result(result: Result) -> None:
-    from prooftune.bundle.manifest import read_manifest
+    from prooftune.bundle.manifest_reader import read_manifest
     from prooftune.report.terminal import print_paragraph, print_variants
 
     print()

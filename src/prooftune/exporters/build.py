@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING, Any
 from prooftune.bundle import golden
 from prooftune.bundle.golden import GoldenRow, max_new_tokens
 from prooftune.bundle.layout import tokenizer_folder
-from prooftune.bundle.manifest import (
-    GOLDEN,
-    Manifest,
-    is_encoder,
-    is_language_model,
-    read_manifest,
-)
+from prooftune.bundle.manifest import GOLDEN, Manifest, is_encoder, is_language_model
+from prooftune.bundle.manifest_reader import read_manifest
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import diagnosis, ollama
