@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from prooftune.chat_client import endpoint as limits
+from prooftune.chat_client import failures as limits
 from prooftune.chat_client import streaming
 from prooftune.errors import Failure, UsageError
 from prooftune.judge import JudgeItem, Judgements, judge, summarize

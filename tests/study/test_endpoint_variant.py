@@ -22,6 +22,7 @@ from bundle.making import make_bundle
 from judge import server
 from prooftune.chat_client import endpoint as client
 from prooftune.chat_client.budget import Budget, BudgetExceeded, Limits
+from prooftune.chat_client.failures import NOT_JSON
 from prooftune.errors import Failure, UsageError
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.tasks.chat_messages import chat_messages, label_log_probs
@@ -220,7 +221,7 @@ def test_junk_for_good_is_invalid_and_not_retried_forever(
     result = prooftune.run(endpoint_recipe(tmp_path, chat), out=tmp_path / "run")
     assert max(chat.times_asked.values()) == 3
     failed = details_of(result.folder, "api")["endpoint"]["failed"]
-    assert failed.keys() == {client.NOT_JSON} and failed[client.NOT_JSON] > 10
+    assert failed.keys() == {NOT_JSON} and failed[NOT_JSON] > 10
 
 
 def test_parameters_that_the_server_does_not_know_are_left_out(

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import json
-import os
 import random
 import ssl
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
+from prooftune.chat_client.api_key import ApiKey, read_api_key
 from prooftune.chat_client.budget import Budget, BudgetExceeded, Reservation
-from prooftune.chat_client.types import ChatRequest, EndpointSettings, Reply, TokenAlternatives
+from prooftune.chat_client.failures import (
+    CLIENT_ERROR,
+    DEADLINE_REACHED,
+    NO_CONNECTION,
+    RATE_LIMITED,
+    RESPONSE_TOO_LONG,
+    SERVER_ERROR,
+    TIMED_OUT,
+    UNBILLED,
+    RequestFailed,
+)
+from prooftune.chat_client.responses import (
+    error_message,
+    parse_completion,
+    parse_logprobs,
+    retry_after_seconds,
+    token_count,
+)
+from prooftune.chat_client.types import ChatRequest, EndpointSettings, Reply
 from prooftune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,46 +49,6 @@ SETTLE_SECONDS = 0.02
 """Seconds between two looks at what requests on the way have left of a budget."""
 LOGPROB_BYTES = 128
 """Bytes of one alternative's log-probability in a response."""
-_MIN_KEY_LENGTH = 8
-"""Shorter keys, such as ``none`` and ``EMPTY``, are placeholders and not masked in texts."""
-
-TIMED_OUT, DEADLINE_REACHED, NO_CONNECTION, RESPONSE_TOO_LONG = (
-    "timed out",
-    "deadline reached",
-    "no connection",
-    "response without end",
-)
-NOT_JSON, NO_CHOICES, WRONG_SHAPE = (
-    "response is not JSON",
-    "response without choices",
-    "response of another shape",
-)
-RATE_LIMITED, SERVER_ERROR, CLIENT_ERROR = (
-    "rate limit (429)",
-    "server error (5xx)",
-    "request refused (4xx)",
-)
-
-
-UNBILLED = (RATE_LIMITED, SERVER_ERROR, CLIENT_ERROR, NO_CONNECTION)
-"""Failures for which no provider asks money."""
-
-
-class RequestFailed(Exception):
-    """A failed request.
-
-    Attributes:
-        reason: from a small fixed set.
-        retry: whether a retry may help.
-        wait: seconds that the endpoint asks to wait.
-        detail: the endpoint's message.
-    """
-
-    def __init__(
-        self, reason: str, retry: bool = False, wait: float = 0.0, detail: str = ""
-    ) -> None:
-        super().__init__(reason)
-        self.reason, self.retry, self.wait, self.detail = reason, retry, wait, detail
 
 
 class Endpoint:
@@ -259,14 +236,14 @@ class Endpoint:
         return Reply(
             self.key.mask(text),
             cut,
-            prompt_tokens=_count(usage.get("prompt_tokens")),
-            completion_tokens=_count(usage.get("completion_tokens")),
+            prompt_tokens=token_count(usage.get("prompt_tokens")),
+            completion_tokens=token_count(usage.get("completion_tokens")),
             logprobs=parse_logprobs(content["choices"][0]),
             seconds=time.perf_counter() - started,
         )
 
     def _status_error(self, status: int, retry_after: str | None, body: object) -> RequestFailed:
-        message = self.key.mask(_error_message(body))
+        message = self.key.mask(error_message(body))
         section = self.section
         if status in (401, 403):
             key = (
@@ -290,7 +267,7 @@ class Endpoint:
             reason,
             # The same as in OpenAI's client: 409 is a lock time-out.
             status in (408, 409, 429) or status >= 500,
-            _retry_after_seconds(retry_after),
+            retry_after_seconds(retry_after),
             f"status {status}: {message}",
         )
 
@@ -317,111 +294,3 @@ def open_endpoint(
     # Loading the certificates takes longer than the rest of a request, so they are shared.
     key = read_api_key(settings, section)
     return Endpoint(settings, section, key, httpx2.create_ssl_context(), budget)
-
-
-def parse_logprobs(choice: object) -> list[TokenAlternatives] | None:
-    """Log-probabilities of the generated tokens of a choice; None if it has none of that shape."""
-    try:
-        tokens = choice["logprobs"]["content"]  # type: ignore[index]
-        generated: list[TokenAlternatives] = [
-            {
-                "token": str(token["token"]),
-                "alternatives": {
-                    str(token["token"]): float(token["logprob"]),
-                    **{
-                        str(other["token"]): float(other["logprob"])
-                        for other in token.get("top_logprobs") or ()
-                    },
-                },
-            }
-            for token in tokens
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-    return generated or None
-
-
-def _count(value: object) -> int | None:
-    # A bool is an int, too.
-    return value if type(value) is int and value >= 0 else None
-
-
-class ApiKey:
-    """An API key that no repr, log or message shows."""
-
-    def __init__(self, value: str) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def mask(self, text: str) -> str:
-        """Mask the key in a text, which a server may echo."""
-        return text.replace(self.value, "***") if len(self.value) >= _MIN_KEY_LENGTH else text
-
-
-def read_api_key(settings: EndpointSettings, section: str) -> ApiKey:
-    """Read the API key from the environment variable that the settings name.
-
-    Raises:
-        UsageError: the variable is missing or empty, or its value cannot go into an HTTP header.
-    """
-    if settings.api_key_env is None:
-        return ApiKey("none")
-    value = os.environ.get(settings.api_key_env, "").strip()
-    if not value:
-        raise UsageError(
-            f"{section}.api_key_env: the environment variable {settings.api_key_env} is not set. "
-            "Set it to the key of "
-            f"{settings.base_url}, or remove {section}.api_key_env if it needs none"
-        )
-    if not (value.isascii() and value.isprintable()):
-        raise UsageError(
-            f"{section}.api_key_env: {settings.api_key_env} holds characters that no API key has"
-        )
-    return ApiKey(value)
-
-
-def parse_completion(body: bytes) -> tuple[str, bool]:
-    """The text of the first choice of a chat completion, and whether the token limit truncated it.
-
-    Raises:
-        RequestFailed: the body is not a chat completion.
-    """
-    try:
-        first = json.loads(body)["choices"][0]
-        content = first["message"]["content"]
-    except IndexError:
-        raise RequestFailed(NO_CHOICES) from None
-    except (KeyError, TypeError):
-        raise RequestFailed(WRONG_SHAPE, detail=_excerpt(body)) from None
-    except (ValueError, RecursionError):
-        raise RequestFailed(NOT_JSON, detail=_excerpt(body)) from None
-    # Content is None where a reasoning model spent all its tokens on thinking.
-    if not isinstance(content, str | None):
-        raise RequestFailed(WRONG_SHAPE, detail=_excerpt(body))
-    # JSON can hold lone surrogates, which UTF-8 files cannot.
-    return (content or "").encode("utf-8", "replace").decode(), first.get(
-        "finish_reason"
-    ) == "length"
-
-
-def _excerpt(body: bytes) -> str:
-    return " ".join(body[:200].decode("utf-8", "replace").split())
-
-
-def _error_message(body: object) -> str:
-    """The message of an error response, on one line."""
-    inner = body.get("message", body) if isinstance(body, dict) else body
-    return " ".join(str(inner or "").split())[:200]
-
-
-def _retry_after_seconds(retry_after: str | None) -> float:
-    """Seconds of a ``Retry-After`` header (RFC 9110, 10.2.3: number or date); 0 if invalid."""
-    if not retry_after:
-        return 0.0
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        date = email.utils.parsedate_tz(retry_after)
-        return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0

@@ -9,12 +9,8 @@ import threading
 from collections.abc import Generator, Iterator, Mapping
 
 from prooftune.chat_client.budget import Budget, BudgetExceeded
-from prooftune.chat_client.endpoint import (
-    DEADLINE_REACHED,
-    NO_CONNECTION,
-    Endpoint,
-    open_endpoint,
-)
+from prooftune.chat_client.endpoint import Endpoint, open_endpoint
+from prooftune.chat_client.failures import DEADLINE_REACHED, NO_CONNECTION
 from prooftune.chat_client.types import ChatRequest, EndpointSettings, Reply
 
 MAX_FAILED_CONNECTIONS = 8

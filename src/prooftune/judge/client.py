@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prooftune.chat_client.endpoint import DEADLINE_REACHED
+from prooftune.chat_client.failures import DEADLINE_REACHED
 from prooftune.chat_client.streaming import stream_replies
 from prooftune.chat_client.types import ChatRequest, Message, Reply
 from prooftune.errors import Failure, UsageError

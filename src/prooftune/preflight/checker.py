@@ -236,7 +236,7 @@ def _endpoints(recipe: Recipe) -> Iterator[Finding]:
         if importlib.util.find_spec("openai") is None:
             yield error(section, "needs the openai client: pip install 'prooftune[judge]'")
             continue
-        from prooftune.chat_client.endpoint import read_api_key
+        from prooftune.chat_client.api_key import read_api_key
 
         yield from _refused(
             f"{section}.api_key_env", partial(read_api_key, variant.endpoint, section)
@@ -260,7 +260,7 @@ def _judge(recipe: Recipe, base: Path) -> Iterator[Finding]:
     elif importlib.util.find_spec("openai") is None:
         yield error("judge.base_url", "needs the openai client: pip install 'prooftune[judge]'")
     else:
-        from prooftune.chat_client.endpoint import read_api_key
+        from prooftune.chat_client.api_key import read_api_key
 
         yield from _refused("judge.api_key_env", lambda: read_api_key(settings, "judge"))
     if settings.human is not None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from prooftune.chat_client import cache
 from prooftune.chat_client.budget import Budget, BudgetExceeded, Limits
-from prooftune.chat_client.endpoint import (
+from prooftune.chat_client.failures import (
     CLIENT_ERROR,
     DEADLINE_REACHED,
     NO_CHOICES,
