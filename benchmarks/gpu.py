@@ -324,7 +324,8 @@ def prooftune_training(attention: str) -> Callable[[str, bool], Iterator[dict[st
         from prooftune import recipe
         from prooftune.models import adapters
         from prooftune.training.arguments import training_arguments
-        from prooftune.training.objective import TrainingRow, TuningModule
+        from prooftune.training.objective import TuningModule
+        from prooftune.training.rows import TrainingRow
         from prooftune.training.trainer import train
 
         shapes, warm_up, steps = _sizes(dry_run)

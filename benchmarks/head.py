@@ -26,7 +26,7 @@ from prooftune.models import adapters, loading
 from prooftune.tasks.classification import class_pairs
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.tasks.templates import default_template
-from prooftune.training.objective import TrainingRow, head_rows
+from prooftune.training.rows import TrainingRow, head_rows
 from prooftune.types import Example
 
 

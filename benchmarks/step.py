@@ -33,7 +33,8 @@ from prooftune.engine.fused.patching import fused
 from prooftune.engine.kernels.int8_linear import use_int8_linear
 from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.models import adapters, loading
-from prooftune.training.objective import TrainingRow, TuningModule, make_collator
+from prooftune.training.objective import TuningModule
+from prooftune.training.rows import TrainingRow, make_collator
 from prooftune.utils import malloc
 
 

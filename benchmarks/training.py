@@ -37,7 +37,8 @@ from prooftune.models import adapters, loading
 from prooftune.tasks.classification import instruction_pairs
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.tasks.templates import default_template
-from prooftune.training.objective import TrainingRow, TuningModule, instruction_rows
+from prooftune.training.objective import TuningModule
+from prooftune.training.rows import TrainingRow, instruction_rows
 from prooftune.types import Example
 from prooftune.utils.profiling import measure_cost
 

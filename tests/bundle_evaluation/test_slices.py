@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import fisher_exact, ks_2samp
 
-from prooftune.bundle.card_sections import text_lengths
+from prooftune.bundle.study_summary import text_lengths
 from prooftune.bundle_evaluation.drift import length_shift
 from prooftune.bundle_evaluation.evaluate import evaluate_bundle
 from prooftune.bundle_evaluation.slices import EMPTY, MAX_SLICES, OTHER, slice_scores

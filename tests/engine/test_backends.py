@@ -29,7 +29,8 @@ from prooftune.engine.packing import pack_sequences
 from prooftune.engine.precision import autocast
 from prooftune.engine.scoring import label_tree, score_classes, score_labels
 from prooftune.models import adapters, loading
-from prooftune.training.objective import TrainingRow, TuningModule, make_collator
+from prooftune.training.objective import TuningModule
+from prooftune.training.rows import TrainingRow, make_collator
 
 PREFIX = list(range(40, 62))  # longer than the windows of 16
 LENGTHS = [3, 1, 30, 6, 150]

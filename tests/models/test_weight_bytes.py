@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prooftune import recipe
-from prooftune.models import loading
+from prooftune.models import loading, weight_sizes
 from prooftune.utils import profiling
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -45,7 +45,7 @@ def test_estimated_bytes_are_those_of_the_loaded_model(
 ) -> None:
     options = recipe.Model(name="tiny", dtype="bfloat16")
     model = loading.load_model(wide_model_folder, options, quantization=quantization)
-    expected = loading.weight_bytes(wide_model_folder, 2, quantization)
+    expected = weight_sizes.weight_bytes(wide_model_folder, 2, quantization)
     # Codebooks and scales of small matrices weigh more than those of large ones.
     assert expected == pytest.approx(loaded_bytes(model), rel=0.03)
 

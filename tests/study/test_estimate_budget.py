@@ -20,12 +20,13 @@ from conftest import make_tokenizer
 from prooftune import recipe as recipes
 from prooftune.study import check
 from prooftune.tasks.prompt_encoding import PromptEncoder
-from prooftune.training.objective import TrainingRow
+from prooftune.training.rows import TrainingRow
 from prooftune.types import Example, Prediction, Study
 from prooftune.utils import profiling
 from prooftune.variants.context import VariantContext
 from prooftune.variants.estimates import CostEstimate
-from prooftune.variants.measured_rates import measure_scoring, token_counter, training_rate
+from prooftune.variants.measured_rates import measure_scoring, token_counter
+from prooftune.variants.measured_training import training_rate
 from prooftune.variants.memory_model import MeasuredRate
 from prooftune.variants.time_budget import TimeBudget
 

@@ -18,7 +18,8 @@ from prooftune.models import adapters
 from prooftune.models.loading import load_model, load_tokenizer
 from prooftune.tasks.classification import class_pairs, instruction_pairs, predict
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
-from prooftune.training.objective import TuningModule, head_rows, instruction_rows, make_collator
+from prooftune.training.objective import TuningModule
+from prooftune.training.rows import head_rows, instruction_rows, make_collator
 from prooftune.types import Example
 
 LABELS = ("World", "Sports", "Sci/Tech")

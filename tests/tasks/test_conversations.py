@@ -15,7 +15,7 @@ from prooftune.recipe import Answering
 from prooftune.tasks.conversations import Turn, dump_history, parse_history, without_oldest
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.tasks.question_answering import instruction_pairs
-from prooftune.training.objective import TrainingRow, instruction_rows
+from prooftune.training.rows import TrainingRow, instruction_rows
 from prooftune.types import HISTORY, QUESTION, Example
 
 EARLIER = [Turn("user", "goal match"), Turn("assistant", "yes it was"), Turn("user", "cat mat")]

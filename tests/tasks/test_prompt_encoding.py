@@ -14,7 +14,7 @@ from prooftune.models.loading import load_tokenizer
 from prooftune.tasks.classification import instruction_pairs
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering, Shot
 from prooftune.tasks.templates import candidate_templates
-from prooftune.training.objective import instruction_rows, validate_rows
+from prooftune.training.rows import instruction_rows, validate_rows
 from prooftune.types import Example
 from prooftune.utils.label_parsing import parse_label
 

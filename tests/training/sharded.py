@@ -14,7 +14,8 @@ from torch import Tensor, distributed
 from torch.distributed.fsdp import fully_shard
 
 from prooftune import recipe
-from prooftune.training.objective import TrainingRow, TuningModule, make_collator
+from prooftune.training.objective import TuningModule
+from prooftune.training.rows import TrainingRow, make_collator
 from training.tiny import setup
 
 

@@ -15,7 +15,7 @@ from prooftune import recipe as recipes
 from prooftune.errors import UsageError
 from prooftune.models import encoder as encoders
 from prooftune.training.encoder_objective import EncoderModule, encoder_collator, encoder_rows
-from prooftune.training.objective import TrainingRow, make_collator
+from prooftune.training.rows import TrainingRow, make_collator
 from prooftune.types import Example
 from prooftune.variants.class_weights import label_weights, row_weights
 from prooftune.variants.embedding import fit_classifier

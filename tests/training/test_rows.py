@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prooftune.training.objective import TrainingRow, head_rows, instruction_rows
+from prooftune.training.rows import TrainingRow, head_rows, instruction_rows
 
 NUMBERS = st.lists(st.integers(0, 2**31 - 1), max_size=20)
 

@@ -13,13 +13,8 @@ from prooftune.models import adapters, loading
 from prooftune.tasks.classification import class_pairs, instruction_pairs
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.training.arguments import training_arguments
-from prooftune.training.objective import (
-    TrainingRow,
-    TuningModule,
-    head_rows,
-    instruction_rows,
-    make_collator,
-)
+from prooftune.training.objective import TuningModule
+from prooftune.training.rows import TrainingRow, head_rows, instruction_rows, make_collator
 from prooftune.types import Example
 
 FLOAT32 = recipe.Model(name="tiny", dtype="float32")

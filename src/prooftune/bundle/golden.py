@@ -28,7 +28,7 @@ from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.engine.sequences import Generated
 from prooftune.errors import Failure, UsageError
-from prooftune.models.loading import fits_in_float32
+from prooftune.models.weight_sizes import fits_in_float32
 from prooftune.tasks import classification
 from prooftune.types import Example
 

@@ -9,7 +9,6 @@ from typing import Any, Literal, cast
 
 from prooftune.bundle import golden
 from prooftune.bundle.card import render_card
-from prooftune.bundle.card_sections import study_summary
 from prooftune.bundle.layout import ADAPTER_CONFIG, write_base_reference
 from prooftune.bundle.manifest import (
     FORMAT,
@@ -22,6 +21,7 @@ from prooftune.bundle.manifest import (
     TokenSection,
     is_text_classifier,
 )
+from prooftune.bundle.study_summary import study_summary
 from prooftune.engine.scoring import label_tree
 from prooftune.errors import Failure, UsageError
 from prooftune.evaluation.score_types import Scores

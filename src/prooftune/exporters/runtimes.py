@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.errors import Failure
-from prooftune.models.loading import fits_in_float32
+from prooftune.models.weight_sizes import fits_in_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

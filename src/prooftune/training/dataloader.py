@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from prooftune.training.objective import TrainingRow
+from prooftune.training.rows import TrainingRow
 from prooftune.training.sampler import LengthGroupedBatchSampler
 
 

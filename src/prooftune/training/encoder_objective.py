@@ -9,13 +9,8 @@ import torch
 from torch import Tensor
 
 from prooftune.models.encoder import EncoderTokenizer
-from prooftune.training.objective import (
-    TrainingRow,
-    TuningModule,
-    summed_loss,
-    weight_inputs,
-    with_weights,
-)
+from prooftune.training.objective import TuningModule, summed_loss
+from prooftune.training.rows import TrainingRow, weight_inputs, with_weights
 from prooftune.types import Example
 from prooftune.utils.disk_list import DiskBackedList
 

@@ -26,9 +26,10 @@ from prooftune.errors import UsageError
 from prooftune.training import memory
 from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkpoint
 from prooftune.training.dataloader import TrainingDataset
-from prooftune.training.objective import TrainingRow, TuningModule, make_collator
+from prooftune.training.objective import TuningModule
 from prooftune.training.progress import TrainingProgress, finite_log
 from prooftune.training.quality import Quality
+from prooftune.training.rows import TrainingRow, make_collator
 from prooftune.training.trackers import tracking
 from prooftune.training.tuning_trainer import TuningTrainer
 from prooftune.utils import distributed, malloc

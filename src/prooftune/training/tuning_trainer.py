@@ -33,8 +33,9 @@ from prooftune.errors import Failure
 from prooftune.training.checkpoints import ELAPSED
 from prooftune.training.dataloader import EpochDataLoader, TrainingDataset
 from prooftune.training.memory import MemoryPlan, SavedBytes, count_saved_bytes
-from prooftune.training.objective import TrainingRow, TuningModule
+from prooftune.training.objective import TuningModule
 from prooftune.training.quality import Quality
+from prooftune.training.rows import TrainingRow
 from prooftune.training.sampler import LengthGroupedBatchSampler
 
 _WEIGHTS = "trained.safetensors"

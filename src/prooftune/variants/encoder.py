@@ -23,7 +23,7 @@ from prooftune.variant_details import TrainingRecord
 from prooftune.variants.class_weights import label_weights, row_weights
 from prooftune.variants.context import VariantContext, VariantOutput, training_title
 from prooftune.variants.model_handle import release_cached_model
-from prooftune.variants.tuned import (
+from prooftune.variants.training_record import (
     CHECKPOINTS_FOLDER,
     TRAINED_FOLDER,
     check_trained,

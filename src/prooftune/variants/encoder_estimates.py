@@ -16,12 +16,12 @@ from prooftune.models.encoder import EncodedText, EncoderTokenizer
 from prooftune.recipe import Variant
 from prooftune.training.arguments import training_arguments
 from prooftune.training.encoder_objective import EncoderModule, encoder_collator, encoder_rows
-from prooftune.training.objective import TrainingRow
+from prooftune.training.rows import TrainingRow
 from prooftune.training.trainer import train
 from prooftune.utils import profiling
 from prooftune.variants.context import VariantContext
 from prooftune.variants.encoder import base_folder, default_options, encoder_to_train
-from prooftune.variants.measured_rates import StepTimer, measured_options, training_rate
+from prooftune.variants.measured_training import StepTimer, measured_options, training_rate
 from prooftune.variants.memory_model import MeasuredRate
 from prooftune.variants.time_budget import TimeBudget
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from prooftune.models import adapters, loading
+from prooftune.models import adapters, loading, weight_sizes
 from prooftune.recipe import Recipe, Variant
 from prooftune.tasks.prompt_encoding import Shot
 from prooftune.training.memory import OPTIMIZER_BYTES
@@ -28,9 +28,9 @@ from prooftune.variants.measured_rates import (
     TokenCounter,
     evenly_spaced,
     measure_scoring,
-    measure_training,
     token_counter,
 )
+from prooftune.variants.measured_training import measure_training
 from prooftune.variants.memory_model import MeasuredRate, MemoryModel
 from prooftune.variants.passages import PassageProvider
 from prooftune.variants.prompting import candidates
@@ -170,9 +170,9 @@ def _weight_bytes(recipe: Recipe, variant: Variant) -> int:
     """Memory of a variant's weights, and of the optimiser's arrays if all of them are trained."""
     folder = loading.resolve(recipe.model.name, recipe.model.revision)
     if variant.method == "full":
-        return loading.weight_bytes(folder, 4 + OPTIMIZER_BYTES)
+        return weight_sizes.weight_bytes(folder, 4 + OPTIMIZER_BYTES)
     itemsize = loading.compute_dtype(recipe.model.dtype).itemsize
-    return loading.weight_bytes(folder, itemsize, recipe.quantization)
+    return weight_sizes.weight_bytes(folder, itemsize, recipe.quantization)
 
 
 def _estimate_prompted(

@@ -1,0 +1,61 @@
+"""The size of a model's weights, from the headers of its weight files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prooftune.utils.files import read_json
+from prooftune.utils.profiling import available_memory
+
+
+def fits_in_float32(folder: Path) -> bool:
+    """Whether the weights in float32 take at most half of the free memory; False if quantised."""
+    if "quantization_config" in read_json(folder / "config.json"):
+        return False
+    free = available_memory()
+    return free is None or 4 * count_parameters(folder) <= free / 2
+
+
+def count_parameters(folder: Path) -> int:
+    """Number of parameters of a model folder, from the headers of its weight files."""
+    import torch
+    from safetensors import safe_open
+
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        # Reads the header only, a few kilobytes.
+        with safe_open(file, "pt") as weights:
+            names = weights.keys()
+            count += sum(torch.Size(weights.get_slice(name).get_shape()).numel() for name in names)
+    return count
+
+
+def weight_bytes(folder: Path, itemsize: int, quantization: dict[str, Any] | None = None) -> int:
+    """Bytes of a model's weights in memory, from the headers of its weight files.
+
+    Args:
+        folder: the model folder.
+        itemsize: bytes of a weight that is not quantised.
+        quantization: `BitsAndBytesConfig` fields. They apply to the matrices of the layers, not to
+            the embedding, the output head and the norms.
+    """
+    import torch
+    from safetensors import safe_open
+
+    options = quantization or {}
+    # nf4 with doubly quantised scales takes 4.127 bits (arXiv 2305.14314), int8 a scale per row.
+    quantized = 4.127 / 8 if options.get("load_in_4bit") else 1.0
+    if not (options.get("load_in_4bit") or options.get("load_in_8bit")):
+        quantized = float(itemsize)
+    elif options.get("load_in_4bit") and options.get("bnb_4bit_use_double_quant") is False:
+        # Without double quantisation, 64 weights share a float32 scale: half a bit each.
+        quantized = 4.5 / 8
+    total = 0.0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118
+                shape = torch.Size(weights.get_slice(name).get_shape())
+                in_layer = len(shape) == 2 and ".layers." in name
+                total += shape.numel() * (quantized if in_layer else itemsize)
+    return int(total)

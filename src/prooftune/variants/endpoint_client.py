@@ -1,0 +1,220 @@
+"""Predicts rows with an endpoint: cached replies, a budget, retries of broken replies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+
+from prooftune.chat_client import cache
+from prooftune.chat_client.budget import Budget, BudgetExceeded, Limits
+from prooftune.chat_client.failures import (
+    CLIENT_ERROR,
+    DEADLINE_REACHED,
+    NO_CHOICES,
+    NOT_JSON,
+    TIMED_OUT,
+    UNBILLED,
+    WRONG_SHAPE,
+)
+from prooftune.chat_client.streaming import stream_replies
+from prooftune.chat_client.types import ChatRequest, Reply
+from prooftune.errors import Failure
+from prooftune.recipe.endpoint import Endpoint
+from prooftune.tasks.chat_messages import chat_messages, label_log_probs
+from prooftune.tasks.rendering import Rendering
+from prooftune.types import Example, Prediction
+from prooftune.utils.label_parsing import parse_label
+from prooftune.utils.progress import progress_bar
+from prooftune.variant_details import EndpointUsage
+from prooftune.variants.context import VariantContext
+
+TOP_LOGPROBS = 20
+"""Alternatives per token that are asked for: the most that OpenAI gives."""
+
+
+TRANSIENT = ({*UNBILLED} - {CLIENT_ERROR}) | {TIMED_OUT, DEADLINE_REACHED}
+"""Failures that say nothing about the model: a row that ends with one has no prediction yet."""
+
+
+BROKEN_REPLY = (NOT_JSON, NO_CHOICES, WRONG_SHAPE)
+
+
+ROUNDS = 3
+"""Times that a row with a broken reply is asked; after these it counts as invalid."""
+
+
+REPLIES_FOLDER = "replies"
+
+
+class EndpointClient:
+    """Predicts rows with an endpoint, within its budget.
+
+    Attributes:
+        replies: to the last rows that were predicted.
+    """
+
+    def __init__(self, settings: Endpoint, name: str, context: VariantContext) -> None:
+        self.replies: list[Reply] = []
+        self._settings, self._section = settings, f"variants.{name}.endpoint"
+        self._recipe = context.recipe
+        self._folder = context.variants_folder.parent / REPLIES_FOLDER
+        budget, price = settings.budget, settings.price
+        self._budget = Budget(
+            Limits(
+                budget.requests,
+                budget.tokens,
+                budget.money,
+                price.input if price else 0.0,
+                price.output if price else 0.0,
+            ),
+            self._folder / f"spent-{name}.jsonl",
+        )
+
+    def predict(
+        self, rendering: Rendering, examples: Sequence[Example], description: str
+    ) -> list[Prediction]:
+        """Predict the examples, in their order. Their targets are not used.
+
+        Raises:
+            Failure: the budget would be exceeded, or rows have no reply.
+        """
+        asks_labels = self._recipe.task == "classification"
+        requests: list[ChatRequest] = [
+            {"messages": chat_messages(rendering, e.inputs)} for e in examples
+        ]
+        if asks_labels and self._settings.logprobs == "auto":
+            for request in requests:
+                request["top_logprobs"] = TOP_LOGPROBS
+        self.replies = self._ask(requests, description)
+        predict = _label_prediction if asks_labels else self._answer_prediction
+        return [
+            predict(example, reply, rendering)
+            for example, reply in zip(examples, self.replies, strict=True)
+        ]
+
+    def _ask(self, requests: Sequence[ChatRequest], description: str) -> list[Reply]:
+        """A reply to every request. Equal requests are sent once."""
+        keys = [cache.cache_key(request, self._settings) for request in requests]
+        by_key = dict(zip(keys, requests, strict=True))
+        replies = {key: reply for key in by_key if (reply := cache.load(self._folder, key))}
+        with progress_bar(description, len(by_key)) as progress:
+            progress.advance(0, len(replies))  # type: ignore[arg-type]
+            for _ in range(ROUNDS):
+                missing = {
+                    key: request
+                    for key, request in by_key.items()
+                    if key not in replies or replies[key].failure in BROKEN_REPLY
+                }
+                if not missing:
+                    break
+                self._send(missing, replies, progress.advance)
+        self._check_complete(replies)
+        return [replies[key] for key in keys]
+
+    def _send(
+        self, missing: dict[str, ChatRequest], replies: dict[str, Reply], advance: object
+    ) -> None:
+        try:
+            self._budget.check_requests(len(missing))
+            stream = stream_replies(missing, self._settings, self._section, self._budget)
+            # Closing cancels the requests on the way where the loop ends early.
+            with closing(stream):
+                for key, reply in stream:
+                    if not reply.failure:
+                        cache.store(self._folder, key, missing[key], self._settings, reply)
+                    replies[key] = reply
+                    advance(0)  # type: ignore[operator]
+        except BudgetExceeded as error:
+            raise Failure(
+                f"{self._section}.budget: {error}. {self._spent()}. The replies so far are kept: "
+                "raise the budget and run again"
+            ) from None
+
+    def _spent(self) -> str:
+        spent, price = self._budget.spent, self._settings.price
+        money = f" and {spent.money:.4g} {price.currency}" if price else ""
+        tokens = spent.prompt_tokens + spent.completion_tokens
+        return f"Spent so far: {spent.requests:,} requests, {tokens:,} tokens{money}"
+
+    def _check_complete(self, replies: dict[str, Reply]) -> None:
+        """Check that no row failed for a reason that says nothing about the model.
+
+        Raises:
+            Failure: rows did.
+        """
+        failed = Counter(r.failure for r in replies.values() if r.failure in TRANSIENT)
+        if failed:
+            detail = next(
+                (r.detail for r in replies.values() if r.failure in TRANSIENT and r.detail), ""
+            )
+            reasons = ", ".join(f"{reason}: {count:,}" for reason, count in failed.most_common())
+            raise Failure(
+                f"{self._section}: {sum(failed.values()):,} of {len(replies):,} rows have no reply "
+                f"after all retries ({reasons}{'; ' + detail if detail else ''}). The other "
+                "replies are kept: run again to ask for the rest"
+            )
+
+    def _answer_prediction(
+        self, example: Example, reply: Reply, rendering: Rendering
+    ) -> Prediction:
+        from prooftune.tasks.question_answering import answer_from_text
+
+        extractive = self._recipe.task == "extractive-qa"
+        answer = answer_from_text(reply.text, example, self._recipe.answering, extractive)
+        return replace(
+            answer,
+            valid=(answer.valid or not answer.output) and not reply.failure,
+            prompt_tokens=reply.prompt_tokens or 0,
+            generated_tokens=reply.completion_tokens or 0,
+        )
+
+    def usage(self, replies: Sequence[Reply]) -> EndpointUsage:
+        """What these replies used, and what was spent in all."""
+        price, spent = self._settings.price, self._budget.spent
+        prompt = sum(r.prompt_tokens or 0 for r in replies)
+        completion = sum(r.completion_tokens or 0 for r in replies)
+        cost = self._budget.limits.price(prompt, completion) if price else None
+        seconds = [r.seconds for r in replies if r.seconds]
+        p50, p99 = np.percentile(seconds, (50, 99)).tolist() if seconds else (None, None)
+        return {
+            "model": self._settings.model,
+            "requests": len(replies),
+            "cached": sum(r.cached for r in replies),
+            "sent": spent.requests,
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "cost": cost,
+            "spent": spent.money if price else None,
+            "cost_per_1000": None if cost is None else 1000 * cost / max(1, len(replies)),
+            "currency": price.currency if price else None,
+            "latency_p50": p50,
+            "latency_p99": p99,
+            "logprobs": False,
+            "failed": dict(Counter(r.failure for r in replies if r.failure)),
+        }
+
+
+def _label_prediction(example: Example, reply: Reply, rendering: Rendering) -> Prediction:
+    """The label with the largest probability, or the one in the text."""
+    labels = rendering.labels
+    label = parse_label(reply.text, labels)
+    log_probs = None if reply.logprobs is None else label_log_probs(reply.logprobs, labels)
+    if log_probs is not None:
+        label = labels[int(np.argmax(log_probs))]
+    elif reply.logprobs is not None and label is None:
+        # Nothing like a label was written: no label is more probable than another.
+        log_probs = tuple(-float(np.log(len(labels))) for _ in labels)
+    return Prediction(
+        example.id,
+        label or "",
+        label is not None,
+        log_probs or (),
+        reply.prompt_tokens or 0,
+        0,
+        reply.text,
+        reply.completion_tokens or 0,
+    )
