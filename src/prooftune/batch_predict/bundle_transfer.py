@@ -36,6 +36,7 @@ def copy_to_cache(digest: str, files: Mapping[str, Callable[[], bytes]]) -> Path
         digest: `bundle_digest` of the bundle.
         files: file name -> function that returns its content; called one after the other.
     """
+    # Named by its content: a changed bundle gets a folder of its own.
     target = cache_folder() / "bundles" / digest[:16]
     if target.is_dir():
         return target

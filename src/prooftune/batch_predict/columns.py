@@ -31,6 +31,7 @@ def expected_columns(bundle: Path, manifest: CommonManifest) -> dict[str, list[s
     fields = [field for field in manifest["fields"] if field not in supplied]
     recipe_of_bundle, _ = recipe.load(bundle / "recipe.yaml")
     text = recipe_of_bundle.data.source("train").text
+    # `data.text` may map the prompt's fields to columns with other names.
     renamed = text if isinstance(text, dict) else {}
     expected = {field: [renamed.get(field, field), field] for field in fields}
     if len(fields) == 1:

@@ -93,6 +93,7 @@ def _texts(block: Block, columns: Mapping[str, str]) -> list[dict[str, str]]:
 def _counts(texts: list[dict[str, str]], columns_added: Mapping[str, list[Any]]) -> Counts:
     return {
         "rows": len(texts),
+        # Reported, since an empty text gets a prediction like any other.
         "empty": sum(any(not text.strip() for text in row.values()) for row in texts),
         "truncated": sum(map(bool, columns_added["truncated_tokens"])),
         "abstained": sum(map(bool, columns_added.get("abstained", ()))),

@@ -157,6 +157,7 @@ def predict_file(
             job = PredictionJob(bundle, stream, resumed, BLOCK_ROWS, BLOCK_CHARS, columns, form)
             with progress_bar("Predicting", stream.rows, resumed) as progress:
                 for write in predict_block(job, progress):
+                    # Here the block is predicted: the part counts once its line is in the journal.
                     parts.add(write)
                     progress.update(0, completed=parts.total("rows"))  # type: ignore[arg-type]
         if parts.total("rows") != stream.rows:

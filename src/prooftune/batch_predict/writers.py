@@ -140,6 +140,7 @@ def _write_table(
     import pyarrow.parquet as pq
 
     table = block.table
+    # Rows of text or JSON get the types of the schema; Parquet has its own.
     if table is None:
         records = block.records()
         arrays = [
@@ -187,6 +188,7 @@ def _schema(stream: ScannedFile, first_blocks: Iterator[Block], files: tuple[str
 
     if stream.kind == "csv":
         return pa.schema([(column, pa.string()) for column in stream.columns])
+    # null combines with any type: a column may be empty in the first blocks.
     types = dict.fromkeys(stream.columns, pa.null())
     for block in first_blocks:
         records = block.records()

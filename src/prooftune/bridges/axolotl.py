@@ -98,6 +98,7 @@ def _read_method(config: ForeignConfig) -> None:
     else:
         config.taken.append(f"adapter: {adapter} -> variants.tuned.method: lora (the default)")
     four, eight = config.take("load_in_4bit"), config.take("load_in_8bit")
+    # Quantized weights cannot be trained themselves, only adapters over them.
     if (four or adapter == "qlora") and method != "full":
         config.set("quantization.load_in_4bit", True, "load_in_4bit")
     elif eight and method != "full":
@@ -114,6 +115,7 @@ def _read_data(config: ForeignConfig) -> None:
     size = config.take("val_set_size")
     if isinstance(size, float) and 0 < size < 1:
         config.set("data.splitting.validation", size, f"val_set_size: {size}")
+    # A number of rows, and no share.
     elif size:
         config.set("data.limit.validation", int(size), f"val_set_size: {size}")
     elif size is not None:
@@ -129,6 +131,7 @@ def _entry(config: ForeignConfig, item: Mapping[str, Any]) -> DatasetEntry:
         raise UsageError(f"{source} trains on raw text; recipes train on questions and answers")
     columns: dict[str, str] = {}
     layout: Layout = "unknown"
+    # A custom format, which names its columns.
     if isinstance(kind, Mapping):
         layout = "columns"
         columns = {

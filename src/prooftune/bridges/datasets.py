@@ -97,6 +97,7 @@ def _set_source(config: ForeignConfig, name: str, entries: Sequence[DatasetEntry
     options: dict[str, object] = {"path": paths[0] if len(paths) == 1 else paths}
     if first.split is not None:
         options["split"] = first.split
+    # "default" is the hub's name of the only configuration.
     if first.config not in (None, "default"):
         options["config"] = first.config
     for entry in entries[1:]:

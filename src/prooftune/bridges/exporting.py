@@ -65,6 +65,7 @@ def export_for_tool(
         task_for(recipe).target_text,
         suffix="" if plan.chat else stop,
     )
+    # JSON has no comments, so only YAML files get the header.
     for name, content in files.items():
         path = folder / name
         write_text(

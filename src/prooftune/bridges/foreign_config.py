@@ -83,6 +83,8 @@ class ForeignConfig:
                 old = OLD_NAMES[key]
                 self._apply(key, value, Rule(old.new, old.convert, old.reason))
                 continue
+            # Most tools pass the fields of TrainingArguments and LoraConfig through under their own
+            # names.
             library = next((n for n in LIBRARY_CLASSES if key in library_fields(n)), None)
             if library is not None:
                 self._apply(key, value, Rule(f"{library}.{key}"))

@@ -64,6 +64,7 @@ def read(config: ForeignConfig, folder: Path) -> None:
     config.recipe["task"] = "free-text-qa"
     _read_data(config, folder)
     template = config.take("template")
+    # These templates add no chat markup.
     if template in (None, "empty", "default", "alpaca", "vanilla"):
         config.set("prompt.chat", False, f"template: {template}")
     else:

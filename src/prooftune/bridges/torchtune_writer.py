@@ -108,6 +108,7 @@ def write(plan: TrainingPlan, folder: Path) -> dict[str, dict[str, Any]]:
         "checkpointer": {
             "_component_": "torchtune.training.FullModelHFCheckpointer",
             "checkpoint_dir": "model",
+            # TorchTune takes no folder: every file has to be named.
             "checkpoint_files": _weight_files(builder.shards),
             "recipe_checkpoint": None,
             "output_dir": "${output_dir}",

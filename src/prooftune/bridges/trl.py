@@ -76,11 +76,13 @@ def _entries(config: ForeignConfig) -> list[DatasetEntry]:
     if len(splits) > 1:
         config.drop(f"dataset_splits: {splits[1:]}", "name a test split as data.test")
     mixer: Any = config.take("dataset_mixer")
+    # The alignment-handbook's older layout: hub name -> share of the rows.
     if isinstance(mixer, Mapping):
         for path, share in mixer.items():
             if share != 1:
                 config.drop(f"dataset_mixer.{path}: {share}", "data.limit.train limits the rows")
         return [_conversations(path, split, subset, "dataset_mixer") for path in mixer]
+    # TRL's layout, and the same list at the top level.
     mixture = config.take("dataset_mixture") or {"datasets": config.take("datasets")}
     listed = mixture.get("datasets")
     if listed:

@@ -66,6 +66,7 @@ def base_model_folder(manifest: Manifest) -> Path:
     """
     model = manifest["model"]
     base = loading.resolve(model["name"], model["revision"])
+    # A repository or folder may have changed behind the same name.
     if loading.weights_digest(base) != model["sha256"]:
         raise Failure(
             f"{model['name']} at {base} has other weights than the model this adapter was trained "

@@ -40,6 +40,7 @@ def render_sections(manifest: AnyManifest, metrics: str) -> str:
             _section("Environment", _bullet_list(study["environment"])),
             _licence_section(manifest, study),
         ]
+    # Sources and training options may contain addresses with passwords.
     return redact("\n".join(section for section in sections if section))
 
 

@@ -56,6 +56,7 @@ def chat(folder: Path, read: Callable[[str], str], write: Callable[[str], None])
     manifest = session.bundle.manifest
     title = f"{display_name(manifest)}"
     write(f"{title}. {_describe_fields(session)}. /help lists the commands.")
+    # Ctrl-D and Ctrl-C end a conversation like /quit.
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             line = read(f"{'tuned' if session.tuned else 'base'}> ").strip()

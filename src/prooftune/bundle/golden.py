@@ -132,6 +132,7 @@ def make_rows(bundle: Classifier | QuestionAnswerer, rows: Sequence[Example]) ->
         return []
     prefix, prompts = bundle.encoder.prefix, [windows[i][0].token_ids for i in fitting]
     outputs = _outputs(bundle, [rows[i].inputs for i in fitting])
+    # Inputs as the bundle completed them, retrieved passages included.
     golden: list[dict[str, Any]] = [
         {
             "id": rows[i].id,

@@ -50,6 +50,7 @@ def write_base_reference(config: Path, name: str, revision: str | None) -> None:
     values = read_json(config)
     is_local = needs_local_base(name) or Path(name).is_dir()
     folder = loading.resolve(name, revision) if is_local else None
+    # Absolute, so that peft finds it from any working directory.
     values["base_model_name_or_path"] = str(folder.resolve()) if folder else name
     values["revision"] = None if folder else revision
     write_json(config, values)

@@ -298,6 +298,7 @@ def base_quantization(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     options: dict[str, Any] | None = manifest["quantization"]
     if not options or not options.get("load_in_4bit"):
         return options
+    # From 0.2 on, `loading.QLORA_DEFAULTS` are what the options leave out.
     if not str(manifest.get("prooftune_version", "0.1")).startswith("0.1"):
         return options
     return {

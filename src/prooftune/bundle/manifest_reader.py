@@ -173,7 +173,9 @@ def read_manifest(folder: Path) -> AnyManifest:
             f"formats {' and '.join(map(str, READABLE_FORMATS))}. Update it."
         )
     try:
+        # The sections tell the kinds apart; a language model has neither.
         if "classifier" in manifest:
+            # Strict: `true` is no number, and neither is "3".
             _ClassifierSchema.model_validate_json(text, strict=True)
         elif "encoder" in manifest:
             _EncoderSchema.model_validate_json(text, strict=True)
@@ -190,6 +192,7 @@ def read_manifest(folder: Path) -> AnyManifest:
 
 def _read_text(folder: Path, path: Path) -> str:
     try:
+        # Before it is read: a stranger's file could fill the memory.
         size = path.stat().st_size
         if size > MAX_MANIFEST_BYTES:
             raise UsageError(

@@ -104,6 +104,7 @@ def _publish_base_name(files: Mapping[str, Path], manifest: AnyManifest | None) 
         return {}
     try:
         values = read_json(path)
+        # The local file has an absolute path, which would be published.
         values["base_model_name_or_path"] = manifest["model"]["name"]
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path} is damaged: {error}") from None

@@ -189,6 +189,7 @@ class QuestionAnswerer:
         from prooftune.retrieval.search import open_index
 
         settings = recipe.Retrieval(**(self.manifest["retrieval"] or {}))
+        # On the first question: loading the embedding model takes seconds.
         if self._index is None and self._index_folder is not None:
             self._index = open_index(self._index_folder, settings.embedding)
         if self._index is None:

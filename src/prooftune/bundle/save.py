@@ -189,6 +189,7 @@ def _write_language_model(
     if manifest.get("retrieval"):
         shutil.copytree(run / "index", folder / "index")
     tokenizer = loading.load_tokenizer(loading.resolve(recipe.model.name, recipe.model.revision))
+    # From the base model: training writes weights without a tokenizer.
     tokenizer.save_pretrained(folder)
     return manifest
 

@@ -130,9 +130,11 @@ def merge_shards(
     if len(shape) == 1:
         merged = parts[0]
     else:
+        # 0: the output is split between the shards, 1: the input.
         axis = int(any(f".{layer}." in name for layer in _BY_ROWS))
         if name == "tok_embeddings.weight" and len(parts) > 1:
             axis = 0 if parts[0].shape[-1] == shape[1] else 1
+        # torch.cat would raise; the message below names the tensor and its shape.
         fits = all(
             part.dim() == 2 and part.shape[1 - axis] == parts[0].shape[1 - axis] for part in parts
         )

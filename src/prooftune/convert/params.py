@@ -53,6 +53,7 @@ class Params:
 
         A checkpoint with tied embeddings may lack ``output.weight``.
         """
+        # With GQA there are fewer key and value heads than query heads.
         kv = self.n_kv_heads * self.head_dim
         layer = {
             "attention.wq": (self.dim, self.dim),

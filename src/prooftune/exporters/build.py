@@ -87,6 +87,7 @@ def export(
         # it.
         if failure is not None:
             raise Failure(f"{failure}\nAll figures: {_write_failed(out, record)}")
+        # Programs without Prooftune read prompt and labels from it, as token ids.
         write_json(temporary / "bundle.json", manifest)
         write_json(temporary / "export.json", record)
         (temporary / "README.md").write_text(render_card(manifest, record), encoding="utf-8")

@@ -47,6 +47,7 @@ def check_export(
     with spinner(f"Running {len(rows)} golden rows through {to}"), measure_cost() as cost:
         started = time.perf_counter()
         runtime = _runtime(format_, manifest, folder, rows)
+        # Loading does not count towards the rows per second.
         load_seconds = time.perf_counter() - started
         if mismatch := _stop_fault(runtime, manifest) or tokenization_mismatch(
             runtime, manifest, rows, text, tokenizer

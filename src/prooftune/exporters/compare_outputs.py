@@ -77,6 +77,7 @@ def run_row(
     log_probs = _label_log_probs(runtime, manifest, ids)
     differences = tuple(abs(float(a - b)) for a, b in zip(log_probs, row.log_probs, strict=True))
     # Contextual calibration only shifts the scores, so no runtime has to know of it.
+    # Without calibration a zero, which numpy adds to all labels.
     shift = np.array(row.shift or (0.0,))
     reference = manifest["labels"][int(np.argmax(np.array(row.log_probs) + shift))]
     output = manifest["labels"][int(np.argmax(log_probs + shift))]

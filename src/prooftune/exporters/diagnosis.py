@@ -108,6 +108,7 @@ def layers(
                 strict=True,
             )
         )
+        # Relative, since hidden states grow from layer to layer.
         sizes = [float((a - b).norm() / b.norm().clamp_min(1e-9)) for a, b in pairs]
         largest_differences = [
             max(pair) for pair in zip(sizes, largest_differences or sizes, strict=True)
@@ -124,6 +125,7 @@ def layers(
         return _explain_equal_layers(bundle, rows[:_ROWS])
     # transformers' last hidden state is that after the final norm, so the last layer and the norm
     # cannot be told apart.
+    # The first hidden state is the embedding's.
     names = [
         "the embedding",
         *(f"layer {i}" for i in range(len(largest_differences) - 2)),

@@ -171,6 +171,7 @@ def _metric(results: Sequence[GoldenResult], name: str) -> Metric | None:
     if not pairs:
         return None
     export, bundle = np.array(pairs, dtype=np.float64).T
+    # Paired, since both answered the same rows: their common difficulty cancels.
     difference = paired_difference(export, bundle, _SEED)
     return Metric(
         name,

@@ -128,6 +128,7 @@ def lora_config(variant: recipes.Variant, lora: dict[str, Any]) -> Any:
     """
     from peft import LoraConfig, TaskType
 
+    # The recipe's fields come last, so that they win.
     options = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", **lora}
     options["task_type"] = TaskType.SEQ_CLS if variant.has_head else TaskType.CAUSAL_LM
     for key in OVERWRITTEN:

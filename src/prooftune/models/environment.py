@@ -88,6 +88,7 @@ def compiled_kernels(settings: dict[str, str], folder: Path) -> str:
 
     config = read_json(folder / "config.json")
     head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    # Soft-capped scores (Gemma 2) have no compiled kernel.
     packed = settings["attention"] == shared_prefix.NAME and not config.get(
         "attn_logit_softcapping"
     )

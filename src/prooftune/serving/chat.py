@@ -138,6 +138,7 @@ def _user_message(entry: ServedBundle, messages: list[schemas.ChatMessage]) -> s
         turns = [Turn(message.role, _text_of(message)) for message in earlier]
         if not any(turn.role == "user" for turn in turns):
             # As in training: the system message begins the first question.
+            # Only system messages can precede the first question.
             system = [turn.content for turn in turns]
             return {fields[0]: "\n\n".join([*system, text]), HISTORY: ""}
         return {fields[0]: text, HISTORY: dump_history(turns)}

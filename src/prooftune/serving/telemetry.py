@@ -26,6 +26,7 @@ Log = Callable[..., None]
 """Called with (event, **fields): writes a line."""
 
 _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+# Up to the default time limit of a request (`limits.Limits`).
 _SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

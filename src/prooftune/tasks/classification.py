@@ -90,6 +90,7 @@ def batch_budget(
         rows: token ids after the prefix.
         head: whether classes are scored by a classification head, which has few logits.
     """
+    # The shortest row has the largest share of positions with logits.
     shortest = min(map(len, rows), default=1) or 1
     # Every label is scored at its tokens.
     positions = 0 if head else sum(map(len, encoder.label_ids))

@@ -52,6 +52,7 @@ def predict(
         description: text of the progress bar, or the bar of which this is a part; None: no bar.
     """
     windows = [encoder.sliding_windows(example.inputs) for example in examples]
+    # All windows of all questions form the rows of one generation.
     rows = [window for example_windows in windows for window in example_windows]
     is_extractive = task == "extractive-qa"
     no_answer_ids = (

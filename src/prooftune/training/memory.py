@@ -104,6 +104,7 @@ def plan_memory(
     choices = [False, True] if checkpointing is None else [checkpointing]
     for checkpoint in choices:
         for parts in range(1, size + 1):
+            # The last choice may be split to any size: there is nothing else to try.
             last_choice = checkpoint == choices[-1]
             if parts > 1 and not last_choice and tokens(parts) < EFFICIENT_TOKENS:
                 break  # checkpointing is cheaper than a GPU that waits for small batches

@@ -45,6 +45,8 @@ def validation_quality(
     if not rows:
         return None
     task = task_for(recipe)
+    # The scorers of the final evaluation, so that the chosen checkpoint is the best by the same
+    # measure.
     measure = _labels if recipe.task == "classification" else _answers
 
     def quality(model: nn.Module) -> dict[str, float]:

@@ -130,6 +130,7 @@ class NotebookBar(_Reporting):
 
         html = HTML(bar_html(task))
         if self._handle is None:
+            # The handle updates the same output instead of adding one.
             self._handle = display(html, display_id=True)
         else:
             self._handle.update(html)

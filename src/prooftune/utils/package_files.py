@@ -183,6 +183,7 @@ def _download(reference: PackageReference, folder: Path, options: list[str]) -> 
             str(requirement),
         ]
         with spinner(f"Fetching {reference.requirement} from the package index"):
+            # As a process, since pip has no public Python interface.
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise Failure(_why_pip_failed(reference, done.stderr))

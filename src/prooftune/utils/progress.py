@@ -87,6 +87,7 @@ def progress_bar(
         completed: steps done earlier, which do not count towards the rate.
     """
     if isinstance(description, Subtask):
+        # Callers only call `advance`, which both have.
         yield cast("Progress", _SubtaskBar(description, total))
         return
     progress = _new_bar(description)

@@ -90,6 +90,7 @@ class VariantContext:
             merged = merged.model_copy(
                 update={name: getattr(prompt, name) for name in prompt.model_fields_set}
             )
+        # A model without a chat template is prompted with plain text.
         chat = merged.chat if merged.chat is not None else bool(self.tokenizer.chat_template)
         answering = self.recipe.answering
         is_qa = self.recipe.task != "classification"

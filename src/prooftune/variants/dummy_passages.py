@@ -72,6 +72,7 @@ def _sample_documents(
     files, _ = find_documents(source, base, exclude)
     sampled = files[:: 1 + len(files) // MAX_DOCUMENTS]
     for file in sampled:
+        # The index reports unreadable documents; an estimate does without them.
         with suppress(UnreadableDocument):
             document = read_document(file, file.read())
             chunks = split_document(document, settings.chunk_words, settings.overlap_words)

@@ -58,6 +58,7 @@ def estimate_encoder(
     share = budget.share(0.7)
     training = _training_rate(context, model, tokenizer, batch, steps, options, share)
     test = tokenizer.encode([e.inputs for e in study.test])
+    # Evenly spaced, since files may be sorted by label or by length.
     spread = test[:: max(1, len(test) // SCORED_ROWS)]
     most = budget.seconds_left / (FORWARD_SHARE * training.seconds)
     sums = itertools.accumulate(len(row.ids) for row in spread)
@@ -70,9 +71,11 @@ def estimate_encoder(
             dtype=loading.compute_dtype(recipe.model.dtype),
             batch_tokens=recipe.scoring.fixed_batch_tokens,
         )
+    # Extrapolated by tokens, which determine the time of a small encoder.
     rate = scoring.seconds / _tokens(sample)
     validation = tokenizer.encode([e.inputs for e in study.validation])
     tokens = _tokens(tokenizer.encode([e.inputs for e in study.train]))
+    # Twice for each evaluation: once for the loss, once for the metrics.
     train_seconds = training.seconds * tokens * epochs + 2 * EVALUATIONS * rate * _tokens(
         validation
     )

@@ -95,6 +95,7 @@ def _rendering(context: VariantContext, variant: Variant) -> Rendering:
             recipe.seed,
             context.task_adapter.target_text,
         )
+    # Neither chat template nor maximum length: both are the server's.
     rendering = Rendering(
         prompt.template or default, tuple(study.labels), prompt.system, shots=shots
     )
@@ -113,6 +114,7 @@ def _best_prompt(
     from prooftune.training.quality import sample_rows
 
     recipe, study, task = context.recipe, context.study, context.task_adapter
+    # The model has not seen the training rows either.
     rows = sample_rows(study.validation or study.train, variant.validation_rows, recipe.seed)
     templates = variant.candidates or candidate_templates(
         recipe.task, context.fields, recipe.answering.no_answer

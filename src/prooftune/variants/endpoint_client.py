@@ -103,6 +103,7 @@ class EndpointClient:
         replies = {key: reply for key in by_key if (reply := cache.load(self._folder, key))}
         with progress_bar(description, len(by_key)) as progress:
             progress.advance(0, len(replies))  # type: ignore[arg-type]
+            # Broken replies are not cached, and another attempt may give a whole one.
             for _ in range(ROUNDS):
                 missing = {
                     key: request
@@ -119,6 +120,7 @@ class EndpointClient:
         self, missing: dict[str, ChatRequest], replies: dict[str, Reply], advance: object
     ) -> None:
         try:
+            # Before the first is sent: a budget that cannot be enough then costs nothing.
             self._budget.check_requests(len(missing))
             stream = stream_replies(missing, self._settings, self._section, self._budget)
             # Closing cancels the requests on the way where the loop ends early.
@@ -167,6 +169,7 @@ class EndpointClient:
         answer = answer_from_text(reply.text, example, self._recipe.answering, extractive)
         return replace(
             answer,
+            # An empty text means "no answer", which is valid, unless the request failed.
             valid=(answer.valid or not answer.output) and not reply.failure,
             prompt_tokens=reply.prompt_tokens or 0,
             generated_tokens=reply.completion_tokens or 0,
@@ -178,6 +181,7 @@ class EndpointClient:
         prompt = sum(r.prompt_tokens or 0 for r in replies)
         completion = sum(r.completion_tokens or 0 for r in replies)
         cost = self._budget.limits.price(prompt, completion) if price else None
+        # A cached reply has the time of the request that it came from.
         seconds = [r.seconds for r in replies if r.seconds]
         p50, p99 = np.percentile(seconds, (50, 99)).tolist() if seconds else (None, None)
         return {

@@ -103,6 +103,7 @@ def estimate_costs(
     encoders = _estimate_encoders(recipe, study, encoder_names, budget.share(share))
     if not variants:
         return encoders
+    # A model that does not fit would make the machine swap, or end the process.
     free = profiling.available_memory()
     weights = max(_weight_bytes(recipe.for_variant(name), v) for name, v in variants.items())
     if free is not None and weights > _MAX_MEMORY_SHARE * free:
@@ -117,6 +118,7 @@ def estimate_costs(
         else study
     )
     for number, (name, variant) in enumerate(variants.items()):
+        # A share of what is left, so that the later variants get what the earlier ones did not use.
         own = budget.share(1 / (len(variants) - number))
         with spinner(f"{name}: measuring a few batches"):
             with_retrieval = uses_passages(variant)
@@ -137,6 +139,7 @@ def estimate_costs(
                     view.quantization,
                 ):
                     model = None  # freed before the next one is loaded
+                # Variants that prompt the same base model share it.
                 model = model or context.base_model()
                 loaded = view
                 one = _estimate_prompted(context, variant, name, model, memory, own)
@@ -158,6 +161,7 @@ def _estimate_encoders(
             train, score, seconds, memory, weights, rough = estimate_encoder(
                 context, recipe.variants[name], name, own
             )
+            # The trained weights once, and in each checkpoint with the optimiser's state.
             disk = weights * (1 + _CHECKPOINTS * (1 + _OPTIMIZER_STATE))
             one = CostEstimate(
                 name, train, score, seconds, memory, disk_bytes=disk, is_extrapolated=rough
@@ -170,6 +174,7 @@ def _weight_bytes(recipe: Recipe, variant: Variant) -> int:
     """Memory of a variant's weights, and of the optimiser's arrays if all of them are trained."""
     folder = loading.resolve(recipe.model.name, recipe.model.revision)
     if variant.method == "full":
+        # float32 weights, with gradients and AdamW's arrays for all of them.
         return weight_sizes.weight_bytes(folder, 4 + OPTIMIZER_BYTES)
     itemsize = loading.compute_dtype(recipe.model.dtype).itemsize
     return weight_sizes.weight_bytes(folder, itemsize, recipe.quantization)
@@ -212,6 +217,7 @@ def _estimate_prompted(
 
 def _all_trainings(one: CostEstimate, trainings: int) -> CostEstimate:
     """The cost of several trainings, given that of one. Checkpoints are only of one at a time."""
+    # The reverse of the sum: the trained weights alone are written for every training.
     weights = one.disk_bytes / (1 + _CHECKPOINTS * (1 + _OPTIMIZER_STATE))
     return replace(
         one,
@@ -248,6 +254,7 @@ def _estimate_tuned(
     )
     window = batch * int(options.get("gradient_accumulation_steps", 1))
     if int(options.get("max_steps", -1)) > 0:
+        # max_steps overrides the number of epochs, as in transformers.
         epochs = int(options["max_steps"]) * window / len(study.train)
     tokenised = evenly_spaced(study.train, _MAX_TRAINING_ROWS)
     rows = training_rows(context, encoder, tokenised, head)

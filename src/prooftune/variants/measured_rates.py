@@ -58,6 +58,7 @@ class TokenCounter:
 
     def total(self, rows: Sequence[Example]) -> float:
         """Tokens computed for these rows: their own, and the shared prefix once."""
+        # Tokenising a large test set would take longer than what is measured.
         counted = evenly_spaced(rows, MAX_ROWS)
         own = sum(map(self.row, counted)) * len(rows) / max(1, len(counted))
         return len(self.encoder.prefix) + own
@@ -70,6 +71,7 @@ def token_counter(context: VariantContext, encoder: PromptEncoder, head: bool) -
         and not head
         and context.recipe.scoring.method == "likelihood"
     )
+    # As `score_labels` appends them: a common beginning of labels counts once.
     tree = label_tree(encoder.label_ids, encoder.stop_token_id) if scores_labels else None
     return TokenCounter(encoder, len(tree.tokens) if tree else 0)
 
@@ -107,8 +109,10 @@ def measure_scoring(
             context.task_adapter.predict(model, encoder, examples, head, None)
         return cost, len(encoder.prefix) + sum(map(counter.row, examples))
 
+    # Without a limit the rate stays 0, and everything is affordable.
     probe, tokens, rate = None, 0, 0.0
     if budget.is_limited:
+        # The shortest row, and only its beginning: cheap on any model, and enough for a first rate.
         short = _shortened(rows[min(range(len(rows)), key=lambda i: lengths[i])])
         predict([short])  # the first run may compile kernels and pack weights
         probe, tokens = predict([short])
@@ -117,6 +121,7 @@ def measure_scoring(
     def affordable(numbers: Sequence[int], share: float) -> list[Example]:
         """The first rows that a share of the budget has time for."""
         most = budget.seconds_left * share / rate if rate else math.inf
+        # The shared prefix is computed however few rows there are.
         sums = itertools.accumulate((lengths[i] for i in numbers), initial=len(encoder.prefix))
         fitting = [total <= most for total in sums][1:]
         return [rows[i] for i, fits in zip(numbers, fitting, strict=True) if fits]
@@ -132,6 +137,7 @@ def measure_scoring(
     timed: list[tuple[profiling.Cost, int]] = []
     if sample:
         timed = [predict(sample)]
+        # Once more where there is time: the faster run was disturbed less by other processes.
         if timed[0][0].seconds <= budget.seconds_left:
             timed.append(predict(sample))
     costs += timed[:1]
@@ -152,6 +158,7 @@ def _batch_tokens(
     """Tokens per batch of predictions."""
     recipe, encoder = context.recipe, counter.encoder
     if recipe.task == "classification":
+        # `batch_budget` uses the lengths only, so ranges stand in for token ids.
         rows = [range(length - counter.label_tokens) for length in lengths]
         return classification.batch_budget(model, encoder, rows, recipe.scoring, head=head)
     return token_budget(
@@ -199,5 +206,6 @@ def _sample_rows(lengths: Sequence[int], budget: int) -> list[int]:
     """Indices of rows with about `budget` tokens, in four runs of consecutive rows, because
     neighbours may share a context."""
     count = max(1, int(budget / 4 / (sum(lengths) / len(lengths))))
+    # A set, since a short split gives the same start several times.
     starts = {len(lengths) * quarter // 4 for quarter in range(4)}
     return sorted({i for start in starts for i in range(start, min(len(lengths), start + count))})

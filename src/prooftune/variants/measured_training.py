@@ -46,6 +46,7 @@ class StepTimer(TrainerCallback):  # type: ignore[misc]
         self.seconds: list[float] = []
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
+        # Minus the start; `on_step_end` adds the end.
         self.seconds.append(-time.perf_counter())
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -115,8 +116,10 @@ def training_rate(
     lengths = [len(row) for row in rows]
     by_length = sorted(range(len(rows)), key=lambda i: -lengths[i])
     longest = by_length[:batch]
+    # The batches of a real epoch, with its padding.
     order = list(LengthGroupedBatchSampler(lengths, batch, seed, sampling))
     steps = min(4, max(2, _TIMED_TOKENS * len(rows) // (batch * sum(lengths))))
+    # Evenly spaced, without the epoch's first and last batch.
     typical = [order[len(order) * part // (steps + 1)] for part in range(1, steps + 1)]
     size, batches = batch, [longest, *typical]
     if budget.is_limited:
@@ -124,6 +127,7 @@ def training_rate(
         affordable = budget.seconds_left * (prefix + lengths[by_length[-1]]) / seconds[-1]
         size = _affordable_batch(batches, lengths, prefix, batch, affordable)
         if size < batch:
+            # Smaller batches and fewer steps: the longest and two others.
             batches = [longest[:size], *(part[:size] for part in typical[:2])]
     # Short batches are padded with repeated rows, so that every step has exactly one batch.
     padded = [
@@ -131,11 +135,14 @@ def training_rate(
     ]
     seconds, cost = run_steps(padded, size)
     tokens = [prefix + sum(map(len, padded[at : at + size])) for at in range(0, len(padded), size)]
+    # Without the first step, which has the longest rows and may compile kernels.
     rates = [spent / count for spent, count in zip(seconds[1:], tokens[1:], strict=True)]
+    # Activations grow with a step's tokens, so the memory of smaller steps is scaled up.
     full = prefix + sum(lengths[i] for i in itertools.islice(itertools.cycle(longest), batch))
     before = cost.memory_before_bytes
     peak = before + int((cost.peak_memory_bytes - before) * max(1.0, full / tokens[0]))
     return MeasuredRate(
+        # Not the mean: other processes may slow down a single step.
         statistics.median_low(rates),
         before,
         additional_memory(before, peak, steps_in_training, TRAINING_GROWTH),

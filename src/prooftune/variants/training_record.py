@@ -82,6 +82,7 @@ def training_summary(
         "trainable_parameters": counts[0],
         "total_parameters": counts[1],
         "rows": rows,
+        # Logged and not configured: early stopping may have ended the training before.
         "epochs": next((log["epoch"] for log in reversed(history) if "epoch" in log), 0.0),
         "resumed": resumed,
         "arguments": {**reported, "processes": distributed.world_size()},

@@ -94,6 +94,7 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
     description = describe_training(variant, record, context.recipe.class_weights)
     output = score_splits(context, handle, encoder, title, description, head=head)
     details = output.details
+    # Read before the update below overwrites it.
     peaks = record["cost"]["peak_memory_bytes"], details["cost"]["peak_memory_bytes"]
     details["cost"].update(record["cost"])
     details["cost"]["peak_memory_bytes"] = max(peaks)
@@ -179,6 +180,7 @@ def _train(
     base = base_to_train(context, variant, seed)
     check_output_head(base)
     probe = study.test[:PROBE_ROWS]
+    # Of the untuned model, from which the reloaded one must differ.
     before = probe_scores(base, encoder, probe, head)
     model = adapters.make_trainable(base, variant, {**recipe.lora, **variant.lora})
     options = training_options(context, variant, name, seed)
