@@ -59,7 +59,7 @@ def set_data(
     validation: Sequence[DatasetEntry] = (),
     test: Sequence[DatasetEntry] = (),
 ) -> None:
-    """Write the ``data`` section and the prompt of its layout; report what they cannot say."""
+    """Write the ``data`` section and the prompt of its layout; report settings they cannot hold."""
     located = [entry for entry in train if entry.path]
     for entry in train:
         if not entry.path:

@@ -78,7 +78,7 @@ def import_config(path: Path, recipe: Path) -> ImportedRecipe:
         recipe: where the recipe will be written; names the study.
 
     Raises:
-        UsageError: the file is no such config, or trains otherwise than supervised.
+        UsageError: the file is no such config, or its training is not supervised.
     """
     values = _load(path)
     tool = detect_tool(values)

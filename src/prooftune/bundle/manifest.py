@@ -256,7 +256,7 @@ class EncoderManifest(CommonManifest):
     """``bundle.json`` of an encoder with a classification head. The bundle holds the whole model.
 
     Attributes:
-        encoder: what it was tuned from, and how it computes.
+        encoder: the pretrained model, and the settings for computing with it.
     """
 
     encoder: EncoderSection

@@ -15,7 +15,7 @@ class Message(TypedDict):
 
 
 class ChatRequest(TypedDict):
-    """What is sent, besides the settings of the endpoint.
+    """A request, without the settings of the endpoint.
 
     Attributes:
         messages: the conversation.

@@ -85,9 +85,8 @@ def summary(record: dict[str, Any]) -> list[str]:
 def _describe_check(record: dict[str, Any]) -> str:
     if not record["checked"]:
         return (
-            "**NOT CHECKED.** This export was written without running it: nobody knows whether it "
-            "answers as its bundle "
-            "does. Export it again where its runtime is installed."
+            "**NOT CHECKED.** This export was written without running it: its outputs may differ "
+            "from the bundle's. Export it again where its runtime is installed."
         )
     rows, limits = record["parity"]["rows"], record["limits"]
     criterion = (

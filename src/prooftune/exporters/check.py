@@ -40,7 +40,7 @@ def check_export(
         The results, and the limits that they miss with the part that differs; None if they pass.
 
     Raises:
-        Failure: the artefact does not read what the bundle reads, so that nothing was compared.
+        Failure: the artefact gets other tokens than the bundle, so that nothing was compared.
     """
     tokenizer = loading.load_tokenizer(tokenizer_folder(bundle, manifest))
     text = _text_renderer(manifest, folder, to, tokenizer)
@@ -52,7 +52,7 @@ def check_export(
         if mismatch := _stop_fault(runtime, manifest) or tokenization_mismatch(
             runtime, manifest, rows, text, tokenizer
         ):
-            raise Failure(f"not exported: {to} does not read what the bundle reads. {mismatch}")
+            raise Failure(f"not exported: {to} gets other tokens than the bundle. {mismatch}")
         # Other programs tokenize the whole prompt at once, which may merge tokens across the
         # boundaries of fields.
         retokenized = [runtime.tokenize(text(row), special=True, start=True) for row in rows]
@@ -78,7 +78,7 @@ def check_export(
         )
         misses_list = "".join(f"  - {miss}\n" for miss in misses)
         return parity, (
-            f"not exported: {to} answers otherwise than the bundle does.\n"
+            f"not exported: the outputs of {to} differ from the bundle's.\n"
             f"{misses_list}{diagnosis_text}"
         )
     return parity, None
@@ -116,8 +116,8 @@ def _text_renderer(
             != full_text
         ):
             raise Failure(
-                f"not exported: template: the Modelfile renders row {row.id} otherwise than the "
-                "bundle does; "
+                f"not exported: template: the Modelfile and the bundle render row {row.id} "
+                "differently; "
                 f"{diagnosis.differing_text(rendered_text, full_text)}"
             )
         return full_text

@@ -57,7 +57,7 @@ def prompt(bundle: Path, manifest: Manifest, rows: Sequence[GoldenRow]) -> str |
             texts = str(tokenizer.decode(exported_ids)), str(tokenizer.decode(row.prompt))
             if texts[0] != texts[1]:
                 return (
-                    f"template: {description} is another than when the golden set was made; "
+                    f"template: {description} is not the one of the golden set; "
                     f"{differing_text(*texts)}"
                 )
             difference = first_difference(exported_ids, row.prompt, tokenizer)

@@ -198,7 +198,7 @@ def _tensors(
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise UsageError(
-                f"GGUF: llama.cpp's {architecture} architecture has no place for {name}"
+                f"GGUF: llama.cpp's {architecture} architecture has no tensor for {name}"
             )
         values = tensor.detach().float().cpu().numpy()
         if architecture == "gemma2" and name.endswith("norm.weight"):

@@ -107,7 +107,7 @@ def render_template(file: Path, prompt: str) -> str:
     if unknown_actions or len(pieces) != 2:
         raise UsageError(
             f"{file}: its TEMPLATE is not one of ours: "
-            f"{', '.join(unknown_actions) or 'the prompt stands in it not once'}"
+            f"{', '.join(unknown_actions) or 'it does not contain the prompt exactly once'}"
         )
     return pieces[0] + prompt + pieces[1]
 

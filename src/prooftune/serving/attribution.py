@@ -15,7 +15,8 @@ MAX_PIECES = 64
 
 # Scripts without spaces between words are split into characters.
 _PIECE = re.compile(
-    r"\s*(?:[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\s\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+)\s*"
+    r"\s*(?:[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
+    r"|[^\s\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+)\s*"
 )
 
 

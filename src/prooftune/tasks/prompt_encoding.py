@@ -151,7 +151,7 @@ class PromptEncoder:
         shared = len(self.prefix)
         if ids[:shared] != self.prefix:
             raise UsageError(
-                "this chat template begins a conversation otherwise than a single message; set "
+                "this chat template renders a conversation unlike a single message from the start; set "
                 "prompt.chat: false"
             )
         spans = [(start - shared, end - shared) for start, end in answers]

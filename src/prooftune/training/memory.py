@@ -27,7 +27,7 @@ EFFICIENT_TOKENS = 2048
 activations are checkpointed, which computes every layer twice."""
 
 BACKWARD_FACTOR = 1.15
-"""Peak of the backward pass, with its temporary gradients, as a multiple of what is saved."""
+"""Peak of the backward pass, with its temporary gradients, as a multiple of the saved arrays."""
 
 
 @dataclass(frozen=True, slots=True)

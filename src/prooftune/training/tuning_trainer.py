@@ -178,7 +178,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             module.train()(**self._prepare_inputs(self.data_collator(rows)))
 
     def measure_saved_bytes(self, row: TrainingRow) -> SavedBytes:
-        """Run a forward pass of one row, and count what it saves for the backward pass."""
+        """Count the bytes that one row's forward pass saves for the backward pass."""
         module = self._module().train()
         config = base_model(module.model).config
         batch = self.data_collator([row])

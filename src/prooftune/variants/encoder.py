@@ -45,7 +45,7 @@ PEFT_HEADS = ("classifier", "score")
 def run_encoder(context: VariantContext, variant: Variant, name: str) -> VariantOutput:
     """Train the encoder (or resume its training), then evaluate the weights read back from disk.
 
-    An adapter is merged after training, so that what is evaluated and shipped is a plain model; it
+    An adapter is merged after training, so that a plain model is evaluated and shipped; it
     also stays in the folder ``adapter``.
 
     Args:

@@ -86,7 +86,7 @@ def estimate_costs(
     """Estimates for every variant with a language model or an encoder.
 
     Args:
-        recipe, study: what is estimated.
+        recipe, study: the study to estimate.
         base: folder of the recipe's relative paths.
         budget: how long this may take; every variant at least computes a short row. Default: no
             limit.

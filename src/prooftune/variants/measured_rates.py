@@ -2,7 +2,7 @@
 
 A limited `TimeBudget` makes the batches smaller where whole ones would take too long: many labels,
 long contexts, a large model. A short row is always computed first and gives the rate by which the
-size of all others is chosen; what is not computed is extrapolated by tokens. `measured_training`
+size of all others is chosen; the rest is extrapolated by tokens. `measured_training`
 does the same for training.
 """
 

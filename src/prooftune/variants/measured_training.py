@@ -74,7 +74,7 @@ def measure_training(
     median is the time per token.
 
     Args:
-        context, variant, encoder, model: what is trained.
+        context, variant, encoder, model: the training to measure.
         rows: training rows.
         batch: rows of a step.
         steps_in_training: number of steps of the whole training.

@@ -174,7 +174,7 @@ def _with_generated_answers(
     """The predictions with what the model writes itself, for ``scoring.generated_rows`` of them.
 
     A label that is chosen by likelihood is always valid; whether the model follows the instruction
-    shows in what it generates. Labels and probabilities remain those of the likelihood.
+    shows in the text that it generates. Labels and probabilities remain those of the likelihood.
     """
     recipe, examples = context.recipe, context.study.test
     count = min(recipe.scoring.generated_rows, len(examples))
