@@ -151,8 +151,8 @@ class PromptEncoder:
         shared = len(self.prefix)
         if ids[:shared] != self.prefix:
             raise UsageError(
-                "this chat template renders a conversation unlike a single message from the start; set "
-                "prompt.chat: false"
+                "this chat template renders the beginning of a conversation differently from a "
+                "single message; set prompt.chat: false"
             )
         spans = [(start - shared, end - shared) for start, end in answers]
         return EncodedPrompt(ids[shared:], 0, earlier_answers=spans)
