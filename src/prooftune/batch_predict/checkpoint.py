@@ -88,6 +88,7 @@ def open_checkpoint(out: Path, key: Mapping[str, str]) -> Iterator[Checkpoint]:
         Failure: another process writes this output, or the folder cannot be written.
     """
     folder = out.with_name(f"{out.name}.parts")
+    # Two commands that write one output would mix their parts.
     with locked(folder):
         journal = folder / _JOURNAL
         header, entries = _read_journal(journal)

@@ -129,6 +129,7 @@ def text_lengths(examples: Sequence[Example]) -> TextLengths:
     lengths = np.array([sum(map(len, example.inputs.values())) for example in examples])
     # inverted_cdf takes lengths that occur, so that the tenths have whole numbers as edges.
     edges = np.unique(np.quantile(lengths, np.arange(1, 10) / 10, method="inverted_cdf"))
+    # side="left": a length that equals an edge belongs to the bin that ends there.
     bins = np.searchsorted(edges, lengths, side="left")
     return {
         "median": float(np.median(lengths)),

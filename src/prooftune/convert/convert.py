@@ -105,6 +105,7 @@ def convert(
         del shapes["output.weight"]
     embedding = merge_shards("tok_embeddings.weight", shards, shapes["tok_embeddings.weight"])
     dtype = str(embedding.dtype).removeprefix("torch.")
+    # Configs have a number for one token and a list for several.
     eos = tokens.eos if len(tokens.eos) > 1 else tokens.eos[0]
     with atomic_path(out) as temporary:
         temporary.mkdir()
@@ -181,6 +182,7 @@ def _write(
                 progress.advance(0)  # type: ignore[arg-type]
             save_file(tensors, folder / file, metadata={"format": "pt"})
             index |= dict.fromkeys(tensors, file)
+    # transformers needs an index only for several files.
     if len(groups) > 1:
         total = sum(_count(shape) for shape in shapes.values()) * size
         write_json(

@@ -176,6 +176,7 @@ def _tiktoken(
         bos_token=_BEGIN,
         eos_token=_TURN if chat else _END,
         model_max_length=context,
+        # Without token types, which a fast tokenizer returns by default and Llama does not take.
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
@@ -228,6 +229,7 @@ def _sentencepiece(path: Path, chat: bool, context: int) -> ConvertedTokenizer:
     backend.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
+    # SentencePiece merges across spaces, so the text is not split into words first.
     backend.pre_tokenizer = None
     for text in _SAMPLES:
         if backend.encode(text, add_special_tokens=False).ids != pieces.EncodeAsIds(text):

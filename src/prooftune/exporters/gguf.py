@@ -113,6 +113,7 @@ def _add_shape(writer: GGUFWriter, config: PretrainedConfig) -> None:
 
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
+    # llama3's scaling is stored as a tensor of factors (`_tensors`).
     elif kind not in ("default", "llama3"):
         raise UsageError(
             f"GGUF: rope scaling of type {kind} is not written here; known: default, linear, llama3"

@@ -65,6 +65,7 @@ def write(bundle: Path, manifest: Manifest, out: Path) -> None:
     model = merge(bundle, manifest)
     tokenizer = loading.load_tokenizer(tokenizer_folder(bundle, manifest))
     stop = manifest["tokens"]["stop"]
+    # A classification head needs it for batches of several rows.
     model.config.pad_token_id = tokenizer.pad_token_id
     if manifest["objective"] != "head":
         # The base model's settings may sample or penalize repetition, which bundles never do, and

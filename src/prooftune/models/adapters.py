@@ -99,6 +99,7 @@ def _add_master_weights(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in _HALF:
             master.dtypes.append((parameter, parameter.dtype))
+            # The parameter itself stays, to which peft and the optimiser refer.
             parameter.data = parameter.data.float()
     _MASTER_WEIGHTS[model] = master
 

@@ -97,6 +97,7 @@ class EncoderTokenizer:
     def collate(self, rows: Sequence[tuple[Sequence[int], int]]) -> dict[str, Tensor]:
         """Right-padded model inputs [rows, longest] of (ids, start of the second text)."""
         longest = max(len(ids) for ids, _ in rows)
+        # The model's own id: RoBERTa computes positions from the ids that are no padding.
         padding = self.tokenizer.pad_token_id or 0
         inputs = {
             "input_ids": torch.tensor(

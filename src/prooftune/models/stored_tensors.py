@@ -68,6 +68,7 @@ def load_output_head(folder: Path, dtype: torch.dtype | None = None) -> Callable
         Failure: the folder holds no such weights.
     """
     with StoredTensors(folder) as stored:
+        # With tied weights the files hold the embedding only.
         name = next((name for name in _HEADS if name in stored), None)
         if name is None:
             raise Failure(f"{folder} holds no output head ({' or '.join(_HEADS)})")

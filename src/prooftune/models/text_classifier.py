@@ -178,6 +178,7 @@ class TextClassifier:
         if isinstance(self.features, TfidfFeatures):
             tensors["idf"] = np.ascontiguousarray(self.features.vectorizer.idf_, np.float64)
             terms = self.features.vectorizer.get_feature_names_out().tolist()
+            # A list: a term's index is its column.
             write_json(folder / VOCABULARY_FILE, terms)
         save_file(tensors, folder / WEIGHTS_FILE)
         write_json(folder / SECTION_FILE, self.section())

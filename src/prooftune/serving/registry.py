@@ -144,6 +144,7 @@ def load_bundles(
     batchers: dict[int, Batcher] = {}
     for name, bundle in bundles.items():
         if id(bundle.shared_model) not in batchers:
+            # Named after the first bundle that uses the model.
             batchers[id(bundle.shared_model)] = Batcher(
                 compute,
                 max_queue_rows=limits.max_queue_rows,

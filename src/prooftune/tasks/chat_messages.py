@@ -79,6 +79,7 @@ def label_log_probs(
     total = sum(mass)
     if total <= 0:
         return None
+    # Servers list the likeliest tokens only: a label that is missing is improbable, not impossible.
     floored = [max(value / total, MIN_PROBABILITY) for value in mass]
     return tuple(math.log(value / sum(floored)) for value in floored)
 

@@ -62,6 +62,7 @@ class PromptEncoder:
         self._fixed_tokens = len(self.prefix) + sum(
             len(p) for p in self._segments_after_prefix if isinstance(p, list)
         )
+        # A label's tokens, and the stop token.
         longest = max([rendering.answer_tokens, *(len(target) + 1 for target in self.label_ids)])
         self._text_budget = rendering.max_length - self._fixed_tokens - longest
         if rendering.shots:

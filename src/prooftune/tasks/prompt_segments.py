@@ -62,6 +62,7 @@ def prompt_segments(
     the id of the stop token."""
     shots = rendering.shots
     if not rendering.chat:
+        # The cue alone: the message is rendered with marks in place of its fields.
         cue = completion_cue(rendering.template)[len(rendering.template) :]
         system = f"{rendering.system}\n\n" if rendering.system else ""
         shot_texts = [
@@ -145,6 +146,7 @@ def _apply_template(
 
 def _split_at_marks(text: str) -> list[str]:
     pieces: list[str] = []
+    # The first private character opens a mark, the second closes it.
     for piece in text.split(_MARK[0]):
         mark, separator, rest = piece.partition(_MARK[-1])
         pieces += [mark, rest] if separator else [piece]

@@ -127,6 +127,7 @@ def count_saved_bytes(model: nn.Module) -> Iterator[list[int]]:
     total = [0]
 
     def pack(tensor: Tensor) -> Tensor:
+        # By storage, since views of one array are saved together.
         storage = tensor.untyped_storage()
         address = storage.data_ptr()
         if address not in weights and address not in held:

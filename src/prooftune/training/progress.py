@@ -29,6 +29,7 @@ class TrainingProgress(TrainerCallback):  # type: ignore[misc]
         control: TrainerControl,
         **_: object,
     ) -> None:
+        # Closed by `close`: a callback has no with-block around the training.
         self._bar = self._stack.enter_context(progress_bar(self._description, state.max_steps))
         self._bar.update(TaskID(0), completed=state.global_step)
 

@@ -89,6 +89,7 @@ def instruction_rows(
         target: Sequence[int],
         earlier: Sequence[tuple[int, int]] = (),
     ) -> TrainingRow:
+        # The stop token is trained like the others, or the model would not end its answers.
         answer, start = [*target, stop], len(prompt)
         spoken = [position for span in earlier for position in range(*span)]
         return TrainingRow(
@@ -191,6 +192,7 @@ def make_collator(
                 prefix, [r.ids for r in rows], [r.label_positions for r in rows], multiple
             )
         else:
+            # Padded rows repeat the prefix, so label positions move behind it.
             shift = len(prefix)
             batch = collate(
                 [[*prefix, *r.ids] for r in rows],

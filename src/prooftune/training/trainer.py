@@ -157,6 +157,7 @@ def _train(
             # Measured with the fused layers in place, which save less for the backward pass.
             _fit_memory(trainer, module, rows, len(prefix), checkpointing)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            # On a GPU the loss of the last step has not been read yet.
             trainer.raise_if_diverged()
     finally:
         # The arguments are the caller's, and `apply_memory_plan` has multiplied this one.

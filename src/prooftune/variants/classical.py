@@ -71,6 +71,7 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
 
     study = context.study
     with measure_cost() as training:
+        # Vocabulary and document frequencies of the training rows alone.
         vectorizer = make_vectorizer()
         features = vectorizer.fit_transform(joined_texts(study.train))
         targets = [example.target for example in study.train]

@@ -87,6 +87,7 @@ class VariantContext:
         """
         merged = self.recipe.prompt
         if prompt is not None:
+            # Only the fields that the variant sets: its defaults must not override the recipe.
             merged = merged.model_copy(
                 update={name: getattr(prompt, name) for name in prompt.model_fields_set}
             )

@@ -64,6 +64,7 @@ def perplexity(
         tokenizer, text: at most the first 8,192 tokens are used.
     """
     ids = tokenizer(text, add_special_tokens=False).input_ids[:_MAX_TOKENS]
+    # The first token of a window is predicted from the start token, as in pretraining.
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     backbone, device = get_backbone(model), next(model.parameters()).device
     total, count = 0.0, 0
@@ -71,6 +72,7 @@ def perplexity(
         # Windows do not see one another. That raises the perplexity, before and after tuning alike.
         for begin in range(0, len(ids), _WINDOW_TOKENS):
             window = torch.tensor([start + ids[begin : begin + _WINDOW_TOKENS]], device=device)
+            # A single token predicts nothing.
             if window.shape[1] < 2:
                 continue
             hidden = backbone(input_ids=window, use_cache=False).last_hidden_state[0, :-1]

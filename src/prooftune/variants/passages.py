@@ -183,10 +183,12 @@ class PassageProvider:
         for generator, passages, gold in zip(
             generators, retrieved, self._gold(split, examples), strict=True
         ):
+            # No gold passage is a distractor, whether or not it is included.
             gold_ids = _ids(gold)
             distractors = [chunk for chunk in passages if chunk.id not in gold_ids]
             included = gold[:1] if generator.random() < variant.gold_share else []
             mixed = [*included, *distractors[: count - len(included)]]
+            # Otherwise the model would learn that the first passage has the answer.
             generator.shuffle(mixed)
             selected.append(mixed)
         return selected
@@ -231,6 +233,7 @@ class PassageProvider:
                 f"passages are named {', '.join(map(repr, list(known)[:3]))} …"
             )
         if missing and not self._warned_missing:
+            # Once, and not for every split and variant.
             self._warned_missing = True
             notify(
                 f"  {len(missing):,} of {len(named):,} passages that data.gold names are not in "
@@ -292,8 +295,10 @@ def with_passages(example: Example, passages: Sequence[Chunk], gold: set[str] | 
     )
     target = example.target
     if gold is not None:
+        # Citations count from 1, as in the prompt.
         number = next((n for n, chunk in enumerate(passages, start=1) if chunk.id in gold), None)
         target = f"{target} [{number}]" if number is not None and target else ""
+    # A context of the data's own is replaced.
     own = {name: text for name, text in example.inputs.items() if name != CONTEXT}
     return replace(
         example,

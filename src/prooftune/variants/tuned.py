@@ -81,6 +81,7 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
             shutil.rmtree(folder / CHECKPOINTS_FOLDER, ignore_errors=True)
         distributed.run_on_all_ranks(_train, context, variant, name, encoder, record_file)
     record = read_json(record_file)
+    # Read back from disk: the scored weights are those that ship.
     handle = _trained_handle(context, folder, context.study.labels if head else None)
     verify_reload(
         handle.model,
