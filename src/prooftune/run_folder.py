@@ -122,6 +122,7 @@ def write_study(folder: Path, study: Study) -> None:
                     "language": e.language,
                     "references": None if e.references is None else list(e.references),
                     "gold": list(e.gold),
+                    "metadata": [{"name": k, "text": v} for k, v in e.metadata],
                     "fields": [{"name": k, "text": v} for k, v in e.inputs.items()],
                 }
                 for e in examples
@@ -146,6 +147,7 @@ def read_study(folder: Path) -> Study:
                 None if row["references"] is None else tuple(row["references"]),
                 tuple(row["gold"]),
                 language=row.get("language"),  # missing in runs of 0.1
+                metadata=tuple((m["name"], m["text"]) for m in row.get("metadata") or ()),
             )
             for row in _read_table(folder / f"{name}.parquet")
         )
@@ -268,7 +270,7 @@ def _example_schema() -> pa.Schema:
     fields = pa.list_(pa.struct([("name", pa.string()), ("text", pa.string())]))
     texts = [(name, pa.string()) for name in ("id", "source", "target", "group", "language")]
     lists = [(name, pa.list_(pa.string())) for name in ("references", "gold")]
-    return pa.schema([*texts, *lists, ("fields", fields)])
+    return pa.schema([*texts, *lists, ("metadata", fields), ("fields", fields)])
 
 
 def _write_table(path: Path, rows: Iterator[dict[str, Any]], schema: pa.Schema) -> None:

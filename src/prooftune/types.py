@@ -36,6 +36,7 @@ class Example:
         gold: keys of the passages with the answer, if the data names them.
         passages: ids of the passages in the context, where they are numbered from 1.
         language: language of the row, where the recipe names languages.
+        metadata: names and values of the columns in `data.slices`, in their order.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Example:
     gold: tuple[str, ...] = ()
     passages: tuple[str, ...] = ()
     language: str | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Twice as fast as the default of dataclasses; `DiskBackedList` unpickles examples often.
@@ -60,6 +62,7 @@ class Example:
             self.gold,
             self.passages,
             self.language,
+            self.metadata,
         )
 
     @property

@@ -127,6 +127,10 @@ def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[E
             if column not in table.columns:
                 raise _missing_column(table, column, option)
             optional[option] = table.columns.index(column)
+    for column in source.slices or ():
+        if column not in table.columns:
+            raise _missing_column(table, column, "slices")
+    metadata_columns = {c: table.columns.index(c) for c in source.slices or ()}
     if source.format == "squad":
         # Columns of the SQuAD reader; the title groups the questions, unless the recipe has another
         # column.
@@ -146,6 +150,7 @@ def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[E
             if "gold" in optional
             else (),
             language=(row[optional["language"]] or "unknown") if "language" in optional else None,
+            metadata=tuple((c, row[i] or "") for c, i in metadata_columns.items()),
         )
 
     examples = DiskBackedList(to_example(number, row) for number, row in enumerate(table.rows))

@@ -99,6 +99,7 @@ def _labelled_examples(table: Table, source: Source) -> LoadedSource:
     id_column = _optional_column(table, source.id, "id")
     group_column = _optional_column(table, source.group, "group")
     language_column = _optional_column(table, source.language, "language")
+    metadata_columns = _metadata_columns(table, source)
     unlabelled: list[str] = []
     several: list[tuple[str, list[str]]] = []
 
@@ -125,6 +126,7 @@ def _labelled_examples(table: Table, source: Source) -> LoadedSource:
                     language=(row[language_column] or UNKNOWN_LANGUAGE)
                     if language_column is not None
                     else None,
+                    metadata=tuple((c, row[i] or "") for c, i in metadata_columns.items()),
                 )
 
     examples = DiskBackedList(read_examples())
@@ -180,6 +182,13 @@ def _resolve_columns(table: Table, source: Source) -> tuple[dict[str, str], str]
                 "the label"
             )
     return fields, label
+
+
+def _metadata_columns(table: Table, source: Source) -> dict[str, int]:
+    """Positions of the columns of ``data.slices``."""
+    for column in source.slices or ():
+        _check_column(table, column, "slices")
+    return {column: table.columns.index(column) for column in source.slices or ()}
 
 
 def _optional_column(table: Table, column: str | None, option: str) -> int | None:

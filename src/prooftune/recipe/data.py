@@ -75,6 +75,9 @@ class SourceOptions(Section):
     """Column with the language of each row. The report then has results by language, and variants
     can leave a language out (``without``). Files of one language each are given by name instead:
     ``train: {swa: swa.tsv, hau: hau.tsv}``."""
+    slices: list[str] | None = None
+    """Metadata columns, such as author, date or product. The report tests whether results are worse
+    for some of their values. A split without them can override this: ``slices: []``."""
     config: str | None = None
     """Configuration name of a hub dataset."""
     split: str | None = None

@@ -90,6 +90,20 @@ def without_texts(facts: ReportFacts) -> dict[str, Any]:
     if errors:
         rows = [{k: v for k, v in row.items() if k != "text"} for row in errors["rows"]]
         scores["label_errors"] = {**errors, "rows": rows}
+    analysis = facts["scores"].get("errors")
+    if analysis:
+        scores["errors"] = {
+            **analysis,
+            "confusions": [
+                {
+                    **c,
+                    "examples": [
+                        {k: v for k, v in e.items() if k != "text"} for e in c["examples"]
+                    ],
+                }
+                for c in analysis["confusions"]
+            ],
+        }
     return {**facts, "scores": scores}
 
 

@@ -13,6 +13,7 @@ from prooftune.evaluation.score_types import (
 from prooftune.report import (
     answers_section,
     cells,
+    errors_section,
     instructions_section,
     judge_section,
     label_errors_section,
@@ -86,6 +87,7 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
     """Tables that only some studies have, by section title."""
     answers, judge = answers_section.answers_section(scores), judge_section.judge_section(scores)
+    failures = errors_section.errors_section(scores)
     errors = label_errors_section.label_errors_section(scores)
     sections = [
         ("Answers", [*answers["tables"], answers["threshold_table"]] if answers else []),
@@ -103,6 +105,7 @@ def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
             [languages_section.languages_table(scores), languages_section.left_out_table(scores)],
         ),
         ("Judge", judge["tables"] if judge else []),
+        ("Where it fails", failures["tables"] if failures else []),
         ("Learning curve", learning_curve_section.learning_curve_tables(scores)),
         ("Likely label errors", errors["tables"] if errors else []),
     ]

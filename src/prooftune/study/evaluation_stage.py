@@ -15,6 +15,7 @@ from prooftune.recipe import Recipe
 from prooftune.recipe.sections import BEST
 from prooftune.recipe.variants import VARIANT_KINDS
 from prooftune.report.types import ReportedVariant, ReportFacts
+from prooftune.study.error_analysis import analyse_errors
 from prooftune.study.label_errors import search_label_errors
 from prooftune.study.learning_curve import CurveResults, fit_learning_curves
 from prooftune.types import Study, VariantResult
@@ -71,6 +72,7 @@ def evaluate(
     scores["learning_curve"] = tidy(
         fit_learning_curves(recipe, study, results, curves or [], scores)
     )
+    scores["errors"] = tidy(analyse_errors(recipe, study, results, scores))
     scores["label_errors"] = tidy(search_label_errors(recipe, study, results, scores, folder))
     write_json(folder / "scores.json", scores)
     report: ReportFacts = {

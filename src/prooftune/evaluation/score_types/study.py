@@ -10,6 +10,7 @@ from prooftune.evaluation.score_types.judge import JudgeScores
 from prooftune.evaluation.score_types.label_errors import LabelErrors
 from prooftune.evaluation.score_types.languages import LanguageResults
 from prooftune.evaluation.score_types.learning_curve import LearningCurves
+from prooftune.evaluation.score_types.slices import ErrorAnalysis
 from prooftune.evaluation.score_types.variants import VariantMeasurements
 
 Outcome = Literal["wins", "mixed", "undecided", "loses", "alone", "not-tuned"]
@@ -169,6 +170,7 @@ class Scores(Measurements):
     instructions: NotRequired[InstructionScores | None]
     judge: NotRequired[JudgeScores]
     learning_curve: NotRequired[LearningCurves | None]
+    errors: NotRequired[ErrorAnalysis | None]
     label_errors: NotRequired[LabelErrors | None]
 
 
