@@ -111,7 +111,7 @@ if not TYPE_CHECKING:  # a type checker must see the imports above, and no other
         # `predict:Summary` has another name there.
         module, _, original = _LAZY[name].partition(":")
         value = getattr(import_module(f"prooftune.{module}"), original or name)
-        # = value] Stored, so that the next access does not come here.
+        # Stored, so that the next access does not come here.
         globals()[name] = value
         return value
 

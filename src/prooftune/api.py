@@ -174,6 +174,7 @@ def _recipe(recipe: RecipeSource, overrides: Sequence[str] | None) -> tuple[Reci
     """The parsed recipe, and the folder against which its relative paths are resolved."""
     from prooftune import recipe as recipes
 
+    # A dictionary has no folder; its paths are relative to the working directory.
     if isinstance(recipe, Mapping):
         return recipes.parse(dict(recipe), overrides=list(overrides or [])), Path()
     return recipes.load(recipe, list(overrides or []))

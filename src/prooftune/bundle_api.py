@@ -106,6 +106,7 @@ def predict(
 
     return predict_file(
         Path(bundle),
+        # A `Path` would turn s3://a into s3:/a.
         str(file) if isinstance(file, str) else file,
         str(out) if isinstance(out, str) else out,
         engine,

@@ -38,6 +38,7 @@ def stage_fingerprint(folder: Path) -> str:
 def begin_stage(folder: Path, inputs_fingerprint: str) -> None:
     """Prepare a stage's folder. Files of an interrupted attempt with the same inputs remain; others
     are deleted."""
+    # Also a folder without a readable state: whose files it holds is unknown.
     if folder.exists() and _read_state(folder).get("fingerprint") != inputs_fingerprint:
         shutil.rmtree(folder)
     # Written before the stage starts, so that a kill at any moment leaves "not done".
@@ -191,6 +192,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 def read_predictions(path: Path) -> list[Prediction]:
     """Read what `write_predictions` wrote."""
     return [
+        # Parquet has lists, and a prediction tuples, which can be compared and hashed.
         Prediction(**{**row, **{name: tuple(row[name]) for name in _LIST_FIELDS}})
         for row in _read_table(path)
     ]

@@ -54,6 +54,7 @@ def metric_changes(
         By metric: ``study`` and ``now`` (value, low, high), ``study_n``, ``n``, ``difference``
         (value, low, high), ``p`` (None without a test), ``significant``, ``method``.
     """
+    # The primary metric first, and once.
     names = [scores["primary"], *(n for n in COMPARED if n != scores["primary"])]
     confidence, n, study_n = scores["confidence"], scores["n"], study["n"]
     changes: dict[str, MetricChange] = {}
@@ -62,7 +63,9 @@ def metric_changes(
         if before is None or figure is None or figure["low"] is None or not study_n:
             continue
         now = defined(figure)
+        # Fisher's test takes rows for independent trials, which rows of a group are not.
         if name in PROPORTIONS and scores["groups"] is None:
+            # The bundle carries shares; times the rows they are counts again.
             hits = round(before["value"] * study_n), round(now["value"] * n)
             tested = compare_proportions(hits[1], n, hits[0], study_n, confidence)
         else:
@@ -147,6 +150,7 @@ def label_shift(
             label: {"study": study[i], "now": now[i], "change": now[i] - study[i]}
             for i, label in enumerate(labels)
         },
+        # Half the sum: what one label gains, another loses.
         "moved": float(np.abs(now - study).sum() / 2),
         "p": p,
         "significant": p is not None and p < 1 - confidence,
@@ -171,6 +175,7 @@ def length_shift(
         return None
     lengths = np.array([sum(map(len, e.inputs.values())) for e in examples])
     bins = np.searchsorted(np.array(study["edges"]), lengths, side="left")
+    # Texts longer than all edges are in the last count.
     counts = np.bincount(bins, minlength=len(study["counts"]))
     table = np.array([counts, study["counts"]], dtype=np.float64)
     now, before = table / table.sum(axis=1, keepdims=True)

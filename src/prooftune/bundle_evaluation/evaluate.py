@@ -91,6 +91,7 @@ def evaluate_bundle(
             not know.
         Failure: a base model could not be loaded, or the folder cannot be written.
     """
+    # Both files are read and compared before a model is loaded, which may take minutes.
     manifest, recipe = _open(bundle)
     rows = read_rows(file, manifest, recipe, text, label, slices)
     other_rows = _other_rows(bundle, against, manifest, rows, file, text, label)
@@ -201,6 +202,7 @@ def _other_rows(
     if against is None:
         return None
     other, recipe = _open(against)
+    # The same folder may have two paths.
     if against.resolve() == bundle.resolve():
         raise UsageError(f"{against} is the bundle itself; --against takes another one")
     if other["task"] != manifest["task"] or set(other["labels"]) != set(manifest["labels"]):
@@ -208,6 +210,7 @@ def _other_rows(
             f"{bundle} and {against} cannot be compared: {_kind(manifest)} and {_kind(other)}"
         )
     read = read_rows(file, other, recipe, text, label)
+    # A paired test needs the same rows, labels and order.
     mine = [(e.id, e.target, e.references) for e in rows.examples]
     if mine != [(e.id, e.target, e.references) for e in read.examples]:
         raise UsageError(

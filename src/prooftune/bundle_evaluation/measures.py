@@ -32,6 +32,7 @@ def measure_bundles(
         As of `evaluation.scores.score` or `evaluation.answers.scores.score_answers`; there are no
         validation rows. ``calibration`` is of the probabilities after the bundle's temperature.
     """
+    # No training and no validation rows: nothing is chosen or fitted here.
     study = Study([], [], examples, manifest["labels"])
     summary = manifest.get("study")
     settings = recipe.evaluation

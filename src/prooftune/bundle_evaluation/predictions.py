@@ -45,6 +45,7 @@ def predict_rows(
         answers = bundle.predict(inputs)
         test = [_from_answer(e, p, task) for e, p in zip(examples, answers, strict=True)]
         abstained = [None] * len(test)
+    # As a tuned variant, whatever it is: of two such `pairs` makes a comparison.
     return VariantResult(name, "tuned", test, [], {}, folder), abstained
 
 

@@ -94,6 +94,7 @@ def quantization_table(request: TableRequest) -> MeasuredTable:
         )
     rows = request.read()
     runs: dict[str, _Run] = {}
+    # Full precision first: the others are compared with it.
     for name, options in {FULL: None, **QUANTIZED}.items():
         notify(f"{name}: {len(rows.examples):,} rows", "dim")
         changed: Manifest = {**manifest, "quantization": options}
@@ -104,6 +105,7 @@ def quantization_table(request: TableRequest) -> MeasuredTable:
             "GGUF was not measured: llama.cpp is not installed (pip install "
             "'prooftune[llama-cpp]')."
         )
+    # llama.cpp runs no classification head of a bundle.
     elif manifest["objective"] != "head":
         runs |= _run_gguf(request.bundle, manifest, rows.examples)
     scores = measure_bundles(manifest, recipe, rows.examples, [run.result for run in runs.values()])
@@ -159,6 +161,7 @@ def _run_gguf(bundle: Path, manifest: Manifest, examples: Sequence[Example]) -> 
             outputs = [run_row(runtime, manifest, row, row.prompt).output for row in rows]
             seconds = time.perf_counter() - started
             size = file.stat().st_size
+        # Without probabilities: the comparison is of outputs.
         test = [Prediction(e.id, out) for e, out in zip(examples, outputs, strict=True)]
         result = VariantResult(name, "tuned", test, [], {}, bundle)
         runs[name] = _Run(result, size, len(examples) / seconds)
@@ -186,7 +189,7 @@ def _row(name: str, runs: dict[str, _Run], scores: Scores) -> PrecisionRow:
         return row
     comparison = next(c for c in scores["comparisons"] if {c["a"], c["b"]} == {name, FULL})
     difference = defined(metric_difference(comparison, primary))
-    # == FULL] Listed as full precision minus this one: turned around.
+    # Listed as full precision minus this one: turned around.
     if comparison["a"] == FULL:
         ends = -difference["high"], -difference["low"]
         difference = {"value": -difference["value"], "low": ends[0], "high": ends[1]}
@@ -197,6 +200,7 @@ def _row(name: str, runs: dict[str, _Run], scores: Scores) -> PrecisionRow:
         "difference": difference,
         "p": comparison["p_holm"],
         "significant": comparison["significant"],
+        # A share of a metric that is 0, or negative as MCC can be, means nothing.
         "kept": quality["value"] / reference if reference > 0 else None,
         "memory_change": run.memory / full.memory - 1,
         "speed": run.rows_per_second / full.rows_per_second,

@@ -53,6 +53,7 @@ def evaluation_document(facts: EvaluationFacts) -> Document:
     tables = [DocumentTable("Metrics", *metric_rows(facts))]
     few_labels = len(facts["labels"]) <= MAX_MATRIX_LABELS
     if facts["labels"]:
+        # A long list of labels is in the report, and not in the terminal.
         tables.append(DocumentTable("Labels", *label_rows(facts), printed=few_labels))
         if few_labels:
             tables.append(DocumentTable("Confusion matrix", *_confusion_rows(facts), printed=False))

@@ -76,6 +76,7 @@ def read_rows(
         raise UsageError(f"{error}. Other columns: --text COLUMN, --label COLUMN") from None
     if recipe.task == "classification":
         _check_labels(loaded.examples, manifest["labels"], loaded.name)
+    # Once more for each column: a source has one group column.
     columns = {column: _column(source, recipe, column, loaded.examples) for column in slices}
     return LabelledRows(loaded.examples, [*notes, *loaded.notes], columns)
 
@@ -127,6 +128,7 @@ def _source(
     # New data look like the test file, where there was one.
     study = recipe.data.source("test" if recipe.data.test else "train")
     same_layout = not study.paths[0].startswith(("hub:", "pypi:")) and (
+        # Another extension: the file is laid out in another way, and detected.
         _suffixes(study.paths[0]) == _suffixes(str(path))
     )
     names = (*MEANING_OPTIONS, *((*FILE_OPTIONS, "split") if same_layout else ()))
@@ -146,6 +148,7 @@ def _source(
             **options["labels"],
         }
     source = Source(path=str(path), **options)
+    # One file stands for all: files of one table have one encoding.
     first = expand_path(split_part(path)[0], source.split)[0]
     notes = []
     encoding = _encoding(path, first, study.encoding, source)
@@ -169,6 +172,7 @@ def _first_table(path: Path, first: Path) -> Path:
 
 def _text_columns(columns: Sequence[str], manifest: CommonManifest) -> dict[str, str]:
     retrieves = manifest.get("retrieval") is not None
+    # A bundle that retrieves finds the context itself.
     fields = [f for f in manifest["fields"] if not (retrieves and f == CONTEXT)]
     if len(columns) != len(fields):
         raise UsageError(

@@ -36,6 +36,7 @@ def _change_sentence(facts: EvaluationFacts) -> str:
     if change is None:
         return f"{here}. The bundle carries no figure of its study to compare with."
     difference = change["difference"]
+    # "No evidence", since a test that finds nothing does not show equality.
     if not change["significant"]:
         finding = "no evidence of a change since the study's"
     else:
@@ -64,6 +65,7 @@ def _length_sentence(lengths: LengthShift | None) -> str:
     if lengths is None or not lengths["significant"]:
         return ""
     before, now = lengths["study_median"], lengths["median"]
+    # Distributions may differ although their medians are equal.
     word = "longer" if now > before else "shorter" if now < before else "of other lengths"
     return (
         f"Texts are {word} (median {before:,.0f} → {now:,.0f} characters, p "

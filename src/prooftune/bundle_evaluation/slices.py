@@ -43,6 +43,7 @@ def slice_scores(
     Returns:
         The slices, most frequent first.
     """
+    # None and "" are a slice, too: missing values may be the problem.
     names = _merge_rare([value or EMPTY for value in values])
     counts = Counter(names)
     figures = {name: measure(*_subset(examples, result, names, name, True)) for name in counts}
@@ -74,6 +75,7 @@ def _merge_rare(values: Sequence[str]) -> list[str]:
     counts = Counter(values)
     if len(counts) <= MAX_SLICES:
         return list(values)
+    # One less, as the rest is a slice of its own.
     frequent = {value for value, _ in counts.most_common(MAX_SLICES - 1)}
     return [value if value in frequent else OTHER for value in values]
 
@@ -118,6 +120,7 @@ def worst_slice(slices: Mapping[str, Sequence[SliceScores]]) -> tuple[str, Slice
         for entry in entries
         if entry["significant"] and entry["difference"] and entry["difference"]["value"] < 0
     ]
+    # The lowest difference is the most negative one.
     return min(
         worse,
         key=lambda pair: pair[1]["difference"]["value"] if pair[1]["difference"] else 0.0,

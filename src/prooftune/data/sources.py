@@ -206,7 +206,7 @@ def _check_column(table: Table, column: str, option: str) -> None:
         other = next((d for d in "\t,;|@" if d in table.columns[0]), None)
         if other:
             hint = f". The only column contains {other!r}: is it the data.delimiter?"
-    # == 2] The rows begin at line 2: the first one was taken for the header.
+    # The rows begin at line 2: the first one was taken for the header.
     elif table.lines[0] == 2 and not hint:
         hint = ". If the first row is data, set data.header: false"
     raise UsageError(

@@ -173,8 +173,8 @@ def compare(plan: Plan, variants: Mapping[str, Measured]) -> list[Comparison]:
     level = holm_level(adjusted, alpha)
     for row, p in zip(rows, adjusted, strict=True):
         row |= {"p_holm": p, "significant": p < alpha, "level": level}
-        # = consistent] First of the three: `_worthwhile` reads these ends, and must not say
-        # "better" where Holm's test does not.
+        # First of the three: `_worthwhile` reads these ends, and must not say "better" where Holm's
+        # test does not.
         row[plan.primary] = consistent(row[plan.primary], row["significant"])
         first, second = variants[row["a"]], variants[row["b"]]
         row["minimum_detectable_difference"] = _detectable(plan, row, first, second, level)

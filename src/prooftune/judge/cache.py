@@ -44,6 +44,7 @@ def store(folder: Path, key: str, request: dict[str, Any], reply: Reply) -> None
     Raises:
         Failure: the folder cannot be written.
     """
+    # With the request, so that a person can see what was asked.
     write_json(
         folder / f"{key}.json",
         {"request": request, "reply": {"text": reply.text, "cut": reply.truncated}},

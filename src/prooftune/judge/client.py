@@ -80,6 +80,7 @@ def _from_local(
         raise UsageError(
             "judge: set judge.base_url to an endpoint, or judge.model to a local model"
         )
+    # Monotonic: the machine's clock may be set in between.
     deadline = time.monotonic() + settings.deadline
     keys = list(requests)
     for start in range(0, len(keys), LOCAL_BATCH):

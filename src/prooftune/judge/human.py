@@ -72,6 +72,7 @@ def read_human_scores(
             raise UsageError(
                 f"{location}: '{score}' is not an integer from {scale[0]} to {scale[1]}"
             )
+        # No column is not an empty cell, which names no variant.
         variant = (row[VARIANT] or "").strip() if VARIANT in row else None
         if variant is not None and variant not in variants:
             raise UsageError(

@@ -39,6 +39,7 @@ def local_completion_fn(
         raise UsageError(
             f"judge.model: {name} has no chat template, so it cannot judge; use a chat model"
         )
+    # A list, which the closure fills at its first call.
     loaded: list[Any] = []
 
     def complete(prompts: list[list[Message]], /) -> list[str]:

@@ -27,6 +27,7 @@ NO_PREFERENCE, SEVERAL_PREFERENCES = (
 
 _THINK_TAG = re.compile(r"(</?think(?:ing)?>)", re.IGNORECASE)
 _NUMBER = r"[-+]?\d+(?:[.,]\d+)?"
+# What models write around a number: **4**, `4`, "4", (4), [4].
 _OPENING = r"[\s*_`'\"(\[]*"
 _SCORE = rf"{_OPENING}(?P<value>{_NUMBER})(?:\s*(?:/|out\s+of)\s*(?P<best>{_NUMBER}))?"
 # A number that continues (range, percentage, fraction, version) is not a score.
@@ -35,6 +36,7 @@ _VALUE = re.compile(
     rf"{_SCORE}(?![\d%]|[.,]\d|\s*(?:[-–/]|to\b|or\b|out\s+of\b)\s*\d)", re.IGNORECASE
 )
 _WHOLE_REPLY = re.compile(rf"{_SCORE}[\s*_`'\")\].]*", re.IGNORECASE)
+# Something numeric that is no score makes the reply unclear, not empty.
 _STARTS_NUMBER = re.compile(rf"{_OPENING}[-+]?\d")
 _FENCE = re.compile(r"```(?:json)?", re.IGNORECASE)
 # `[[C]]` is MT-Bench's tie.
@@ -102,6 +104,7 @@ def parse_score(reply: Reply, criterion: str, scale: tuple[int, int]) -> tuple[i
     text, failure = extract_answer(reply)
     if failure:
         return None, failure
+    # Models write "instruction following" for `instruction_following`.
     keys = ("score", "rating", criterion.lower(), criterion.lower().replace("_", " "))
     values, rest = _json_values(text, keys)
     scores = [_to_score(_WHOLE_REPLY.fullmatch(str(value)), scale) for value in values]
@@ -131,6 +134,7 @@ def _stated_scores(
         if value or _STARTS_NUMBER.match(text, match.end()):
             scores.append(_to_score(value, scale) if value else "unclear")
             at_start |= (
+                # 80 characters hold the words before a score, and bound the cost of long replies.
                 sentence_start.search(text[max(0, match.start() - 80) : match.start()]) is not None
             )
     return scores, at_start
@@ -148,6 +152,7 @@ def parse_preference(reply: Reply) -> tuple[str | None, str]:
     values, rest = _json_values(text, _WINNER_KEYS)
     preferences = (
         [str(value) for value in values]
+        # All statements together, so that contradictions are seen.
         + _BRACKETED_WINNER.findall(rest)
         + _STATED_WINNER.findall(rest)
     )
@@ -195,6 +200,7 @@ def _json_values(text: str, keys: tuple[str, ...]) -> tuple[list[Any], str]:
             break
         pairs_seen.clear()
         try:
+            # From the brace on: text may follow the object.
             _, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             # Not JSON from this brace on; the next one may begin an object.
@@ -205,6 +211,7 @@ def _json_values(text: str, keys: tuple[str, ...]) -> tuple[list[Any], str]:
         values += [
             value
             for key, value in pairs_seen
+            # Of `{"score": {"score": 4}}` the inner pair is recorded by itself.
             if key.strip().lower() in keys and not isinstance(value, dict)
         ]
         position = end

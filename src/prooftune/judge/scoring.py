@@ -115,6 +115,7 @@ def compare(
         a.id: _preference(a.id, replies[2 * i], replies[2 * i + 1])
         for i, (a, _) in enumerate(different)
     }
+    # Equal answers were not asked about: a tie.
     preferences = [verdicts.get(a.id, Preference(a.id, "tie")) for a, _ in pairs]
     return Preferences(settings.model, preferences, len(pairs), len(first), seed, num_requests)
 

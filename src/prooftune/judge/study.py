@@ -78,6 +78,7 @@ def judge_study(
         "confidence": recipe.evaluation.confidence,
         "seed": recipe.seed,
     }
+    # Of any variant, so that all are judged on the same rows.
     generated = {p.id for r in results for p in r.test if p.generated_tokens}
     items = {
         r.name: _judge_items(study, r, scores, generated)

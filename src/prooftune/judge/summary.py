@@ -90,6 +90,7 @@ def paired_difference(
     Raises:
         UsageError: the rows, criteria, scale or judge of the two differ.
     """
+    # The order, too: the pairs below are made by position.
     keys = [[(j.id, j.criterion) for j in side.judgements] for side in (first, second)]
     if keys[0] != keys[1] or (first.model, first.scale) != (second.model, second.scale):
         raise UsageError(
@@ -134,8 +135,11 @@ def summarize_preferences(
     judged = [p for p in all_pairs if p.winner is not None]
     counts = Counter(p.winner for p in judged)
     outcomes = np.array(
-        [(p.winner == "first") - (p.winner == "second") for p in judged], dtype=np.float64
+        # 1, -1, or 0 for a tie.
+        [(p.winner == "first") - (p.winner == "second") for p in judged],
+        dtype=np.float64,
     )
+    # Without equal answers, which no order could change.
     twice = [(p.shown_first, p.shown_second) for p in judged if p.shown_first is not None]
     agree = sum(a == b for a, b in twice)
     low, high = wilson_interval(agree, len(twice), confidence)

@@ -23,6 +23,7 @@ def check(recipe: Recipe, base: Path) -> None:
     Raises:
         UsageError: listing everything that cannot work.
     """
+    # Errors before the judge's endpoint is tried, which takes seconds if it is down.
     report(findings(recipe, base), recipe)
     if recipe.judge is not None:
         from prooftune.judge.study import warn_if_unreachable
@@ -67,6 +68,7 @@ def findings(recipe: Recipe, base: Path) -> list[Finding]:
     """Return the findings that need only the recipe."""
     result = [*_unused(recipe), *_order(recipe), *_sources(recipe, base)]
     for name, view in recipe.base_models().items():
+        # Imported here: torch is not needed for recipes without a language model.
         from prooftune.preflight.precision import check_precision
         from prooftune.preflight.quantization import check_quantization
 
@@ -99,6 +101,7 @@ def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
         return result
     for name, _ in encoders(recipe):
         result += _refused(f"variants.{name}.model", partial(_check_encoder, recipe, name))
+    # A model that is no encoder has no layers to try LoRA on.
     if any(finding.severity == "error" for finding in result):
         return result
     for name, variant in [*trained(recipe), *encoders(recipe)]:
@@ -175,6 +178,7 @@ def _class_weights(recipe: Recipe, study: Study) -> Iterator[Finding]:
 def _order(recipe: Recipe) -> Iterator[Finding]:
     names = list(recipe.variants)
     for name, variant in recipe.variants.items():
+        # Variants run in their order, and this one needs the other's weights.
         if variant.adapter in names and names.index(variant.adapter) > names.index(name):
             yield error(
                 f"variants.{name}.adapter",

@@ -60,6 +60,7 @@ def merged_options(
     section: str, shared: dict[str, Any], variant: str, own: dict[str, Any]
 ) -> Options:
     """The options of a variant: its own win over the recipe's."""
+    # A message names the key that the user wrote, in the recipe or in the variant.
     key_paths = {key: f"{section}.{key}" for key in shared}
     key_paths |= {key: f"variants.{variant}.{section}.{key}" for key in own}
     return Options({**shared, **own}, key_paths, section)

@@ -104,9 +104,11 @@ def _initial_weights(options: Options) -> Iterator[Finding]:
 
 
 def _built(options: Options, variant: Variant) -> Iterator[Finding]:
+    # What is refused has its own message.
     values = {k: v for k, v in options.values.items() if k not in REFUSED}
     try:
         with warnings.catch_warnings():
+            # This is a trial: only what peft refuses counts.
             warnings.simplefilter("ignore")
             lora_config(variant, values)
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as refusal:

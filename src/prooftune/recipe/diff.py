@@ -31,6 +31,7 @@ def differences(before: str, now: str) -> list[str]:
 def _describe_changes(
     old: Mapping[str, object], new: Mapping[str, object], prefix: str
 ) -> Iterator[str]:
+    # In the order of the files, old keys first.
     for key in dict.fromkeys([*old, *new]):
         path = f"{prefix}{key}"
         before, now = old.get(key), new.get(key)

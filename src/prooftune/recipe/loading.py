@@ -34,7 +34,10 @@ def shipped_names() -> list[str]:
     """Return the names of the recipes that ship with Prooftune, sorted."""
     folder = resources.files("prooftune.recipes")
     return sorted(
-        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+        # The folder is a package and has an __init__.py, too.
+        f.name.removesuffix(".yaml")
+        for f in folder.iterdir()
+        if f.name.endswith(".yaml")
     )
 
 
@@ -171,11 +174,13 @@ def dump(recipe: Recipe) -> str:
             used = [key for key in used if key not in QA_OPTIONS]
         if variant["adapter"] is not None:
             used = [key for key in used if key not in (*TRAINING_OPTIONS, *LANGUAGE_OPTIONS)]
+        # Options of other kinds would be refused when the dump is read.
         values["variants"][name] = {key: value for key, value in variant.items() if key in used}
         for section in ("prompt", "model"):
             if variant.get(section) is not None:
                 values["variants"][name][section] = explicit["variants"][name][section]
         model = values["variants"][name].get("model")
+        # The short form that people write.
         if isinstance(model, dict) and set(model) == {"name"}:
             values["variants"][name]["model"] = model["name"]
     _drop_default_nulls(recipe, values)

@@ -56,6 +56,7 @@ def migrate(values: dict[str, Any]) -> Migration:
     result = Migration()
     # A list, since migration adds and removes keys on the way.
     for section in list(_sections(values)):
+        # Keys are removed on the way.
         for key in list(section.options):
             if str(key) in section.valid_keys:
                 _migrate_value(result, section, key)

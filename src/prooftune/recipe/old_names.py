@@ -62,6 +62,7 @@ def _scheduler(value: object) -> str:
 def _modules(value: object) -> object:
     """Map the layer names of TorchTune to those of transformers."""
     if isinstance(value, list):
+        # The only attention layer with another name there.
         return [{"output_proj": "o_proj"}.get(name, name) for name in value]
     return value
 

@@ -171,6 +171,7 @@ class Recipe(Section):
         """
         variant = self.variants[self.variants[name].adapter or name]
         shared = {} if variant.kind == "encoder" else self.training
+        # `training.seed` changes the training and not the split, so it comes before the study's.
         return int({**shared, **variant.training}.get("seed", self.seed)) + training
 
     def for_variant(self, name: str) -> Recipe:
@@ -200,6 +201,7 @@ class Recipe(Section):
             self.quantization,
         )
         model = self._model_of(trained)
+        # `quantization: {}` of a variant means none.
         changes: dict[str, Any] = {"model": model, "quantization": quantization or None}
         if model.name != self.model.name:
             # The recipe says these of its own model.
@@ -236,6 +238,7 @@ class Recipe(Section):
     def _expand_languages(cls, values: object) -> object:
         if not isinstance(values, Mapping) or not isinstance(values.get("variants"), Mapping):
             return values
+        # Kinds first: the names of added variants are no kinds.
         variants = {n: infer_kind(str(n), v) for n, v in values["variants"].items()}
         data = values.get("data")
         train = data.get("train") if isinstance(data, Mapping) else None
@@ -246,6 +249,7 @@ class Recipe(Section):
         none."""
 
         def options(variant: Variant) -> dict[str, Any]:
+            # Equal but for the languages: such two differ in the rows alone.
             return variant.model_dump(exclude={*LANGUAGE_OPTIONS})
 
         wanted = options(self.variants[name])
@@ -269,6 +273,7 @@ class Recipe(Section):
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
             value = dict.fromkeys(value)
         if not isinstance(value, Mapping):
+            # Anything else pydantic refuses, with its place.
             return {} if value is None else value
         return {str(name): infer_kind(str(name), options) for name, options in value.items()}
 
@@ -302,6 +307,7 @@ class Recipe(Section):
         yield from self._curve_problems()
         shipped = self.bundle.variant
         if shipped is not None:
+            # Controls and endpoints cannot be bundled.
             able = [name for name, variant in self.variants.items() if self.can_ship(variant)]
             if shipped not in (*able, BEST):
                 yield (
@@ -358,6 +364,7 @@ class Recipe(Section):
         if variant.adapter:
             source = self.variants.get(variant.adapter)
             if (
+                # Whether it exists is reported below.
                 source is not None
                 and variant.model is not None
                 and self._model_of(variant) != self._model_of(source)

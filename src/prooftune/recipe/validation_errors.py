@@ -72,10 +72,11 @@ def _valid_keys(path: Sequence[str]) -> list[str]:
     """Return the valid keys of the section at a path in the recipe."""
     in_variant = bool(path) and path[0] == "variants"
     section: type[BaseModel] = Variant if in_variant else Recipe
-    # if in_variant] `variants.NAME.…`: the name is the user's and in no model.
+    # `variants.NAME.…`: the name is the user's and in no model.
     for key in path[2:] if in_variant else path:
         annotation = section.model_fields[key].annotation
         section = next(
+            # `Prompt | None` and the like: the member that is a section.
             option
             for option in (annotation, *get_args(annotation))
             if isinstance(option, type) and issubclass(option, BaseModel)

@@ -30,6 +30,7 @@ def answers_section(scores: Scores) -> dict[str, Any] | None:
 def answerability_table(scores: Scores) -> Table | None:
     """EM and F1 on answerable and unanswerable questions; None where all are of one kind."""
     support = scores["support"]
+    # With one kind of question this table would repeat that of the variants.
     if not support.get(ANSWERABLE) or not support.get(UNANSWERABLE):
         return None
     return Table(
@@ -95,6 +96,7 @@ def threshold_curves(scores: Scores) -> list[dict[str, Any]]:
     """One curve for each variant that has a threshold."""
     return [
         {
+            # `metrics` are after the threshold, as the marked point of the curve is.
             "name": name,
             "figure": figures.threshold_curve(
                 threshold, defined(v["metrics"]["f1"])["value"], name
@@ -152,6 +154,7 @@ def threshold_table(scores: Scores) -> Table | None:
 
 def signatures_table(scores: Scores) -> Table | None:
     """The implementation of every metric; metrics of one implementation share a row."""
+    # Dictionaries as ordered sets: a metric of several variants is named once.
     by_signature: dict[str, dict[str, None]] = {}
     for variant in scores["variants"].values():
         for key, signature in (variant.get("signatures") or {}).items():

@@ -61,6 +61,7 @@ def template_environment() -> Environment:
         autoescape=True,
         # A misspelt name is an error, and not an empty place on the page.
         undefined=StrictUndefined,
+        # So that the tags of a template leave no blank lines in the page.
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -73,11 +74,13 @@ def page_style() -> Markup:
     """The style sheets of a page."""
     from markupsafe import Markup
 
+    # Ours, and not to be escaped: `>` is part of selectors.
     return Markup("".join(path.read_text(encoding="utf-8") for path in STYLES))
 
 
 def without_texts(facts: ReportFacts) -> dict[str, Any]:
     """The facts without example texts, which the data files hold under the same ids."""
+    # A copy: page and Markdown show the texts.
     scores = dict(facts["scores"])
     changed = facts["scores"]["changed"]
     if changed:

@@ -25,6 +25,7 @@ def whisker(figure: Estimate, scale: Range, class_: str, label: str, zero: bool 
         zero: whether to draw a line at 0.
     """
     width, height = WIDTH, 26
+    # A whisker has one dimension; the range of the other is never used.
     plot = Plot(width, height, scale, (0, 1), left=MARGIN, right=MARGIN, top=0, bottom=0)
     middle = height / 2
     parts = [line(MARGIN, middle, width - MARGIN, middle, "track")]
@@ -55,6 +56,7 @@ def whisker_axis(scale: Range, in_points: bool = False) -> Markup:
     """The tick labels above a column of whiskers."""
     plot = Plot(WIDTH, 14, scale, (0, 1), left=MARGIN, right=MARGIN, top=0, bottom=0)
     positions = _inner_ticks(scale)
+    # Differences have a sign, also on their scale.
     format_tick = points if in_points else percent
     # Five labels would touch, so only every second is shown, including 0 where it is a tick.
     shown = (

@@ -99,6 +99,7 @@ def training_curves(
     history, (train, validation) = _history(run), _losses(run)
     quality = quality_points(history)
     runs = [record.get("training") for record in details.get("trainings") or []]
+    # By content: `run` is that of the training that ships, and the records have no numbers.
     others = [_losses(other) for other in runs if other != run]
     facts = variant.get("trainings") if variant else None
     changes = details.get("changes")
@@ -107,6 +108,7 @@ def training_curves(
         "run": run or {},
         "quality": quality,
         "quality_curves": training_figures.quality_curves(quality, name)
+        # One point is no curve.
         if any(len(points) > 1 for points in quality.values())
         else None,
         "trainings": _trainings(runs, variant, primary) if variant else [],
@@ -199,6 +201,7 @@ def layer_changes(entries: Sequence[LayerChange], name: str) -> dict[str, Any] |
         for row, group in groups.items()
     ]
     return {
+        # A single layer needs no map.
         "figure": training_figures.layer_heatmap(grid, rows, depth, name) if depth > 1 else None,
         "summary": summary,
     }

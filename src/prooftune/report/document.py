@@ -87,12 +87,14 @@ def print_document(document: Document, remarks: Sequence[str] | None = None) -> 
     from prooftune.report.terminal import print_paragraph
 
     for content in document.tables:
+        # Large tables are for the page only.
         if not content.printed:
             continue
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for i, heading in enumerate(content.headings):
             table.add_column(heading, justify="right" if i else "left", overflow="fold")
         for row in content.rows:
+            # rich would read "[bold]" in a cell as its markup.
             table.add_row(*map(escape, row))
         Console().print(table)
     for sentence in document.remarks if remarks is None else remarks:

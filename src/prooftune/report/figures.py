@@ -25,6 +25,7 @@ def f1_by_label(
     before: Sequence[Row], after: Sequence[Row], names: tuple[str, str], classes: tuple[str, str]
 ) -> Markup:
     """F1 by label of two variants, with intervals."""
+    # Narrower rows for many labels: the figure is to fit on a screen.
     step = 34 if len(after) <= 12 else 26
     longest = max(len(part) for row in after for part in wrap_label(row["label"]))
     # SVG does not measure text: 7 pixels for a character of this font are enough.
@@ -43,6 +44,7 @@ def f1_by_label(
             text(left - 10, y + 4 + 13 * (k - (len(lines) - 1) / 2), part, "end", "label")
             for k, part in enumerate(lines)
         ]
+        # Before above the label's line, after below it.
         for row, class_, name, offset in (
             (old, f"{classes[0]} hollow", names[0], -5.5),
             (new, classes[1], names[1], 5.5),
@@ -94,6 +96,7 @@ def reliability_diagram(before: Sequence[Row], after: Sequence[Row] | None, name
         text(plot.x(0.5), plot.height - plot.bottom + 30, "confidence", "middle", "name"),
         line(plot.x(0), plot.y(0), plot.x(1), plot.y(1), "ideal"),
     ]
+    # The bars are of the probabilities that are used: after the temperature, if there is one.
     bins = after or before
     parts += _bin_sizes(plot, bins)
     if after is not None:
@@ -137,6 +140,7 @@ def _bin_sizes(plot: Plot, bins: Sequence[Row]) -> list[Markup]:
     largest = max((p["n"] for p in bins), default=1)
     parts = [text(plot.left - 6, plot.height - 8, "n", "end", "tick")]
     for p in bins:
+        # A pixel at least, for a bin of one example among thousands.
         height = max(24 * p["n"] / largest, 1.0)
         left, right = plot.x(p["from"]) + 0.7, plot.x(p["to"]) - 0.7
         parts.append(
@@ -203,6 +207,7 @@ def risk_coverage_curves(
         )
         for name, class_, pts in series
     ]
+    # The target comes last, so that its label is over the curves.
     return svg_image(
         plot.width, plot.height, "Error against coverage of each variant", *parts, *target_line
     )
@@ -220,6 +225,7 @@ def threshold_curve(no_answer: Row, f1: float, name: str) -> Markup:
     curve, chosen, without = no_answer["curve"], no_answer["value"], no_answer["f1_without"]
     values = [chosen, *(p["threshold"] for p in curve)]
     margin = 0.04 * (max(values) - min(values)) or 1.0
+    # The chosen threshold may be outside the curve of the test questions.
     scale = min(values) - margin, max(values) + margin
     f1_values = [f1, without, *(p["f1"] for p in curve)]
     marks = ticks(max(0.0, min(f1_values) - 0.02), min(1.0, max(f1_values) + 0.02), 5)

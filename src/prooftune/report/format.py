@@ -29,6 +29,7 @@ def format_value(value: float | None, form: NumberFormat = PERCENT) -> str:
     return (
         MISSING
         if value is None
+        # A hyphen is shorter than a minus sign, and lines break at it.
         else f"{form.scale * value:.{form.digits}f}{form.unit}".replace("-", "−")
     )
 
@@ -86,6 +87,7 @@ def p_value(value: float | None) -> str:
     """A p-value: ``< 0.001``, or two significant digits."""
     if value is None:
         return MISSING
+    # Two digits below 0.1 and two decimals above: 0.034, 0.25.
     return "< 0.001" if value < 0.001 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
@@ -121,6 +123,7 @@ def duration(value: float | None) -> str:
     """A duration: ``0.42 s``, ``48 s``, ``1 min 44 s``, ``2 h 5 min``."""
     if value is None:
         return MISSING
+    # A whole second is too coarse below 10 s.
     if value < 10:
         return "0 s" if value == 0 else "< 0.01 s" if value < 0.01 else f"{value:.2g} s"
     # Rounded first, or 59.6 would be "60 s".

@@ -62,6 +62,7 @@ def count_failures(scores: Scores) -> tuple[int, int]:
         *(c for summary in judge["variants"].values() for c in summary["criteria"].values()),
         *judge["pairs"],
     ]
+    # `n` counts the judgements that did not fail.
     return sum(c["failed"] for c in parts), sum(c["failed"] + c["n"] for c in parts)
 
 
@@ -94,6 +95,7 @@ def _score_table(variants: Mapping[str, JudgeSummary]) -> Table | None:
 
 def _caption(summary: JudgeSummary | PairSummary) -> str:
     lowest_to_highest = summary.get("scale")
+    # Preferences have no scale.
     scale = ""
     if isinstance(lowest_to_highest, list):
         scale = f", from {lowest_to_highest[0]} (worst) to {lowest_to_highest[1]} (best)"

@@ -10,7 +10,9 @@ from prooftune.report import figures
 
 MAX_MATRIX_LABELS = 16
 """With more labels, the most frequent errors replace the confusion matrix."""
+# In narrower cells only the counts fit.
 MAX_LABELS_WITH_SHARES = 8
+# 40 rows of 26 pixels: about a screen.
 MAX_PLOTTED_LABELS = 40
 MAX_LISTED_ERRORS = 15
 
@@ -22,6 +24,7 @@ def label_scores(scores: Scores, colours: Mapping[str, str]) -> dict[str, Any] |
     verdict = scores["verdict"]
     after = verdict["best_tuned"] or verdict["winner"]
     others = [verdict["baseline"], *(a["variant"] for a in verdict["against"])]
+    # The untuned model, or where there is none the first reference of the verdict.
     before = next((name for name in others if name and name != after), None)
     by_variant = {name: v["per_class"] for name, v in scores["variants"].items()}
     by_size = sorted(range(len(scores["labels"])), key=lambda i: -by_variant[after][i]["support"])
@@ -65,6 +68,7 @@ def confusion_matrices(scores: Scores, colours: Mapping[str, str]) -> list[dict[
             "open": name in first,
             **_matrix(scores["variants"][name]["confusion"]),
         }
+        # The two of the verdict first, and no variant twice.
         for name in dict.fromkeys([*first, *scores["variants"]])
     ]
 
@@ -96,6 +100,7 @@ def _matrix(table: Mapping[str, Any]) -> dict[str, Any]:
         "rows": rows,
         "as_table": len(rows) <= MAX_MATRIX_LABELS,
         "with_shares": len(rows) <= MAX_LABELS_WITH_SHARES,
+        # Headings are turned where they would be wider than the counts below.
         "upright": len(columns) > 6 or max(map(len, columns)) > 12,
         "mistakes": sorted(mistakes, key=lambda m: -m[0])[:MAX_LISTED_ERRORS],
         "mistaken_pairs": len(mistakes),

@@ -190,7 +190,9 @@ def _comparison_table(scores: Scores) -> str:
         for c in scores["comparisons"]
     ]
     headings = [
-        f"{m.heading}, points" if m.form is PERCENT else m.heading for m in columns.values()
+        # Percentages differ by points; MCC, BLEU and words have their own units.
+        f"{m.heading}, points" if m.form is PERCENT else m.heading
+        for m in columns.values()
     ]
     return markdown_table(
         ["difference", *headings, "discordant", "p (Holm)", "detectable difference"], rows

@@ -50,6 +50,7 @@ def citations_table(scores: Scores) -> Table | None:
     variants = {
         name: v
         for name, v in task_display.ranked_variants(scores)
+        # Also variants that were given no passages and cite something all the same.
         if v.get("context") in _WITH_PASSAGES
         or v.get("cited")
         or v.get("unknown_citations")
@@ -96,6 +97,7 @@ def _metric_keys(by_variant: Mapping[str, Mapping[str, Any]]) -> list[str]:
             key
             for metrics in by_variant.values()
             for key, f in metrics.items()
+            # Counts and signatures are in the same mapping.
             if isinstance(f, Mapping) and "value" in f
         )
     )

@@ -24,6 +24,7 @@ def element(name: str, *children: Any, **attributes: Any) -> Markup:
         for key, value in attributes.items()
         if value is not None
     )
+    # `escape` leaves alone what is Markup already: children are escaped once.
     inner = Markup("").join(escape(child) for child in children)
     return (
         Markup(f"<{name}{rendered}>{inner}</{name}>")
@@ -34,6 +35,7 @@ def element(name: str, *children: Any, **attributes: Any) -> Markup:
 
 def short_number(value: object) -> str:
     """A coordinate with at most two decimals."""
+    # A hundredth of a pixel is below what a screen shows; more digits only make the page larger.
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
@@ -108,6 +110,7 @@ class Plot:
 
     def y(self, value: float) -> float:
         low, high = self.y_range
+        # In SVG y grows downwards.
         return (
             self.height
             - self.bottom

@@ -116,7 +116,9 @@ def variant_rows(
                 "control": task_display.is_control(variant),
                 "description": describe_variant(
                     variant,
+                    # The variant's own words, from its details.json.
                     details.get(name, {}).get("description"),
+                    # The model is named where it tells variants apart.
                     models.get(name) if len(set(models.values())) > 1 else None,
                 ),
                 "validation": variant.get("validation_quality", variant.get("validation_accuracy")),
@@ -209,6 +211,7 @@ def prompt_rows(details: Mapping[str, ReportedVariant], confidence: float) -> li
     for name, variant in details.items():
         tried = []
         candidates = variant.get("prompts_tried") or []
+        # Tokens are saved against the longest prompt that was tried.
         longest = max((candidate["tokens"] for candidate in candidates), default=0.0)
         for candidate in candidates:
             low, high = wilson_interval(
@@ -254,6 +257,7 @@ def cost_rows(
     return [
         {
             "name": name,
+            # Not every kind of variant records every cost.
             **{key: v["cost"].get(key) for key in names},
             "estimate": estimates.get(name),
         }
@@ -268,6 +272,7 @@ def data_audit(facts: ReportFacts) -> dict[str, Any] | None:
     if not audit:
         return None
     order = {"error": 0, "warning": 1, "info": 2}
+    # A split may be empty: validation without rows, say.
     balance = {split: counts for split, counts in (audit.get("balance") or {}).items() if counts}
     labels = list(
         dict.fromkeys(
@@ -275,6 +280,7 @@ def data_audit(facts: ReportFacts) -> dict[str, Any] | None:
         )
     )
     totals = {split: sum(counts.values()) for split, counts in balance.items()}
+    # One scale for all bars, so that labels can be compared.
     largest = max(
         (n / totals[split] for split, counts in balance.items() for n in counts.values()),
         default=1.0,

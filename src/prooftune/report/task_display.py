@@ -169,6 +169,7 @@ TASKS = {
 def display_for(scores: Setup) -> TaskDisplay:
     """The display settings of the task that was scored, with the primary metric and its test."""
     display, key = TASKS[scores["task"]], scores["primary"]
+    # The unit whose outputs the test swaps.
     by = "group" if scores["groups"] else "example"
     if key == "accuracy":
         test = "exact McNemar test on these" if by == "example" else _SWAPS.format("accuracy", by)
@@ -207,6 +208,7 @@ def metrics_with_values(
     """The named metrics that at least one of several sets of figures has a value for."""
     return {
         key: metrics[key]
+        # The primary metric may be in both lists.
         for key in dict.fromkeys(keys)
         if any(key in f and f[key]["value"] is not None for f in figures)
     }

@@ -28,6 +28,7 @@ def print_variants(scores: Scores) -> None:
     task = task_display.display_for(scores)
     columns = task_display.available_metrics(scores, task.terminal_metrics)
     # More columns would not fit into 80 characters.
+    # The primary metric and the one after it.
     counts, with_interval = task.count_columns[:1], list(columns)[:2]
     title = (
         f"{scores['n']:,} test {task.noun}{_in_groups(scores)}, "

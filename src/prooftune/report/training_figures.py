@@ -26,8 +26,10 @@ def learning_curves(
         name: the variant.
         others: the same of its other trainings, which are drawn thin.
     """
+    # All trainings on one scale.
     points = [*train, *validation, *(p for pair in others for curve in pair for p in curve)]
     last = max(step for step, _ in points)
+    # From 0, or a small decline would look large.
     loss_ticks = ticks(0, max(loss for _, loss in points), 4)
     plot = Plot(WIDTH, 280, (0, last), (0, loss_ticks[-1]), left=50, right=18)
     parts: list[Markup] = [
@@ -112,6 +114,7 @@ def layer_heatmap(
     left, cell, step = 84.0, max(7.0, min(22.0, 620 / depth)), 22.0
     base = step * len(rows)
     width, height = max(left + cell * depth + 6, 300.0), base + 60
+    # A training without effect (learning rate 0) changes nothing: no 0 / 0.
     largest = max(float(entry["relative_change"]) for entry in grid.values()) or 1.0
     parts = [text(left - 8, step * i + 15, row, "end", "label") for i, row in enumerate(rows)]
     for (row, layer), entry in grid.items():
@@ -123,6 +126,7 @@ def layer_heatmap(
         parts.append(
             _heat(left + cell * layer, step * rows.index(row), cell - 1.5, step - 1.5, share, title)
         )
+    # At most 16 numbers below the columns.
     tick_step = next((s for s in (1, 2, 5, 10, 20, 50) if depth / s <= 16), 100)
     parts += [
         text(left + cell * (i + 0.5) - 0.75, base + 14, i, "middle", "tick")
@@ -130,6 +134,7 @@ def layer_heatmap(
     ]
     parts.append(text(left - 8, base + 14, "layer", "end", "name"))
     parts.append(text(left - 8, base + 46, "0%", "end", "tick"))
+    # The legend: eight shades from none to the largest change.
     parts += [_heat(left + 14 * i, base + 34, 13, 14, i / 7) for i in range(8)]
     parts.append(
         text(

@@ -137,6 +137,7 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "version": facts.get("prooftune_version"),
         "seed": facts.get("seed", scores["seed"]),
     }
+    # Last, since it lists the sections that have data.
     return result | {"contents": section_titles(result)}
 
 
@@ -144,6 +145,7 @@ def section_titles(context: Mapping[str, Any]) -> dict[str, str]:
     """Id and title of every section that has data."""
     filled = {
         **context,
+        # This section has two parts, of which either is enough.
         "abstention": context["abstention"] or context["risk"],
         "cost": context["costs"],
         "reproduction": True,
@@ -161,6 +163,7 @@ def colour_classes(kinds: Mapping[str, str]) -> dict[str, str]:
     result = {}
     for name, kind in kinds.items():
         # The first free colour of the kind, then a spare one.
+        # In the order of the recipe, so that adding a variant at its end changes no colour.
         free = [c for c in (*COLOURS.get(kind, ()), *SPARE_COLOURS) if c not in used]
         result[name] = free[0] if free else LAST_COLOUR
         used.add(result[name])

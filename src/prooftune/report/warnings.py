@@ -43,6 +43,7 @@ def collect_warnings(facts: ReportFacts) -> list[str]:
     warnings += _below_majority(scores) + _metric_warnings(scores) + _seed_warning(scores)
     for name, details in (facts.get("variants") or {}).items():
         warnings += training_warnings(name, details, scores["n"])
+    # A note may be both the data's and the scores'.
     return list(dict.fromkeys(warnings))
 
 
@@ -133,6 +134,7 @@ def _below_majority(scores: Scores) -> list[str]:
     )
     if majority is None or scores["primary"] != "accuracy":
         return []
+    # The whole interval, so that chance alone does not put a variant here.
     below = [name for name, metric in accuracies.items() if metric["high"] < majority]
     if not below:
         return []

@@ -31,6 +31,7 @@ def archive_previous_run(folder: Path, dumped: str) -> Path | None:
         or old_recipe.read_text("utf-8") == dumped
     ):
         return None
+    # The first number that is free; earlier studies are never overwritten.
     archive = next(
         path
         for number in itertools.count(1)

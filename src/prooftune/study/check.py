@@ -76,6 +76,7 @@ def check(
     console = Console(highlight=False, quiet=not verbose)
     preflight.check(recipe, base)
     study, audit = prepare_data(recipe, base, lambda data: prompt_length_counter(recipe, data))
+    # Before the estimates, which take a minute.
     _print_audit(console, study, audit)
     report = CheckReport(study, audit, [])
     if report.ok:
@@ -136,6 +137,7 @@ def _print_audit(console: Console, study: Study, audit: AuditReport) -> None:
         _print_fertility(console, audit)
     colours = {"error": "red", "warning": "yellow", "info": "dim"}
     for finding in audit.findings:
+        # As Text: rich would read brackets in labels and file names as markup.
         console.print(
             Text(f"{finding.severity:>7}", colours[finding.severity]), Text(f" {finding.message}")
         )

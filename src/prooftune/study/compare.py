@@ -134,6 +134,7 @@ def compare_runs(first: str, second: str) -> RunComparison:
         UsageError: a run or variant does not exist, or the runs share no test example.
     """
     a = _side(first)
+    # By the first run's metric: two metrics have no difference.
     b = _side(second, a.metric)
     if a.task != b.task:
         raise UsageError(
@@ -192,6 +193,7 @@ def _side(reference: str, metric: str | None = None) -> _Side:
     path, variant = _split(reference)
     folder = run_folder.open_run(Path(path))
     recipe, _ = load_recipe(folder / "recipe.yaml")
+    # `next`: any variant as an example for the message.
     variant = variant or _bundled(folder, next(iter(recipe.variants)))
     if variant not in recipe.variants:
         raise UsageError(

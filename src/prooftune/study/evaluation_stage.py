@@ -65,6 +65,7 @@ def evaluate(
     if recipe.judge is not None:
         from prooftune.judge.study import judge_study
 
+        # One training of each variant: judging all would multiply the requests.
         judged = [shipped_training(r, scores["variants"][r.name]) for r in results]
         scores["judge"] = judge_study(
             recipe, recipe.judge, study, judged, scores, folder / "judge", base
@@ -74,6 +75,7 @@ def evaluate(
     )
     scores["errors"] = tidy(analyse_errors(recipe, study, results, scores))
     scores["label_errors"] = tidy(search_label_errors(recipe, study, results, scores, folder))
+    # Before the page, so that the figures are there even if rendering fails.
     write_json(folder / "scores.json", scores)
     report: ReportFacts = {
         "name": recipe.name,
@@ -110,6 +112,7 @@ def _details(result: VariantResult, variant: VariantMeasurements) -> ReportedVar
     cost = details["cost"].copy()
     cost["train_seconds"] = sum(c["train_seconds"] for c in costs)
     cost["train_tokens"] = sum(c.get("train_tokens", 0) for c in costs)
+    # Trainings run one after another, so their memory does not add up.
     cost["peak_memory_bytes"] = max(c["peak_memory_bytes"] for c in costs)
     details["cost"], details["trainings"] = cost, [t.details for t in result.trainings]
     return details
@@ -129,6 +132,7 @@ def shipped_variant(recipe: Recipe, scores: Scores) -> str | None:
     if named in recipe.variants or named != BEST:
         return named
     able = [name for name, variant in recipe.variants.items() if recipe.can_ship(variant)]
+    # `VARIANT_KINDS` goes from the cheapest to the dearest.
     by_cost = sorted(able, key=lambda name: VARIANT_KINDS.index(recipe.variants[name].kind))
 
     def quality(name: str) -> float:

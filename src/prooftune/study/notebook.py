@@ -27,6 +27,7 @@ def result_html(scores: Scores, report: Path, bundle: Path | None) -> str:
     if bundle is not None:
         paths += f"<br>Bundle: <code>{escape(str(bundle))}</code>"
     return (
+        # A notebook shows any HTML, and names come from data.
         f"<p><strong>{escape(verdict['headline'])}</strong> {escape(verdict['sentence'])}</p>"
         f"{_variants_table(scores)}<p>{paths}</p>"
     )

@@ -83,6 +83,7 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         Failure: training or evaluation failed (network, disk, memory, diverged loss).
     """
     folder = folder or Path("runs") / recipe.name
+    # Before the folder is touched: what cannot work leaves nothing behind.
     preflight.check(recipe, base)
     with run_folder.locked(folder):
         dumped = recipes.dump(recipe)
@@ -137,9 +138,11 @@ def prepare(recipe: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
             "data": recipe.data.model_dump(),
             "audit": recipe.audit.model_dump(),
             "seed": recipe.seed,
+            # Another version may split or audit in another way.
             "version": __version__,
             # Prompt and model decide what is truncated, which the audit reports.
             "prompt": recipe.prompt.model_dump(),
+            # Sorted: the order of variants does not change the data.
             "model": sorted({view.model.name for view in recipe.base_models().values()}),
             "task": recipe.task,
             "sources": {name: source_digest(recipe.data, name, base) for name in SPLITS},

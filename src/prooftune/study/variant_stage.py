@@ -92,6 +92,7 @@ class VariantStage:
             notify(f"{title}: unchanged", "dim")
             return
         run_folder.begin_stage(folder, inputs_fingerprint)
+        # Passages take the place of the context here, so variants see different inputs.
         variant_study, retrieval = self.passages.study_for(self.study, variant)
         if uses_passages(variant):
             write_json(folder / PASSAGES_FILE, self.passages.passage_table(variant_study))
@@ -104,6 +105,8 @@ class VariantStage:
             folder,
             windowed=not uses_passages(variant),
             training=training,
+            # The checkpoint is chosen on the languages that are trained on, as without the others'
+            # data.
             selection_rows=_of_languages(variant_study.validation, variant) if missing else None,
         )
         output = _run_kind(context, variant, name, self.base, self.models)
@@ -124,11 +127,12 @@ class VariantStage:
         self._notify_quality(title, output.test)
 
     def _fingerprint(self, name: str, variant: Variant, training: int) -> str:
+        # Only where they matter: other variants stay valid when a document changes.
         documents = [documents_digest(self.recipe, self.base)] if uses_passages(variant) else []
         inputs = _recipe_inputs(self.recipe.for_variant(name), variant)
         # The number of trainings does not change a training.
         options = variant.model_dump(exclude={"seeds"})
-        # if training] Nothing for the first one, so that adding `seeds` does not repeat it.
+        # Nothing for the first one, so that adding `seeds` does not repeat it.
         repeat = [training] if training else []
         return fingerprint([self.data_fingerprint, options, *inputs, *documents, *repeat])
 
@@ -229,6 +233,7 @@ def _options_read(recipe: Recipe, variant: Variant) -> list[Any]:
         retrieval = recipe.retrieval and recipe.retrieval.model_dump()
         return [recipe.seed, recipe.prompt.model_dump(), recipe.answering.model_dump(), retrieval]
     if not variant.uses_language_model:
+        # Classical baselines depend on the data and the seed alone.
         return [recipe.seed]
     parts: list[Any] = [
         recipe.seed,
@@ -240,6 +245,7 @@ def _options_read(recipe: Recipe, variant: Variant) -> list[Any]:
     if recipe.task != "classification":
         parts += [recipe.answering.model_dump(), recipe.retrieval and recipe.retrieval.model_dump()]
     if variant.adapter:
+        # Other options of the adapter's variant train other weights.
         parts += [recipe.variants[variant.adapter].model_dump(exclude={"seeds"})]
     if variant.is_tuned:
         parts += [recipe.lora, recipe.training, recipe.early_stopping, recipe.forgetting]

@@ -63,8 +63,8 @@ def _is_mojibake(text: str, start: int, end: int) -> bool:
     if len(decoded) > 1:
         return any(c not in _CLOSING_MARKS for c in run if not c.isalpha())
     is_closing = run[1] in _CLOSING_MARKS
-    # in "ÃÂ"] Ã and Â begin the two bytes of U+0080 to U+00FF, which are most of the accented
-    # letters of Western Europe.
+    # Ã and Â begin the two bytes of U+0080 to U+00FF, which are most of the accented letters of
+    # Western Europe.
     return run[0] in "ÃÂ" and (not is_closing or before.isalnum() or after.isalnum())
 
 
