@@ -76,6 +76,7 @@ def bundle_figures(variant: VariantMeasurements) -> dict[str, Any]:
         "kind",
         "no_answer",
     )
+    # A new bundle's rows have no validation part, so these would be empty.
     figures = {name: value for name, value in variant.items() if name not in left_out}
     calibration = variant.get("calibration")
     if calibration is not None:

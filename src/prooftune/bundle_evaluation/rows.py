@@ -104,6 +104,7 @@ def sample_rows(
     total = len(rows.examples)
     if limit >= total:
         return rows, others
+    # Sorted, so that rows stay in the order of the file.
     chosen = sorted(random.Random(seed).sample(range(total), limit))
     note = f"A random sample of {limit:,} of {total:,} rows (--limit)."
 
@@ -155,6 +156,7 @@ def _source(
     if codecs.lookup(encoding).name != codecs.lookup(study.encoding).name:
         notes.append(f"{path.name} was read as {encoding}; the study's data is {study.encoding}.")
     source = source.model_copy(update={"encoding": encoding})
+    # Groups are a matter of the study's file; a new file may have none.
     if source.group and source.group not in read_table(_first_table(path, first), source).columns:
         notes.append(f"{path.name} has no column '{source.group}' (data.group): rows count alone.")
         source = source.model_copy(update={"group": None})

@@ -93,6 +93,7 @@ def _label_sentence(labels: LabelShift | None) -> str:
         return ""
     if not labels["significant"]:
         return f"Label shares have not measurably moved (p {p_relation(labels['p'])})."
+    # By the size of the change, up or down.
     most = sorted(labels["shares"].items(), key=lambda item: -abs(item[1]["change"]))
     named = ", ".join(
         f"{label} {format_value(share['study'])} → {format_value(share['now'])}"

@@ -61,6 +61,7 @@ def slice_scores(
     if len(slices) < 2:
         return slices
     for entry in slices:
+        # Against the rest and not against all, which would contain the slice itself.
         rest = measure(*_subset(examples, result, names, entry["value"], False))
         _compare(entry, rest, len(examples) - entry["n"], primary, confidence)
     # Holm's correction needs all p-values of the column at once.

@@ -41,6 +41,7 @@ def main() -> NoReturn:
                 app()
     except ProoftuneError as error:
         _exit(str(error), error.exit_code, error)
+    # typer turns Ctrl-C into SystemExit with this code, so there is no KeyboardInterrupt to catch.
     except SystemExit as end:
         if end.code in (_EXIT_SIGINT, _EXIT_SIGTERM):
             _exit("stopped. Run the same command again to resume.", int(end.code), None)
@@ -92,6 +93,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _exit(message: str, code: int, error: BaseException | None) -> NoReturn:
+    # The variable and not the option: --debug is parsed inside `app`.
     if os.environ.get("PROOFTUNE_DEBUG") and error is not None:
         raise error
     print(f"prooftune: {message}", file=sys.stderr)

@@ -15,6 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # For the bold words in the help texts.
     rich_markup_mode="rich",
     help="Fine-tune a Llama-family model on your labelled text, and prove that it helped.\n\n"
     "Start with [bold]prooftune demo[/bold] (about 5 minutes on a CPU), then "

@@ -124,6 +124,7 @@ def evaluate(
 
     Example: prooftune evaluate runs/reviews/bundle march.csv --out march
     """
+    # A measured table is another report, with options of its own.
     if table is not None:
         _measure_table(table, bundle, file, text, label, limit, out, [*(slices or ()), against])
         return

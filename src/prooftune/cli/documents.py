@@ -54,6 +54,7 @@ def index(
         f"{len(summary.changed):,} changed, {len(summary.removed):,} removed, "
         f"{summary.unchanged:,} unchanged"
     )
+    # Skipped files are named one by one: a document that is silently missing is found by nobody.
     notes = [*(f"skipped: {document.id}: {document.reason}" for document in summary.skipped)]
     notes += summary.notes
     if summary.shortened:

@@ -47,6 +47,7 @@ def publish(
     from prooftune.bundle.publish import plan_upload, publish
     from prooftune.report.format import byte_size
 
+    # Both ways make the plan: what is shown is what would be sent.
     upload = plan_upload(bundle, name)
     if yes:
         print(publish(upload, private=not public, update=update))

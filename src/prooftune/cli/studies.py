@@ -122,6 +122,7 @@ def init(
     from prooftune.api import init as init_recipe
     from prooftune.errors import UsageError
 
+    # Options that describe a data file mean nothing for a config.
     if from_ is not None and file is None:
         named = {"--text": text, "--label": label, "--task": task, "--format": format_}
         named |= {"--encoding": encoding, "--group": group}
@@ -176,6 +177,7 @@ def _ask(question: str, options: list[str]) -> int:
     print(question)
     for number, option in enumerate(options, start=1):
         print(f"  {number}. {option}")
+    # A range type, with which typer asks again instead of failing.
     answer: int = typer.prompt("Number", default=1, type=click.IntRange(1, len(options)))
     return answer - 1
 

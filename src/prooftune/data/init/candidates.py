@@ -177,6 +177,7 @@ def input_columns(candidates: Sequence[Candidate], columns: Sequence[Column]) ->
             if c.column.mean_words >= 3 and c.column.share_distinct > 0.5
         ]
         return sorted({best, *phrases}, key=lambda c: c.position)
+    # Names are compared in lower case: Premise and premise are one.
     texts = {c.column.name.lower(): c.column for c in candidates}
     for first, second in PAIRS:
         if {first, second} <= texts.keys() and best.name.lower() in (first, second):
@@ -218,6 +219,8 @@ def _is_closed_set(column: Column) -> bool:
         return False
     if max(map(len, column.counts)) > 80:
         return False
+    # Each value twice on average, or it is a text or an identifier; two values are enough in any
+    # file.
     return distinct <= max(2, len(column.filled) // 2)
 
 

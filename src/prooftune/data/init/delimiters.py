@@ -36,12 +36,14 @@ def is_number(text: str) -> bool:
 def is_label_like(column: Sequence[str]) -> bool:
     """Whether the values of a column are few and short enough to be labels."""
     distinct = set(column)
+    # Three rows for each value on average.
     max_labels = max(2, min(MAX_LABELS, len(column) // 3))
     return 1 < len(distinct) <= max_labels and max(map(len, distinct)) <= 60
 
 
 def count_title_lines(rows: Sequence[Sequence[str]]) -> int:
     """Count the lines above the table that have fewer fields than its rows, such as a title."""
+    # The commonest width is that of the table, whatever stands above it.
     width = Counter(map(len, rows)).most_common(1)[0][0]
     for number, row in enumerate(islice(rows, _MAX_TITLE_LINES + 1)):
         # Spreadsheets pad a title with separators to the full width of the table, so the filled
@@ -106,6 +108,7 @@ def row_evenness(rows: list[list[str]]) -> float:
     counts = Counter(map(len, rows))
     if not counts:
         return 0.0
+    # One column in every row is perfectly even, and no sign of a delimiter.
     columns, count = counts.most_common(1)[0]
     return count / counts.total() if columns > 1 else 0.0
 
@@ -135,6 +138,7 @@ def text_delimiter(name: str, text: str) -> str:
         UsageError: No delimiter divides every line into text and label.
     """
     lines = [line.rstrip("\r") for line in islice(text.split("\n"), SAMPLE_ROWS) if line.strip()]
+    # The delimiter that leaves the fewest labels: a comma inside texts leaves many.
     best, fewest = "", MAX_LABELS + 1
     for delimiter in "\t@|;,":
         if all(delimiter in line for line in lines):

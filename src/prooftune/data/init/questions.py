@@ -86,6 +86,7 @@ def answers_are_in_context(table: Table, columns: dict[str, str]) -> bool:
         for number, row in enumerate(islice(table.rows, SAMPLE_ROWS))
         if (accepted := parse_answers(row[answers], table.location(number), columns["answers"]))
     ]
+    # Half, since annotators clean answers up; a free answer is hardly ever a span.
     return 2 * sum(in_context) >= len(in_context)
 
 
@@ -99,4 +100,5 @@ def input_columns_as_texts(table: Table, columns: dict[str, str]) -> list[str]:
         values = {(row[position] or "").strip() for row in islice(table.rows, SAMPLE_ROWS)}
         if len(values) > 1:
             varied.append(name)
+    # With the same text in all rows something must still be the input.
     return varied or names[:1]

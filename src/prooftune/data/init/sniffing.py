@@ -163,6 +163,7 @@ def _format(path: Path, choices: InitChoices, inferred: InferredOptions) -> str:
 def _sniff_text(path: Path, format_: str, choices: InitChoices, inferred: InferredOptions) -> None:
     """Encoding, then separator and header, of a text file."""
     guess = EncodingGuess(choices.encoding) if choices.encoding else detect_encoding(path)
+    # UTF-8 is the recipe's default and need not be written.
     if guess.encoding != "utf-8":
         _note_encoding(guess, inferred)
     text = _sample(path, guess.encoding)
@@ -259,6 +260,7 @@ def _csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
             f"{path.name} holds a single row, {', '.join(map(repr, rows[best][0][:8]))}: a header "
             "and no rows?"
         )
+    # The best of all separators makes one column: this is no table.
     if not row_evenness(rows[best]):
         raise UsageError(
             f"{path.name}: no separator among tab, comma, semicolon and | gives more than one "

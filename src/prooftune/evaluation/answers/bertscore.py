@@ -134,6 +134,7 @@ def bertscore(
     loaded = encoder(
         _resolve(name), layer if layer is not None else TUNED_LAYERS.get(name.rpartition("/")[2])
     )
+    # Flat, so that examples with many references count with their real cost.
     pairs = [
         (i, p, r)
         for i, (p, accepted) in enumerate(zip(predictions, references, strict=True))
@@ -142,6 +143,7 @@ def bertscore(
     # References recur; each text is tokenised once.
     texts = list(dict.fromkeys(text for _, p, r in pairs for text in (p, r)))
     ids, cut = tokenize_texts(loaded, texts)
+    # -inf and not 0: an example without references stays recognisable.
     best = np.full((len(predictions), 3), -np.inf)
     with progress_bar(description, len(pairs)) as progress, torch.inference_mode():
         for chunk in _chunks(pairs, ids):
@@ -287,6 +289,7 @@ def embed_texts(
         [i for i in (loaded.tokenizer.cls_token_id, loaded.tokenizer.sep_token_id) if i is not None]
     )
     done: dict[str, Embedded] = {}
+    # Similar lengths together, so that little of a batch is padding.
     for rows in batch_by_token_budget([len(ids[text]) for text in texts], batch_tokens):
         lengths = torch.tensor([len(ids[texts[i]]) for i in rows])
         batch = torch.full((len(rows), int(lengths.max())), int(loaded.tokenizer.pad_token_id))

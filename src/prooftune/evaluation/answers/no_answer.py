@@ -50,6 +50,7 @@ def choose_threshold(
             )
     # Without validation questions: no answer where that is likelier than the best answer.
     chosen = sides["validation"].value if "validation" in sides else 0.0
+    # Two baselines for the threshold: the model's own decision, and an answer to every question.
     without = squad.score([p.output for p in result.test], [e.references or () for e in study.test])
     always = squad.score([p.raw for p in result.test], [e.references or () for e in study.test])
     separation = auroc(

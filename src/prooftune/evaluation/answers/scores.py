@@ -120,6 +120,7 @@ def score_answers(
     best = {name: best_training(figures) for name, figures in quality.items()}
     finals = {name: trainings[best[name]] for name, trainings in answers.items()}
     trained = {r.name: r.trainings[best[r.name]] for r in results}
+    # Only metrics that all variants have can be compared (BERTScore needs a model, for example).
     metrics = _metric_names(measured, any(not e.references for e in study.test))
     first = next(iter(finals.values())).columns.names
     plan = Plan(
@@ -219,6 +220,8 @@ def score_answers(
         shown,
         # Scores of answers are fractions, and "fixed" and "broken" need a side.
         {name: given.primary >= RIGHT for name, given in finals.items()},
+        # Answers of different kinds of models have no comparable confidence, so the score orders
+        # the examples.
         {name: a.primary for name, a in finals.items()},
         judged,
     )

@@ -164,6 +164,7 @@ def best_threshold(
     # Examples with equal scores fall on the same side of any threshold.
     ends = np.flatnonzero(np.append(at[1:] != at[:-1], True))
     shown = ends[
+        # Evenly spaced over the questions, so the curve has its points where the questions are.
         np.unique(np.linspace(0, len(ends) - 1, min(points, len(ends))).round().astype(np.int64))
     ]
     return Threshold(float(at[best]), float(reached[best]), at[shown], reached[shown])

@@ -86,6 +86,7 @@ def answer_columns(
     if bertscore_f1 is not None:
         compared["bertscore_f1"] = np.asarray(bertscore_f1, dtype=np.float64)[rows]
         signatures["bertscore_f1"] = bertscore_signature
+    # Texts are compared where there are references; the sums of the other rows are 0.
     for name, values in compared.items():
         parts[name] = np.zeros(len(has))
         parts[name][rows] = values
@@ -156,6 +157,7 @@ PER_EXAMPLE = {
 def per_example(columns: Columns, metric: str) -> Floats:
     """A metric of every example, 0 to 1, [n]; 0 where the example does not count."""
     names = PER_EXAMPLE.get(metric, (metric,))
+    # Exactly one of the columns is filled for an example, so their sum is its score.
     return np.asarray(columns.values[:, [columns.names.index(n) for n in names]].sum(axis=1))
 
 
@@ -178,6 +180,7 @@ def answer_prior(columns: Columns, resamples: int, seed: int, variant: int) -> F
         "no_answer_right": unknown * right[:, 1],
     }
     scored = ("has_answer_exact", "has_answer_f1", *overlap.ROUGE, "meteor")
+    # A right pseudo-example scores 1 in every metric, a wrong one 0.
     parts |= dict.fromkeys(scored, hits)
     # Right and wrong pseudo-examples are as long as the references are in the mean.
     each = 1 / max(mean["has_answer"], 1e-12)
