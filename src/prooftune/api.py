@@ -127,6 +127,7 @@ def init(
     from prooftune.data.init.recipe_writer import draft_recipe
     from prooftune.data.init.sniffing import InitChoices
     from prooftune.errors import UsageError
+    from prooftune.models.loading import DEFAULT_MODEL, cached_token_counter
     from prooftune.preflight.checker import findings
     from prooftune.recipe import load as load_recipe
     from prooftune.utils.files import write_text
@@ -139,7 +140,8 @@ def init(
             "(--force, force=True)"
         )
     choices = InitChoices(text, label, task, format, encoding, group)
-    drafted, guesses = draft_recipe(file, target, choices, ask)
+    count_tokens = cached_token_counter(DEFAULT_MODEL)
+    drafted, guesses = draft_recipe(file, target, choices, ask, count_tokens)
     write_text(target, drafted)
     problems = findings(*load_recipe(target))
     return InitResult(target, guesses, [str(finding) for finding in problems])

@@ -18,10 +18,7 @@ def convert_gguf(gguf: Path) -> Path:
 
     The conversion runs once per file.
     """
-    # The cache key uses size and modification time: hashing 100 MB at every load would be slow.
-    status = gguf.stat()
-    key = fingerprint([str(gguf.resolve()), status.st_size, status.st_mtime_ns])[:16]
-    target = cache_folder() / "models" / f"{gguf.stem}-{key}"
+    target = converted_folder(gguf)
     if target.is_dir():
         return target
     configure_libraries()
@@ -39,6 +36,14 @@ def convert_gguf(gguf: Path) -> Path:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     return target
+
+
+def converted_folder(gguf: Path) -> Path:
+    """Where the converted model of a GGUF file is, or will be."""
+    # The cache key uses size and modification time: hashing 100 MB at every load would be slow.
+    status = gguf.stat()
+    key = fingerprint([str(gguf.resolve()), status.st_size, status.st_mtime_ns])[:16]
+    return cache_folder() / "models" / f"{gguf.stem}-{key}"
 
 
 @contextlib.contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe as recipes
 from prooftune.errors import Failure, UsageError, nearest
-from prooftune.models.gguf import configure_libraries, convert_gguf
+from prooftune.models.gguf import configure_libraries, convert_gguf, converted_folder
 from prooftune.utils import package_files
 from prooftune.utils.files import atomic_path, cache_folder, fingerprint, read_json, sha256
 from prooftune.utils.hub import offline_if_unreachable
@@ -46,6 +47,28 @@ def resolve(name: str, revision: str | None = None) -> Path:
     if path.is_dir():
         return path
     return convert_gguf(path) if path.is_file() else _from_hub(reference, revision)
+
+
+def cached_token_counter(name: str) -> Callable[[str], int] | None:
+    """Counts the tokens of a text with a model's tokenizer, without its special tokens.
+
+    Nothing is downloaded and transformers is not imported, so that `init` stays fast.
+
+    Returns:
+        None if the model's files are not on this machine.
+    """
+    reference = ALIASES.get(name.lower(), name)
+    path: Path | None = Path(reference)
+    if package_files.is_reference(reference):
+        path = package_files.cached(reference)
+    if path is not None and path.is_file():
+        path = converted_folder(path)
+    if path is None or not (path / "tokenizer.json").is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def check_model_name(name: str) -> None:

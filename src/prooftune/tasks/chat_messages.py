@@ -7,7 +7,7 @@ import string
 from collections.abc import Mapping, Sequence
 
 from prooftune.chat_client.types import Message, TokenAlternatives
-from prooftune.tasks.rendering import Rendering
+from prooftune.tasks.rendering import Rendering, label_list
 
 MIN_PROBABILITY = 1e-6
 """Probability of a label that no alternative of a reply spells."""
@@ -22,20 +22,20 @@ def chat_messages(rendering: Rendering, inputs: Mapping[str, str]) -> list[Messa
     messages: list[Message] = []
     if rendering.system is not None:
         messages.append({"role": "system", "content": rendering.system})
-    for shot in rendering.shots:
+    for number, shot in enumerate(rendering.shots):
         messages += [
-            {"role": "user", "content": _fill(rendering, shot.inputs)},
+            {"role": "user", "content": _fill(rendering, shot.inputs, number)},
             {"role": "assistant", "content": shot.label},
         ]
-    return [*messages, {"role": "user", "content": _fill(rendering, inputs)}]
+    return [*messages, {"role": "user", "content": _fill(rendering, inputs, len(rendering.shots))}]
 
 
-def _fill(rendering: Rendering, inputs: Mapping[str, str]) -> str:
+def _fill(rendering: Rendering, inputs: Mapping[str, str], number: int) -> str:
     parts = []
     for literal, name, _, _ in string.Formatter().parse(rendering.template):
         parts.append(literal)
         if name == "labels":
-            parts.append(", ".join(rendering.labels))
+            parts.append(label_list(rendering, number))
         elif name is not None:
             parts.append(inputs[name])
     return "".join(parts)

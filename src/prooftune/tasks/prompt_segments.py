@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import UsageError, nearest
 from prooftune.tasks.conversations import Turn
-from prooftune.tasks.rendering import Rendering, completion_cue
+from prooftune.tasks.rendering import Rendering, completion_cue, label_list
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +49,7 @@ def _user_message(rendering: Rendering, number: int) -> str:
     for literal, name, _, _ in string.Formatter().parse(rendering.template):
         parts.append(literal)
         if name == "labels":
-            parts.append(", ".join(rendering.labels))
+            parts.append(label_list(rendering, number))
         elif name is not None:
             parts.append(_MARK.format(f"{number}:{name}"))
     return "".join(parts)

@@ -30,6 +30,8 @@ class Rendering:
         windowed: field that is split into overlapping windows if it is too long for one prompt;
             None: long fields are truncated.
         overlap: tokens that two consecutive windows share.
+        labels_once: list the labels in the first message only; the others say "the labels above".
+            With many labels, few-shot examples would otherwise repeat a long list.
     """
 
     template: str
@@ -41,6 +43,7 @@ class Rendering:
     answer_tokens: int = 0
     windowed: str | None = None
     overlap: int = 0
+    labels_once: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,6 +52,13 @@ class Rendering:
     def from_json(value: Mapping[str, Any]) -> Rendering:
         shots = tuple(Shot(dict(s["inputs"]), s["label"]) for s in value["shots"])
         return Rendering(**{**value, "labels": tuple(value["labels"]), "shots": shots})
+
+
+def label_list(rendering: Rendering, number: int) -> str:
+    """The labels as message `number` (0: the first) names them."""
+    if rendering.labels_once and number:
+        return "the labels above"
+    return ", ".join(rendering.labels)
 
 
 def completion_cue(template: str) -> str:

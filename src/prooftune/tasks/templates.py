@@ -14,6 +14,11 @@ _EXTRACT = (
 )
 
 
+MANY_LABELS = 40
+"""Labels beyond which a prompt is written so that their list is computed once: before the text, and
+not again with every few-shot example."""
+
+
 def default_template(task: Task, fields: Sequence[str], no_answer: str) -> str:
     """The default template of a task for the data's fields."""
     if HISTORY in fields:
@@ -27,11 +32,25 @@ def default_template(task: Task, fields: Sequence[str], no_answer: str) -> str:
     return f"Classify the text below. Answer with one of: {{labels}}.\n\n{inputs}"
 
 
-def candidate_templates(task: Task, fields: Sequence[str], no_answer: str) -> list[str]:
-    """Templates that the ``prompted`` variant compares by default."""
+def candidate_templates(
+    task: Task, fields: Sequence[str], no_answer: str, labels: int = 0
+) -> list[str]:
+    """Templates that the ``prompted`` variant compares by default.
+
+    With more than `MANY_LABELS` labels, the list of labels comes before the text in all of them, so
+    that it belongs to the prefix that all prompts share.
+    """
     if task != "classification":
         return _question_templates(task, fields, no_answer)
     inputs = "\n".join(f"{{{name}}}" for name in fields)
+    if labels > MANY_LABELS:
+        return [
+            default_template(task, fields, no_answer),
+            f"Labels: {{labels}}\n\n{inputs}\n\nWhich of the labels above fits this text best?",
+            "You are an expert annotator. Read the text and choose its label from this list: "
+            f'{{labels}}.\n\n"{inputs}"\n\nReply with the label and nothing else.',
+            f"Possible labels: {{labels}}\n\nText:\n{inputs}\n\nThe label of the text is",
+        ]
     return [
         default_template(task, fields, no_answer),
         f"{inputs}\n\nWhich of these labels fits the text above best: {{labels}}?",

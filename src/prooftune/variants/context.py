@@ -12,7 +12,7 @@ from prooftune.models import loading
 from prooftune.recipe import Prompt, Recipe
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering, Shot
 from prooftune.tasks.task import TaskAdapter, task_for
-from prooftune.tasks.templates import default_template
+from prooftune.tasks.templates import MANY_LABELS, default_template
 from prooftune.types import CONTEXT, Example, Prediction, Study
 from prooftune.variant_details import VariantDetails
 
@@ -106,6 +106,7 @@ class VariantContext:
             answer_tokens=answering.max_new_tokens if is_qa else 0,
             windowed=CONTEXT if is_qa and self.windowed and CONTEXT in self.fields else None,
             overlap=answering.window_overlap if is_qa else 0,
+            labels_once=bool(shots) and len(self.study.labels) > MANY_LABELS,
         )
 
     def encoder(self, rendering: Rendering) -> PromptEncoder:

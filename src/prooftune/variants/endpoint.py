@@ -15,7 +15,7 @@ from prooftune.recipe.endpoint import Endpoint
 from prooftune.tasks.chat_messages import chat_messages
 from prooftune.tasks.prompt_segments import check_template
 from prooftune.tasks.rendering import Rendering, Shot
-from prooftune.tasks.templates import candidate_templates, default_template
+from prooftune.tasks.templates import MANY_LABELS, candidate_templates, default_template
 from prooftune.utils.files import write_json
 from prooftune.utils.profiling import measure_cost
 from prooftune.variant_details import EndpointUsage, PromptTrial
@@ -97,7 +97,11 @@ def _rendering(context: VariantContext, variant: Variant) -> Rendering:
         )
     # Neither chat template nor maximum length: both are the server's.
     rendering = Rendering(
-        prompt.template or default, tuple(study.labels), prompt.system, shots=shots
+        prompt.template or default,
+        tuple(study.labels),
+        prompt.system,
+        shots=shots,
+        labels_once=bool(shots) and len(study.labels) > MANY_LABELS,
     )
     check_template(rendering.template, context.fields)
     return rendering
@@ -117,7 +121,7 @@ def _best_prompt(
     # The model has not seen the training rows either.
     rows = sample_rows(study.validation or study.train, variant.validation_rows, recipe.seed)
     templates = variant.candidates or candidate_templates(
-        recipe.task, context.fields, recipe.answering.no_answer
+        recipe.task, context.fields, recipe.answering.no_answer, len(study.labels)
     )
     trials: list[PromptTrial] = []
     for number, template in enumerate(templates, start=1):

@@ -105,7 +105,10 @@ def candidates(context: VariantContext, variant: Variant) -> dict[str, PromptEnc
     fitting: dict[str, PromptEncoder] = {}
     last_error: UsageError | None = None
     for template in candidate_templates(
-        context.recipe.task, context.fields, context.recipe.answering.no_answer
+        context.recipe.task,
+        context.fields,
+        context.recipe.answering.no_answer,
+        len(context.study.labels),
     ):
         try:
             fitting[template] = encoder(template)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -23,9 +22,6 @@ Ask = Callable[[str, list[str]], int]
 _CLOSE = 0.75
 """Difference of scores below which two label candidates are too close to choose silently."""
 _ALTERNATIVES = 3
-_LIST_LENGTH = 40
-"""Labels beyond which their list does not fit the default prompt."""
-MAX_PROMPT_TOKENS = 1024
 
 
 def choose_columns(
@@ -294,48 +290,3 @@ def _note_unusual_labels(
             "The labels are numbers, and a language model reads names: replace "
             f"'label {names[0]}' … in data.labels by words.",
         )
-
-
-def prompt_length(
-    inputs: Sequence[Column], labels: Sequence[str], inferred: InferredOptions
-) -> tuple[int, bool]:
-    """The recipe's prompt.max_length, from estimated token lengths, and whether long texts are cut.
-
-    The prompt must hold the instruction with the list of all labels and, up to
-    `MAX_PROMPT_TOKENS`, 19 of 20 texts.
-    """
-    lengths = sorted(
-        sum(estimated_tokens(cell) for cell in cells)
-        for cells in zip(*(column.cells for column in inputs), strict=True)
-    )
-    # 64 for the instruction and the chat template's markers, 2 for the separators of each label.
-    fixed = 64 + sum(estimated_tokens(label) + 2 for label in labels)
-    typical = lengths[int(0.95 * (len(lengths) - 1))] if lengths else 0
-    limit = MAX_PROMPT_TOKENS // 2
-    needed = fixed + min(typical, max(limit, MAX_PROMPT_TOKENS - fixed))
-    # A long tail alone is no reason: at least a fifth of the texts must be longer.
-    cut = typical > limit and lengths[int(0.8 * (len(lengths) - 1))] > limit
-    if cut:
-        needed = fixed + limit
-        inferred.notes.append(
-            f"The texts are long (median about {lengths[len(lengths) // 2]:,} tokens): what is "
-            "beyond prompt.max_length is cut, counted and shown."
-        )
-    if len(labels) > _LIST_LENGTH:
-        inferred.notes.append(
-            f"The prompt lists all {len(labels)} labels, about {fixed} tokens of each prompt; they "
-            "are computed once per batch."
-        )
-    # Rounded up, since the lengths are estimates.
-    return max(256, math.ceil(needed / 64) * 64), cut
-
-
-def estimated_tokens(text: str) -> int:
-    """Upper estimate of a text's tokens without loading a tokenizer.
-
-    Byte-level tokenizers trained mostly on English need a token for about 3.5 ASCII characters,
-    and up to one per byte of scripts that they have hardly seen (Ethiopic, Devanagari, Han).
-    """
-    ascii_characters = sum(character < "\x80" for character in text)
-    other_bytes = len(text.encode("utf-8", "replace")) - ascii_characters
-    return math.ceil(ascii_characters / 3.5 + other_bytes)

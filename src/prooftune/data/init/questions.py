@@ -102,3 +102,12 @@ def input_columns_as_texts(table: Table, columns: dict[str, str]) -> list[str]:
             varied.append(name)
     # With the same text in all rows something must still be the input.
     return varied or names[:1]
+
+
+def question_texts(table: Table, columns: dict[str, str]) -> list[str]:
+    """The questions of the first rows."""
+    name = columns.get(QUESTION, QUESTION)
+    if name not in table.columns:
+        return []
+    position = table.columns.index(name)
+    return [(row[position] or "").strip() for row in islice(table.rows, SAMPLE_ROWS)]

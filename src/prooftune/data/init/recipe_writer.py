@@ -13,6 +13,12 @@ from pathlib import Path
 from prooftune.data.init import classification, questions
 from prooftune.data.init.classification import Ask
 from prooftune.data.init.delimiters import SAMPLE_ROWS
+from prooftune.data.init.prompt_length import (
+    TokenCount,
+    estimated_tokens,
+    prompt_length,
+    question_prompt_length,
+)
 from prooftune.data.init.sniffing import InferredOptions, InitChoices, sniff_file
 from prooftune.data.init.templates import (
     CLASSIFICATION_TEMPLATE,
@@ -26,11 +32,16 @@ from prooftune.data.readers.dispatch import file_of
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import TASKS
+from prooftune.types import CONTEXT
 from prooftune.utils.files import missing_file
 
 
 def draft_recipe(
-    path: Path, recipe: Path, choices: InitChoices | None = None, ask: Ask | None = None
+    path: Path,
+    recipe: Path,
+    choices: InitChoices | None = None,
+    ask: Ask | None = None,
+    count_tokens: TokenCount | None = None,
 ) -> tuple[str, list[str]]:
     """Inspect labelled texts or questions and write a recipe for them.
 
@@ -39,6 +50,7 @@ def draft_recipe(
         recipe: where the recipe will be written; it names the data relative to its folder.
         choices: what the user named instead of having it detected.
         ask: asks on a terminal where two label columns are close. Default: the better one.
+        count_tokens: text -> tokens of the recipe's model. Default: an upper estimate by script.
 
     Returns:
         A commented recipe as YAML, and what was detected, one sentence each.
@@ -70,7 +82,9 @@ def draft_recipe(
     if columns:
         questions.refuse_multiple_choice(converted, columns["answers"])
     if columns is not None and not as_labels:
-        text = _questions_recipe(path, recipe, converted, inferred, columns, choices)
+        text = _questions_recipe(
+            path, recipe, converted, inferred, columns, choices, count_tokens or estimated_tokens
+        )
         return text, inferred.notes
     if columns:
         inferred.notes.append(
@@ -81,7 +95,10 @@ def draft_recipe(
             text=choices.text or questions.input_columns_as_texts(converted, columns),
             label=choices.label or columns["answers"],
         )
-    return _classification_recipe(path, recipe, converted, inferred, choices, ask), inferred.notes
+    text = _classification_recipe(
+        path, recipe, converted, inferred, choices, ask, count_tokens or estimated_tokens
+    )
+    return text, inferred.notes
 
 
 def _classification_recipe(
@@ -91,6 +108,7 @@ def _classification_recipe(
     inferred: InferredOptions,
     choices: InitChoices,
     ask: Ask | None,
+    count_tokens: TokenCount,
 ) -> str:
     if inferred.options.get("format") in ("text", "folders", "fasttext"):
         columns = classification.table_columns(table, named=True)
@@ -99,7 +117,7 @@ def _classification_recipe(
         inputs, label = classification.choose_columns(table, inferred, choices, ask)
     _note_empty_texts(table, [column.position for column in inputs], inferred)
     counts = classification.describe_labels(table, label, inferred)
-    length, cut = classification.prompt_length(inputs, list(counts), inferred)
+    length, cut = prompt_length(inputs, list(counts), inferred, count_tokens)
     name, data = _data_section(path, recipe, inferred)
     return CLASSIFICATION_TEMPLATE.format(
         # A line break in a file's name would end the comment.
@@ -119,6 +137,7 @@ def _questions_recipe(
     inferred: InferredOptions,
     columns: dict[str, str],
     choices: InitChoices,
+    count_tokens: TokenCount,
 ) -> str:
     questions.note_columns(table, inferred, columns)
     squad = not columns
@@ -131,6 +150,16 @@ def _questions_recipe(
         if extracts
         else "Answers are free text (task: free-text-qa)."
     )
+    answer_tokens = 32 if extracts else 64
+    has_context = squad or CONTEXT in columns
+    length, cut = question_prompt_length(
+        questions.question_texts(table, columns), answer_tokens, has_context, count_tokens
+    )
+    if cut:
+        inferred.notes.append(
+            f"The questions are long: what is beyond prompt.max_length ({length} tokens) is cut, "
+            "counted and shown."
+        )
     name, data = _data_section(path, recipe, inferred)
     return QUESTIONS_TEMPLATE.format(
         file=" ".join(path.name.split()),
@@ -139,9 +168,11 @@ def _questions_recipe(
         data=data,
         task="extractive-qa" if extracts else "free-text-qa",
         method="grouped" if squad else "random",
-        answering="{no_answer: unanswerable, max_new_tokens: 32}"
+        answering=f"{{no_answer: unanswerable, max_new_tokens: {answer_tokens}}}"
         if extracts
-        else "{max_new_tokens: 64}",
+        else f"{{max_new_tokens: {answer_tokens}}}",
+        max_length=length,
+        audit=MANY_TRUNCATED if cut else "",
         majority="  majority:                      # always: no answer\n" if extracts else "",
         retrieval="" if extracts else RETRIEVAL_COMMENT,
     )

@@ -69,12 +69,12 @@ QUESTIONS_TEMPLATE = (
   limit: {{train: 1000, validation: 200, test: 500}}    # raise or remove after a first run
 
 audit:
-  leak: error                    # train-test contamination: error, drop or allow
+  leak: error                    # train-test contamination: error, drop or allow{audit}
 
 model: smollm2-135m-instruct     # or a hub name such as meta-llama/Llama-3.2-1B-Instruct
 
 prompt:
-  max_length: 512                # tokens; longer contexts are read in overlapping windows
+  max_length: {max_length}                # tokens; longer contexts are read in overlapping windows
 answering: {answering}
 {retrieval}"""
     + _TRAINING
