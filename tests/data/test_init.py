@@ -39,6 +39,11 @@ def guessed(path: Path, to: Path | None = None) -> tuple[Recipe, Study, list[str
     return chosen, splits.load_splits(chosen, base), sentences
 
 
+def without_templates(sentences: list[str]) -> list[str]:
+    """The sentences but that on texts from templates, which most texts of these tests are."""
+    return [s for s in sentences if not s.startswith("Most texts differ in a few characters")]
+
+
 def every(study: Study) -> Counter[str]:
     return Counter(str(e.target) for part in study.splits().values() for e in part)
 
@@ -168,7 +173,7 @@ def test_labels_that_are_numbers_are_given_names_to_replace(tmp_path: Path) -> N
     chosen, study, sentences = guessed(file(tmp_path, "a.csv", "review,rating\n" + rows))
     assert list(chosen.data.labels or {}) == [str(i) for i in range(11)]
     assert study.labels[:3] == ["label 0", "label 1", "label 2"]
-    assert "replace 'label 0' …" in sentences[-1]
+    assert "replace 'label 0' …" in without_templates(sentences)[-1]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +203,7 @@ def test_rows_without_label_are_reported(tmp_path: Path) -> None:
     text, sentences = draft_recipe(
         file(tmp_path, "a.csv", f"text,label\n{rows}more,\n"), tmp_path / "a.yaml"
     )
-    assert sentences[-2:] == [
+    assert without_templates(sentences)[-2:] == [
         "21 rows, 2 labels: a (10), b (10).",
         "1 row has no label (a.csv:22): label them, or remove them.",
     ]
@@ -231,7 +236,7 @@ def test_long_texts_are_allowed_and_reported(tmp_path: Path) -> None:
     )
     chosen, _, sentences = guessed(path)
     assert (chosen.prompt.max_length, chosen.audit.max_truncated) == (640, 1.0)
-    assert "The texts are long (median about 1,287 tokens)" in sentences[-1]
+    assert "The texts are long (median about 1,442 tokens)" in without_templates(sentences)[-1]
 
 
 def test_unused_columns_are_reported(tmp_path: Path) -> None:
@@ -290,7 +295,7 @@ def test_unusable_labels_are_reported(tmp_path: Path) -> None:
     _, sentences = draft_recipe(
         file(tmp_path, "a.csv", f"text,label\n{rows}more,b\n"), tmp_path / "a.yaml"
     )
-    assert sentences[-2:] == [
+    assert without_templates(sentences)[-2:] == [
         "Labels 'a', 'A' differ only in case, spaces or hyphens; data.labels can merge them.",
         "1 label has a single row ('b'): kept in training, not measured in the test set.",
     ]
@@ -298,7 +303,7 @@ def test_unusable_labels_are_reported(tmp_path: Path) -> None:
         file(tmp_path, "b.csv", "text,label\n" + "".join(f"text {i},a\n" for i in range(20))),
         tmp_path / "b.yaml",
     )
-    assert sentences[-1] == "There is only one label: is it the right column?"
+    assert without_templates(sentences)[-1] == "There is only one label: is it the right column?"
 
 
 @pytest.mark.parametrize(

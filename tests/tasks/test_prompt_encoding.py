@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from prooftune.errors import UsageError
 from prooftune.models.loading import load_tokenizer
+from prooftune.tasks.chat_messages import chat_messages
 from prooftune.tasks.classification import instruction_pairs
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering, Shot
-from prooftune.tasks.templates import candidate_templates
+from prooftune.tasks.templates import MANY_LABELS, candidate_templates
 from prooftune.training.rows import instruction_rows, validate_rows
 from prooftune.types import Example
 from prooftune.utils.label_parsing import parse_label
@@ -185,6 +186,35 @@ def test_shots_are_part_of_the_prefix_and_do_not_take_the_text_s_room(
     assert len(shown.prefix) > len(bare.prefix)
     assert "Sports" in load_tokenizer(model_folder).decode(shown.prefix)
     assert len(shown.encode(text).token_ids) == len(bare.encode(text).token_ids)
+
+
+def test_many_labels_are_listed_once(model_folder: Path, family: str) -> None:
+    template = "Answer with one of: {labels}.\n\n{text}"
+    shots = (Shot({"text": "match won"}, "Sports"), Shot({"text": "stocks fell"}, "Business"))
+    prompts = {}
+    for once in (False, True):
+        encoder = encoder_for(
+            model_folder, family, template=template, shots=shots, labels_once=once, max_length=128
+        )
+        prompts[once] = encoder.render({"text": "planet orbit"})
+    listed = ", ".join(LABELS)
+    assert prompts[False].count(listed) == 3 and prompts[True].count(listed) == 1
+    assert prompts[True].index(listed) < prompts[True].index("match won")
+    # Everything but the list is the same.
+    assert prompts[True].replace("the labels above", listed) == prompts[False]
+    messages = chat_messages(
+        Rendering(template, LABELS, shots=shots, labels_once=True), {"text": "planet orbit"}
+    )
+    assert [listed in m["content"] for m in messages] == [True, False, False, False, False]
+
+
+def test_many_labels_come_before_the_text() -> None:
+    for template in candidate_templates(
+        "classification", ["headline", "body"], "", MANY_LABELS + 1
+    ):
+        assert template.index("{labels}") < template.index("{headline}") < template.index("{body}")
+    few = candidate_templates("classification", ["text"], "", MANY_LABELS)
+    assert few == candidate_templates("classification", ["text"], "")
 
 
 def test_rendering_survives_json(model_folder: Path, family: str) -> None:

@@ -107,9 +107,14 @@ def split_holdout(
     first_rows, unit_of_row = _split_units(clusters)
     units = "groups" if method == "grouped" else "distinct texts"
     if len(first_rows) < 4:
+        alike = (
+            " If the texts are alike but no copies, set audit.near_duplicates: null."
+            if method != "grouped" and near_duplicates is not None and len(examples) >= 4
+            else ""
+        )
         raise UsageError(
             f"{len(first_rows)} {units} are too few to hold out {share:.0%} for {name}; give "
-            f"data.{name} its own file"
+            f"data.{name} its own file.{alike}"
         )
     strata: list[str] | None = None
     held_out_size: float | int = share

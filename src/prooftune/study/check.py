@@ -135,6 +135,15 @@ def _print_audit(console: Console, study: Study, audit: AuditReport) -> None:
         _print_lengths(console, audit)
     if len(audit.fertility) > 1:
         _print_fertility(console, audit)
+    elif audit.fertility:
+        [figures] = audit.fertility.values()
+        unit = "character" if figures["tokens_per_word"] is None else "word"
+        per_unit = figures["tokens_per_word"] or figures["tokens_per_character"]
+        console.print(
+            f"Tokens per {unit}: {per_unit:.2f}, {figures['against_english']:.2f} times as many as "
+            "in English.",
+            highlight=False,
+        )
     colours = {"error": "red", "warning": "yellow", "info": "dim"}
     for finding in audit.findings:
         # As Text: rich would read brackets in labels and file names as markup.

@@ -111,3 +111,14 @@ def question_texts(table: Table, columns: dict[str, str]) -> list[str]:
         return []
     position = table.columns.index(name)
     return [(row[position] or "").strip() for row in islice(table.rows, SAMPLE_ROWS)]
+
+
+def question_inputs(table: Table, columns: dict[str, str]) -> list[dict[str, str]]:
+    """The input fields of the first rows."""
+    positions = {
+        field: table.columns.index(name) for field, name in columns.items() if field != "answers"
+    }
+    return [
+        {field: (row[position] or "").strip() for field, position in positions.items()}
+        for row in islice(table.rows, SAMPLE_ROWS)
+    ]

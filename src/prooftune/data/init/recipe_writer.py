@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,11 +21,13 @@ from prooftune.data.init.prompt_length import (
     question_prompt_length,
 )
 from prooftune.data.init.sniffing import InferredOptions, InitChoices, sniff_file
+from prooftune.data.init.templated import are_templates
 from prooftune.data.init.templates import (
     CLASSIFICATION_TEMPLATE,
     MANY_TRUNCATED,
     QUESTIONS_TEMPLATE,
     RETRIEVAL_COMMENT,
+    TEMPLATED,
 )
 from prooftune.data.questions import detect_question_columns
 from prooftune.data.readers.conversations import conversations_to_questions
@@ -118,6 +121,11 @@ def _classification_recipe(
     _note_empty_texts(table, [column.position for column in inputs], inferred)
     counts = classification.describe_labels(table, label, inferred)
     length, cut = prompt_length(inputs, list(counts), inferred, count_tokens)
+    rows = [
+        {column.name: cell for column, cell in zip(inputs, cells, strict=True)}
+        for cells in zip(*(column.cells for column in inputs), strict=True)
+    ]
+    templated = _noted_templates(inferred, rows, label.cells)
     name, data = _data_section(path, recipe, inferred)
     return CLASSIFICATION_TEMPLATE.format(
         # A line break in a file's name would end the comment.
@@ -126,7 +134,7 @@ def _classification_recipe(
         recipe=shlex.quote(str(recipe)),
         data=data,
         max_length=length,
-        audit=MANY_TRUNCATED if cut else "",
+        audit=(MANY_TRUNCATED if cut else "") + (TEMPLATED if templated else ""),
     )
 
 
@@ -141,6 +149,11 @@ def _questions_recipe(
 ) -> str:
     questions.note_columns(table, inferred, columns)
     squad = not columns
+    asked = questions.question_texts(table, columns)
+    # SQuAD's questions are split by article, whatever their wording.
+    templated = not squad and _noted_templates(
+        inferred, questions.question_inputs(table, columns), None
+    )
     extracts = squad or questions.answers_are_in_context(table, columns)
     if choices.task is not None:
         extracts = choices.task == "extractive-qa"
@@ -152,9 +165,7 @@ def _questions_recipe(
     )
     answer_tokens = 32 if extracts else 64
     has_context = squad or CONTEXT in columns
-    length, cut = question_prompt_length(
-        questions.question_texts(table, columns), answer_tokens, has_context, count_tokens
-    )
+    length, cut = question_prompt_length(asked, answer_tokens, has_context, count_tokens)
     if cut:
         inferred.notes.append(
             f"The questions are long: what is beyond prompt.max_length ({length} tokens) is cut, "
@@ -172,10 +183,22 @@ def _questions_recipe(
         if extracts
         else f"{{max_new_tokens: {answer_tokens}}}",
         max_length=length,
-        audit=MANY_TRUNCATED if cut else "",
+        audit=(MANY_TRUNCATED if cut else "") + (TEMPLATED if templated else ""),
         majority="  majority:                      # always: no answer\n" if extracts else "",
         retrieval="" if extracts else RETRIEVAL_COMMENT,
     )
+
+
+def _noted_templates(
+    inferred: InferredOptions, rows: Sequence[Mapping[str, str]], labels: Sequence[str] | None
+) -> bool:
+    if not are_templates(rows, labels):
+        return False
+    inferred.notes.append(
+        "Most texts differ in a few characters only, as if made from templates: the recipe counts "
+        "only exact copies as copies (audit.near_duplicates: null)."
+    )
+    return True
 
 
 def _note_empty_texts(table: Table, positions: list[int], inferred: InferredOptions) -> None:

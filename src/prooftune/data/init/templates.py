@@ -4,6 +4,10 @@ MANY_TRUNCATED = (
     "\n  max_truncated: 1.0             # maximum share of truncated texts; 0.2 by default"
 )
 
+TEMPLATED = (
+    "\n  near_duplicates: null          # the texts are alike: only exact copies count as copies"
+)
+
 RETRIEVAL_COMMENT = """
 # retrieval:                     # answer from your PDF, Office, HTML or text documents
 #   documents: documents         # then add variants, such as
