@@ -130,7 +130,8 @@ def write_study(folder: Path, study: Study) -> None:
             ),
             _example_schema(),
         )
-    write_json(folder / "study.json", {"labels": study.labels, "notes": study.notes})
+    scale = {"scale": study.scale} if study.scale else {}
+    write_json(folder / "study.json", {"labels": study.labels, "notes": study.notes, **scale})
 
 
 def read_study(folder: Path) -> Study:
@@ -153,7 +154,12 @@ def read_study(folder: Path) -> Study:
             for row in _read_table(folder / f"{name}.parquet")
         )
     return Study(
-        splits["train"], splits["validation"], splits["test"], header["labels"], header["notes"]
+        splits["train"],
+        splits["validation"],
+        splits["test"],
+        header["labels"],
+        header["notes"],
+        header.get("scale", []),  # missing in runs of 0.1
     )
 
 

@@ -123,6 +123,8 @@ class Study:
         labels: the label set, in the order of every array of the study; empty for questions.
         notes: changes to the data that a reader must know (rows dropped, duplicates removed), one
             sentence each.
+        scale: value of each label where labels are ordinal (``data.ordinal``), ascending; empty:
+            labels are names.
     """
 
     train: Sequence[Example]
@@ -130,6 +132,7 @@ class Study:
     test: Sequence[Example]
     labels: list[str]
     notes: list[str] = field(default_factory=list)
+    scale: list[float] = field(default_factory=list)
 
     def splits(self) -> dict[SplitName, Sequence[Example]]:
         """The examples by split."""

@@ -23,7 +23,7 @@ from prooftune.types import Example
 
 PROPORTIONS = ("accuracy", "exact")
 """Metrics that are a share of rows, so that counts can be tested."""
-COMPARED = ("accuracy", "macro_f1", "exact", "f1", "rougeL")
+COMPARED = ("accuracy", "macro_f1", "quadratic_kappa", "exact", "f1", "rougeL")
 """Metrics whose change is given, with the primary one."""
 MIN_EXPECTED = 5
 """With a smaller expected count of a label, the chi-squared distribution is not used (Cochran 1954,

@@ -9,6 +9,7 @@ import numpy as np
 
 from prooftune.bundle.manifest import CommonManifest
 from prooftune.bundle_evaluation.types import AbstentionCheck
+from prooftune.data.ordinal import ordinal_scale
 from prooftune.evaluation.intervals import wilson_interval
 from prooftune.evaluation.score_types import Scores, VariantMeasurements
 from prooftune.recipe import Recipe
@@ -33,7 +34,9 @@ def measure_bundles(
         validation rows. ``calibration`` is of the probabilities after the bundle's temperature.
     """
     # No training and no validation rows: nothing is chosen or fitted here.
-    study = Study([], [], examples, manifest["labels"])
+    labels = manifest["labels"]
+    scale = ordinal_scale(recipe.data, labels)
+    study = Study([], [], examples, labels, scale=[scale[n] for n in labels] if scale else [])
     summary = manifest.get("study")
     settings = recipe.evaluation
     # The study's own metric and level: bundles of 0.1 may have been made with other defaults.

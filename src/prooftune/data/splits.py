@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from prooftune.data import sources
 from prooftune.data.audit import duplicates
 from prooftune.data.normalization import example_dedup_key, near_key
+from prooftune.data.ordinal import ordinal_scale
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.types import Example, SplitName, Study
@@ -65,7 +66,15 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
     # The files of two splits may both count their rows from 1.
     splits = _with_unique_ids(splits)
     labels = _label_set(recipe, splits)
-    return Study(splits["train"], splits["validation"], splits["test"], labels, notes)
+    scale = ordinal_scale(data, labels)
+    return Study(
+        splits["train"],
+        splits["validation"],
+        splits["test"],
+        list(scale) or labels,
+        notes,
+        list(scale.values()),
+    )
 
 
 def split_holdout(

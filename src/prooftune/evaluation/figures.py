@@ -37,7 +37,13 @@ from prooftune.evaluation.score_types import (
 
 PROPORTIONS = ("accuracy", "invalid_rate")
 PROBABILISTIC = ("log_loss", "brier", "ece")
-BOUNDS = {"mcc": SIGNED, "log_loss": (0.0, inf), "brier": (0.0, 2.0)}
+BOUNDS = {
+    "mcc": SIGNED,
+    "quadratic_kappa": SIGNED,
+    "mae": (0.0, inf),
+    "log_loss": (0.0, inf),
+    "brier": (0.0, 2.0),
+}
 """Ranges of metrics that are not shares."""
 
 

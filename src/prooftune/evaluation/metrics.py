@@ -2,7 +2,8 @@
 once.
 
 Every metric here is a function of a few sums over examples (`Sums`): hits, targets and predictions
-per label, summed log-loss and Brier score, and per confidence bin the count, confidence and hits.
+per label, summed log-loss and Brier score, per confidence bin the count, confidence and hits, and
+for ordinal labels the summed absolute and squared errors.
 Summing is linear, so the sums of all resamples are one matrix product of resample counts [R, n]
 with per-example columns [n, columns], and a metric computed from sums of shape [R, ...] is the
 metric of every resample.
@@ -40,12 +41,14 @@ class Outcomes:
         predicted: label indices, `INVALID` where the output was no label, int [n].
         log_probs: natural-log probabilities of the labels, float [n, L], or None.
         classes: L, the number of labels.
+        scale: value of each label, [L], where labels are ordinal; None: they are names.
     """
 
     targets: Ints
     predicted: Ints
     log_probs: Floats | None
     classes: int
+    scale: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -71,7 +74,9 @@ class Outcomes:
     def at(self, rows: NDArray[np.bool_]) -> Outcomes:
         """The outcomes of some examples; `rows` says of each whether it is among them, [n]."""
         log_probs = None if self.log_probs is None else self.log_probs[rows]
-        return Outcomes(self.targets[rows], self.predicted[rows], log_probs, self.classes)
+        return replace(
+            self, targets=self.targets[rows], predicted=self.predicted[rows], log_probs=log_probs
+        )
 
     def with_log_probs(self, log_probs: Floats | None) -> Outcomes:
         return replace(self, log_probs=log_probs)
@@ -88,6 +93,8 @@ class Sums:
         log_loss, brier: summed over examples, [...]; None without probabilities.
         bin_n, bin_confidence, bin_hits: per confidence bin, [..., BINS]; None without
             probabilities.
+        scale: value of each label, [L]; None where labels are not ordinal.
+        absolute_error, squared_error: summed over examples in units of `scale`, [...].
     """
 
     hits: Floats
@@ -99,14 +106,21 @@ class Sums:
     bin_n: Floats | None = None
     bin_confidence: Floats | None = None
     bin_hits: Floats | None = None
+    scale: Floats | None = None
+    absolute_error: Floats | None = None
+    squared_error: Floats | None = None
 
 
 def columns(outcomes: Outcomes) -> Floats:
-    """Per-example columns whose sums are `Sums`, float [n, 1 + 3L] or [n, 3 + 3L + 3·BINS]."""
+    """Per-example columns whose sums are `Sums`: 1 + 3L, 2 more for ordinal labels, and
+    2 + 3·BINS more for probabilities, float [n, columns]."""
     labels = np.arange(outcomes.classes)
     is_target = outcomes.targets[:, None] == labels
     is_predicted = outcomes.predicted[:, None] == labels
     parts = [np.ones((len(outcomes), 1)), is_target & is_predicted, is_target, is_predicted]
+    if outcomes.scale is not None:
+        errors = ordinal_errors(outcomes.scale)[outcomes.targets, outcomes.predicted]
+        parts += [errors[:, None], errors[:, None] ** 2]
     if outcomes.log_probs is not None:
         confidence = outcomes.confidence
         in_bin = bin_of(confidence)[:, None] == np.arange(BINS)
@@ -120,16 +134,34 @@ def columns(outcomes: Outcomes) -> Floats:
     return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts], axis=1)
 
 
-def sums(summed: Floats, classes: int) -> Sums:
-    """Name the parts of summed `columns` [..., columns]."""
+def sums(summed: Floats, classes: int, scale: Floats | None = None) -> Sums:
+    """Name the parts of summed `columns` [..., columns]; `scale` is that of the outcomes."""
     # The order is that of `columns`; the two change together.
     n, rest = summed[..., 0], summed[..., 1:]
     hits, targets, predicted = (rest[..., i * classes : (i + 1) * classes] for i in range(3))
     rest = rest[..., 3 * classes :]
+    total = Sums(hits, targets, predicted, n)
+    if scale is not None:
+        total = replace(total, scale=scale, absolute_error=rest[..., 0], squared_error=rest[..., 1])
+        rest = rest[..., 2:]
     if rest.shape[-1] == 0:
-        return Sums(hits, targets, predicted, n)
+        return total
     bins = [rest[..., 2 + i * BINS : 2 + (i + 1) * BINS] for i in range(3)]
-    return Sums(hits, targets, predicted, n, rest[..., 0], rest[..., 1], *bins)
+    return replace(
+        total,
+        log_loss=rest[..., 0],
+        brier=rest[..., 1],
+        bin_n=bins[0],
+        bin_confidence=bins[1],
+        bin_hits=bins[2],
+    )
+
+
+def ordinal_errors(scale: Floats) -> Floats:
+    """Distance of each target from each prediction, [L, L + 1]. The last column, which `INVALID`
+    indexes, is of invalid outputs: they are as wrong as a label can be."""
+    distances = np.abs(scale[:, None] - scale)
+    return np.concatenate([distances, distances.max(axis=1, keepdims=True)], axis=1)
 
 
 def log_losses(outcomes: Outcomes) -> Floats:
@@ -188,7 +220,29 @@ def rates(total: Sums) -> dict[str, Floats]:
             "brier": total.brier / total.n,
             "ece": _ece(total),
         }
-    return result
+    return result | _ordinal_rates(total)
+
+
+def _ordinal_rates(total: Sums) -> dict[str, Floats]:
+    """Quadratic weighted kappa (Cohen 1968, Psychological Bulletin 70:213) and mean absolute error;
+    nothing where labels are not ordinal.
+
+    Weights are squared distances on the labels' scale. Kappa without any expected disagreement is
+    0. ``mae_score`` is 1 - MAE / range of the scale, 0 to 1, which grows with quality.
+    """
+    if total.scale is None or total.absolute_error is None or total.squared_error is None:
+        return {}
+    weights = ordinal_errors(total.scale) ** 2
+    invalid = (total.n - total.predicted.sum(-1))[..., None]
+    predicted = np.concatenate([total.predicted, invalid], axis=-1)
+    expected = ((total.targets @ weights) * predicted).sum(-1) / total.n
+    ratio = np.divide(total.squared_error, expected, out=np.ones_like(expected), where=expected > 0)
+    mae = total.absolute_error / total.n
+    return {
+        "quadratic_kappa": np.asarray(1 - ratio),
+        "mae": mae,
+        "mae_score": np.asarray(1 - mae / np.ptp(total.scale)),
+    }
 
 
 def per_class(total: Sums) -> dict[str, Floats]:
@@ -213,7 +267,7 @@ def confusion(outcomes: Outcomes) -> Ints:
 
 def measure(outcomes: Outcomes) -> tuple[dict[str, float], dict[str, Floats]]:
     """The metrics of one variant: scalars by name, and per-class arrays [L] by name."""
-    total = sums(columns(outcomes).sum(axis=0), outcomes.classes)
+    total = sums(columns(outcomes).sum(axis=0), outcomes.classes, outcomes.scale)
     return {name: float(value) for name, value in rates(total).items()}, per_class(total)
 
 

@@ -75,16 +75,17 @@ def outcomes_of(
             validation = study.validation if training.validation else []
             where = _where(result, number)
             both = (
-                _outcomes(study.labels, study.test, training.test, f"{where}, test"),
-                _outcomes(study.labels, validation, training.validation, f"{where}, validation"),
+                _outcomes(study, study.test, training.test, f"{where}, test"),
+                _outcomes(study, validation, training.validation, f"{where}, validation"),
             )
             arrays[result.name].append(both)
     return arrays
 
 
 def _outcomes(
-    labels: list[str], examples: Sequence[Example], predictions: list[Prediction], where: str
+    study: Study, examples: Sequence[Example], predictions: list[Prediction], where: str
 ) -> Outcomes:
+    labels = study.labels
     index = {label: i for i, label in enumerate(labels)}
     strange = next((e for e in examples if e.target not in index), None)
     if strange is not None:
@@ -105,6 +106,7 @@ def _outcomes(
         ),
         log_probs=_log_probs(predictions, len(labels), where),
         classes=len(labels),
+        scale=np.array(study.scale, dtype=np.float64) if study.scale else None,
     )
 
 

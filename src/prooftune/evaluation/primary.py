@@ -20,11 +20,14 @@ IMBALANCE = 10
 def classification_primary(study: Study, settings: Evaluation) -> tuple[str, list[str]]:
     """The metric by which classifiers are judged, and what a reader must know of the choice.
 
-    Accuracy, unless the recipe names another; macro F1 where training labels are so uneven that
-    accuracy would hardly see the rare ones.
+    Accuracy, unless the recipe names another; quadratic weighted kappa where labels are ordinal;
+    macro F1 where training labels are so uneven that accuracy would hardly see the rare ones.
     """
     if settings.primary:
-        return settings.primary, []
+        # Everything that decides takes larger values for better ones.
+        return "mae_score" if settings.primary == "mae" else settings.primary, []
+    if study.scale:
+        return "quadratic_kappa", []
     counts = Counter(example.target for example in study.train)
     frequent = max(counts.values(), default=0)
     # Over the study's labels and not the counted ones: a label may have no training row at all.

@@ -189,7 +189,7 @@ def resampled(tables: Sequence[Floats], resamples: int, seed: int) -> list[Float
 def bootstrap(variants: Sequence[Outcomes], resamples: int, seed: int) -> list[Sums]:
     """The sums of every bootstrap resample [R], for every variant, on the same resamples."""
     drawn = resampled([columns(v) for v in variants], resamples, seed)
-    return [sums(part, v.classes) for part, v in zip(drawn, variants, strict=True)]
+    return [sums(part, v.classes, v.scale) for part, v in zip(drawn, variants, strict=True)]
 
 
 def resample_counts(n: int, resamples: int, seed: int, start: int = 0) -> Floats:
@@ -251,14 +251,26 @@ def pseudo_examples(strata: int, resamples: int, seed: int, variant: int) -> tup
     return hits, weights.sum(axis=-1) - hits
 
 
-def label_prior(classes: int, width: int, resamples: int, seed: int, variant: int) -> Floats:
+def label_prior(
+    classes: int,
+    width: int,
+    resamples: int,
+    seed: int,
+    variant: int,
+    scale: Floats | None = None,
+) -> Floats:
     """Sums of a classifier's pseudo-examples for `resample`: [R, width], as `metrics.columns` has
-    them. A wrong one is spread evenly over the other labels."""
+    them. A wrong one is spread evenly over the other labels; `scale` is that of ordinal labels."""
     right, wrong = pseudo_examples(classes, resamples, seed, variant)
     targets = right + wrong
     # What is wrong for label k counts as predicted for each of the other labels in equal parts.
     others = (wrong.sum(axis=1, keepdims=True) - wrong) / max(classes - 1, 1)
     parts = [targets.sum(axis=1, keepdims=True), right, targets, right + others]
+    if scale is not None:
+        distances = np.abs(scale[:, None] - scale)
+        for power in (1, 2):
+            mean_error = (distances**power).sum(axis=1) / max(classes - 1, 1)
+            parts.append((wrong * mean_error).sum(axis=1, keepdims=True))
     known = np.concatenate(parts, axis=1)
     # Columns of probabilities: nothing is supposed of these.
     return np.pad(known, ((0, 0), (0, width - known.shape[1])))

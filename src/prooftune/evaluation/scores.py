@@ -56,6 +56,8 @@ HIGHEST_TARGET = 0.99
 """The highest accuracy that is aimed at among given answers unless the recipe says it."""
 COMPARED = ("accuracy", "macro_f1", "balanced_accuracy", "mcc")
 """Metrics of which differences are given; the primary one is added."""
+ORDINAL = ("quadratic_kappa", "mae", "mae_score")
+"""Those of ordinal labels."""
 
 
 def score(
@@ -142,13 +144,13 @@ def score(
         trainings_facts = training_facts(metrics, quality[name], number)
         if trainings_facts is not None:
             variants[name]["trainings"] = trainings_facts
-    classes = len(study.labels)
+    classes, scale = len(study.labels), next(iter(tests.values())).scale
     plan = Plan(
         pairs(_systems(results, bundled), {r.name: r.details.get("model") for r in results}),
         primary,
         # `fromkeys` keeps the order and drops a primary metric that is in `COMPARED`.
-        tuple(dict.fromkeys((*COMPARED, primary))),
-        lambda summed: rates(sums(summed, classes)),
+        tuple(dict.fromkeys((*COMPARED, *(ORDINAL if study.scale else ()), primary))),
+        lambda summed: rates(sums(summed, classes, scale)),
         settings.confidence,
         seed,
         groups,
@@ -250,7 +252,7 @@ def _measure_all(
     # Trainings of a variant share its pseudo-examples.
     numbers = {name: number for number, name in enumerate(arrays)}
     priors = [
-        label_prior(test.classes, table.shape[1], r, seed, numbers[name])
+        label_prior(test.classes, table.shape[1], r, seed, numbers[name], test.scale)
         for (name, test), table in zip(tests, tables, strict=True)
     ]
     drawn = resample(tables, r, seed, groups, priors)
@@ -258,11 +260,10 @@ def _measure_all(
     weights = {result.name: result.adapter or result.name for result in results}
     measured: dict[str, list[Measured]] = {name: [] for name in arrays}
     for (name, test), table, part in zip(tests, tables, drawn, strict=True):
-        classes = test.classes
 
         # The default binds this turn's value; a closure would read the loop's last one.
-        def both(summed: Floats, classes: int = classes) -> dict[str, Floats]:
-            total = sums(summed, classes)
+        def both(summed: Floats, test: Outcomes = test) -> dict[str, Floats]:
+            total = sums(summed, test.classes, test.scale)
             by_class = {f"class_{key}": value for key, value in per_class(total).items()}
             return rates(total) | by_class
 

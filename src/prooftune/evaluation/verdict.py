@@ -164,7 +164,17 @@ _REVERSED: dict[Worthwhile, Worthwhile] = {
     "equivalent": "equivalent",
     "undecided": "undecided",
 }
-OPPOSED = ("accuracy", "macro_f1", "mcc", "f1", "exact", "rougeL", "meteor")
+OPPOSED = (
+    "accuracy",
+    "macro_f1",
+    "mcc",
+    "quadratic_kappa",
+    "mae_score",
+    "f1",
+    "exact",
+    "rougeL",
+    "meteor",
+)
 """Metrics that are held against the primary one."""
 
 

@@ -192,8 +192,27 @@ class Data(SourceOptions):
     """Validation data. Default: held out from the training rows."""
     test: Source | None = None
     """Test data. Default: held out from the training rows."""
+    ordinal: Literal[True] | list[str] | None = None
+    """Labels are values on a scale, such as ratings: an error of 4 counts more than one of 1.
+    ``true``: they are numbers (as such, or before `labels` names them), or `bins` in ascending
+    order. Or a list from the lowest to the highest. Adds quadratic weighted kappa, by which
+    variants are then judged, and mean absolute error."""
     splitting: Split = Split()
     limit: Limit = Limit()
+
+    @field_validator("ordinal", mode="before")
+    @classmethod
+    def _convert_values_to_text(cls, value: object) -> object:
+        if value is False:
+            return None
+        if isinstance(value, list):
+            names = [str(v) for v in value]
+            if len(names) < 2 or len(set(names)) < len(names):
+                raise ValueError(
+                    "give two or more different labels, from the lowest to the highest"
+                )
+            return names
+        return value
 
     @field_validator("train", "validation", "test", mode="before")
     @classmethod

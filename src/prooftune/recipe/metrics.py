@@ -12,6 +12,9 @@ _CLASSIFICATION = {
     "macro_recall": "macro recall",
     "weighted_f1": "weighted F1",
     "mcc": "Matthews correlation",
+    "quadratic_kappa": "quadratic weighted kappa",
+    "mae": "mean absolute error",
+    "mae_score": "1 − MAE / range",
 }
 _ANSWERS = {
     "f1": "F1",
@@ -28,4 +31,7 @@ PRIMARY_METRICS: dict[Task, dict[str, str]] = {
     "free-text-qa": _ANSWERS,
 }
 """Key and title of the metrics that ``evaluation.primary`` may name, by task: those that grow with
-quality and that every variant has."""
+quality and that every variant has. ``mae``, which does not, is judged as ``mae_score``."""
+
+ORDINAL_METRICS = ("quadratic_kappa", "mae", "mae_score")
+"""Those that need ordinal labels."""

@@ -12,7 +12,7 @@ from prooftune.recipe.base import Name, Section
 from prooftune.recipe.data import Audit, Data, Task
 from prooftune.recipe.judge import Judge
 from prooftune.recipe.learning_curve import LearningCurve
-from prooftune.recipe.metrics import PRIMARY_METRICS
+from prooftune.recipe.metrics import ORDINAL_METRICS, PRIMARY_METRICS
 from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.variants import (
     LANGUAGE_OPTIONS,
@@ -30,10 +30,12 @@ class Evaluation(Section):
     primary: str | None = None
     """Metric that decides the verdict and which tuned variant ships. Classification: ``accuracy``,
     ``balanced_accuracy``, ``macro_f1``, ``macro_precision``, ``macro_recall``, ``weighted_f1`` or
-    ``mcc``. Question answering: ``f1``, ``exact``, ``rouge1``, ``rouge2``, ``rougeL``,
-    ``rougeL_or_none`` or ``meteor``. Default: accuracy, or macro F1 if the most frequent training
-    label has more than 10 times the rows of the rarest; SQuAD F1 for ``extractive-qa``; ROUGE-L for
-    ``free-text-qa``, or ``rougeL_or_none`` if some questions have no answer."""
+    ``mcc``; with `data.ordinal` also ``quadratic_kappa`` or ``mae`` (shown as 1 - MAE / range).
+    Question answering: ``f1``, ``exact``, ``rouge1``, ``rouge2``, ``rougeL``, ``rougeL_or_none`` or
+    ``meteor``. Default: accuracy, or macro F1 if the most frequent training label has more than 10
+    times the rows of the rarest, or quadratic kappa with `data.ordinal`; SQuAD F1 for
+    ``extractive-qa``; ROUGE-L for ``free-text-qa``, or ``rougeL_or_none`` if some questions have no
+    answer."""
     worthwhile: float | None = Field(default=None, gt=0, lt=100)
     """Smallest difference in the primary metric that matters to you, in percentage points. The
     verdict then distinguishes better by more than this, equivalent within it (two one-sided tests)
@@ -302,6 +304,13 @@ class Recipe(Section):
                 f"task: {self.task}{nearest(self.evaluation.primary, known)}; choose one of "
                 f"{', '.join(known)}"
             )
+        elif self.evaluation.primary in ORDINAL_METRICS and not self.data.ordinal:
+            yield (
+                f"evaluation.primary: {self.evaluation.primary} needs data.ordinal, which says "
+                "that labels are values on a scale"
+            )
+        if self.data.ordinal and self.task != "classification":
+            yield f"data.ordinal does not apply to task: {self.task}, which has no labels"
         if self.seeds > 1 and not any(v.kind in TRAINED_KINDS for v in self.variants.values()):
             yield f"seeds: {self.seeds} does not apply: no variant is trained (tuned, encoder)"
         yield from self._curve_problems()

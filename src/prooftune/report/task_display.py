@@ -12,6 +12,7 @@ from prooftune.evaluation.score_types import (
     VariantMeasurements,
     defined,
 )
+from prooftune.recipe.metrics import ORDINAL_METRICS
 from prooftune.report.format import DECIMAL, ONE_DECIMAL, PERCENT, NumberFormat
 
 CONTROL = "control"
@@ -75,13 +76,16 @@ _CLASSIFICATION = TaskDisplay(
         "weighted_f1": Metric("weighted F1", "weighted F1"),
         "invalid_rate": Metric("invalid outputs", "invalid"),
         "mcc": Metric("Matthews correlation", "MCC", DECIMAL),
+        "quadratic_kappa": Metric("quadratic weighted kappa", "quadratic kappa", DECIMAL),
+        "mae": Metric("mean absolute error (MAE)", "MAE", DECIMAL),
+        "mae_score": Metric("1 − MAE / range", "1 − MAE / range"),
         "log_loss": Metric("log-loss (nats)", "log-loss", DECIMAL),
         "brier": Metric("Brier score (0 to 2)", "Brier", DECIMAL),
         "ece": Metric("calibration error (ECE)", "ECE", DECIMAL),
     },
-    variant_metrics=("macro_f1", "mcc", "log_loss", "ece"),
-    difference_metrics=("macro_f1",),
-    terminal_metrics=("macro_f1", "log_loss"),
+    variant_metrics=("quadratic_kappa", "mae", "macro_f1", "mcc", "log_loss", "ece"),
+    difference_metrics=("quadratic_kappa", "macro_f1"),
+    terminal_metrics=("quadratic_kappa", "mae", "macro_f1", "log_loss"),
     count_columns=(("invalid", "invalid"), ("truncated", "truncated")),
     output_columns=(),
     table_note="MCC: Matthews correlation coefficient, 0 for guessing and 1 for no errors. "
@@ -93,6 +97,11 @@ _CLASSIFICATION = TaskDisplay(
     invalid_phrase="are outside the label set and count as wrong",
     balance_heading=("Class balance", "label"),
     answer_names=("true label", "no label"),
+)
+
+_ORDINAL_NOTE = (
+    "Quadratic kappa: quadratic weighted kappa, 0 for guessing and 1 for no errors; far errors "
+    "count more. MAE: mean absolute error in units of the labels, lower is better. "
 )
 
 _QA_METRICS = {
@@ -169,13 +178,15 @@ TASKS = {
 def display_for(scores: Setup) -> TaskDisplay:
     """The display settings of the task that was scored, with the primary metric and its test."""
     display, key = TASKS[scores["task"]], scores["primary"]
+    if key in ORDINAL_METRICS:
+        display = replace(display, table_note=_ORDINAL_NOTE + display.table_note)
     # The unit whose outputs the test swaps.
     by = "group" if scores["groups"] else "example"
     if key == "accuracy":
         test = "exact McNemar test on these" if by == "example" else _SWAPS.format("accuracy", by)
         return replace(display, significance_test=test)
     title = display.metrics[key].title
-    if display is _CLASSIFICATION:
+    if scores["task"] == "classification":
         return replace(display, significance_test=_SWAPS.format(title, by))
     return replace(
         display,

@@ -12,7 +12,7 @@ import numpy as np
 
 from prooftune.data.audit.fertility import Fertility, fertility_findings, measure_fertility
 from prooftune.data.audit.findings import Finding, count_noun, preview, row_locations
-from prooftune.data.audit.label_names import numeric_labels
+from prooftune.data.audit.label_names import numeric_labels, unordered_ratings
 from prooftune.data.audit.labels import check_labels, count_labels
 from prooftune.data.audit.leakage import (
     SplitKeys,
@@ -97,7 +97,7 @@ def audit_study(study: Study, recipe: Recipe) -> AuditReport:
     findings += _empty_rows(study)
     if recipe.task == "classification":
         findings += find_conflicting_labels(study, keys) + check_labels(study)
-        findings += numeric_labels(study, recipe)
+        findings += numeric_labels(study, recipe) + unordered_ratings(study, recipe)
     else:
         findings += context_leakage(study)
         if recipe.task == "extractive-qa":

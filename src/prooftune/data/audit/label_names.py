@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from prooftune.data.audit.findings import Finding
+from prooftune.data.ordinal import looks_like_ratings
 from prooftune.recipe import Recipe
 from prooftune.types import Study
 
@@ -24,6 +25,24 @@ def numeric_labels(study: Study, recipe: Recipe) -> list[Finding]:
             "warning",
             f"the labels are numbers ({shown}), whose meaning a language model cannot know. Name "
             f"them: data.labels: {names}",
+        )
+    ]
+
+
+def unordered_ratings(study: Study, recipe: Recipe) -> list[Finding]:
+    """Warn about labels that look like ratings and are treated as names."""
+    placeholders = {f"label {raw}": raw for raw in recipe.data.labels or {}}
+    raw = [placeholders.get(label, label) for label in study.labels]
+    if recipe.data.ordinal or not looks_like_ratings(raw):
+        return []
+    raw.sort(key=float)
+    return [
+        Finding(
+            "unordered-ratings",
+            "warning",
+            f"the labels {', '.join(raw)} are treated as names: taking {raw[0]} for {raw[-1]} "
+            f"counts as much as taking {raw[0]} for {raw[1]}. If they are ratings: data.ordinal: "
+            "true, which adds quadratic weighted kappa and mean absolute error",
         )
     ]
 

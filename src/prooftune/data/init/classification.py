@@ -13,6 +13,7 @@ from prooftune.data.init.delimiters import SAMPLE_ROWS, is_number
 from prooftune.data.init.sniffing import InferredOptions, InitChoices
 from prooftune.data.multilabel import list_of_labels, refuse_several, separator_of_several
 from prooftune.data.normalization import label_spelling_variants
+from prooftune.data.ordinal import looks_like_ratings
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
 
@@ -284,6 +285,17 @@ def _note_unusual_labels(
         )
     if counts and all(map(is_number, counts)):
         names = sorted(counts, key=float)
+        # Codes of classes mostly begin with 0, ratings with 1.
+        if looks_like_ratings(names) and float(names[0]) != 0:
+            inferred.add(
+                "ordinal",
+                True,
+                "The labels look like ratings: variants are judged by quadratic weighted kappa, "
+                "and mean absolute error is shown (data.ordinal).",
+            )
+            inferred.comments["ordinal"] = "ratings; remove this if the numbers are codes"
+        elif looks_like_ratings(names):
+            inferred.notes.append("If the labels are ratings, add ordinal: true to data.")
         inferred.add(
             "labels",
             {name: f"label {name}" for name in names},
