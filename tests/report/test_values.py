@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from prooftune.evaluation.score_types import Figure
+from prooftune.recipe.metrics import ORDINAL_METRICS
 from prooftune.report.format import (
     byte_size,
     count,
@@ -24,7 +25,8 @@ from report.conftest import CASES, facts_of
 from report.reading import cells, table
 
 MISSING = "–"
-METRICS = TASKS["classification"].metrics
+METRICS = {k: m for k, m in TASKS["classification"].metrics.items() if k not in ORDINAL_METRICS}
+"""All metrics of labels that are names."""
 AS_NUMBERS = ("mcc", "log_loss", "brier", "ece")
 
 
