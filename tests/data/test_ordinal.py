@@ -146,6 +146,7 @@ def test_ratings_through_a_study(tmp_path: Path) -> None:
         },
         "evaluation": {"resamples": 200},
         "bundle": {"variant": "tfidf"},
+        "learning_curve": {"shares": [0.25, 0.5, 1], "variants": ["tfidf"]},
         "variants": {"majority": None, "tfidf": {"class_weights": {1: 2}}},
     }
     result = prooftune.run(values, out=tmp_path / "run")

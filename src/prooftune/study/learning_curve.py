@@ -178,9 +178,11 @@ def _samples(
         named = [replace(s.result, name=str(i), repeats=()) for i, s in enumerate(found)]
         arrays = outcomes_of(study, named)
         tables = [columns(arrays[r.name][0][0].with_log_probs(None)) for r in named]
+        scale = arrays[named[0].name][0][0].scale
 
         def metric(summed: Floats) -> Floats:
-            return np.asarray(rates(sums(summed, len(study.labels)))[scores["primary"]])
+            total = sums(summed, len(study.labels), scale)
+            return np.asarray(rates(total)[scores["primary"]])
 
     else:
         task = task_for(recipe)
