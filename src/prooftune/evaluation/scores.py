@@ -260,7 +260,6 @@ def _measure_all(
     weights = {result.name: result.adapter or result.name for result in results}
     measured: dict[str, list[Measured]] = {name: [] for name in arrays}
     for (name, test), table, part in zip(tests, tables, drawn, strict=True):
-
         # The default binds this turn's value; a closure would read the loop's last one.
         def both(summed: Floats, test: Outcomes = test) -> dict[str, Floats]:
             total = sums(summed, test.classes, test.scale)
