@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from prooftune.data.audit.findings import count_noun, preview
+from prooftune.data.end_tokens import without_end_token
 from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
@@ -174,7 +175,7 @@ def _has_history(table: Table) -> bool:
 
 
 def parse_answers(cell: str | None, location: str, column: str) -> list[str]:
-    """Parse the accepted answers in a cell, without empty and repeated ones.
+    """Parse the accepted answers in a cell, without empty and repeated ones and end tokens.
 
     Args:
         cell: one answer, a JSON list of answers, or the hub's SQuAD layout {"text": [...]}.
@@ -184,7 +185,7 @@ def parse_answers(cell: str | None, location: str, column: str) -> list[str]:
     Raises:
         UsageError: the cell holds anything else.
     """
-    text = (cell or "").strip()
+    text = without_end_token((cell or "").strip())
     if text[:1] not in ("[", "{"):
         return [text] if text else []
     try:

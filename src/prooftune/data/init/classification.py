@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from prooftune.data.audit.findings import preview
+from prooftune.data.end_tokens import without_end_token
 from prooftune.data.init import candidates
 from prooftune.data.init.candidates import Candidate, Column
 from prooftune.data.init.delimiters import SAMPLE_ROWS, is_number
@@ -282,6 +283,13 @@ def _note_unusual_labels(
         inferred.notes.append(
             f"{len(blank):,} row{'s have' if len(blank) > 1 else ' has'} no label "
             f"({preview(blank)}): label them, or remove them."
+        )
+    plain = {name: without_end_token(name) for name in sorted(counts)}
+    if counts and all(short != name for name, short in plain.items()):
+        inferred.add(
+            "labels",
+            plain,
+            "Every label ends with an end token, which is left out (data.labels).",
         )
     if counts and all(map(is_number, counts)):
         names = sorted(counts, key=float)

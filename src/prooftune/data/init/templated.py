@@ -28,7 +28,9 @@ def are_templates(inputs: Sequence[Mapping[str, str]], labels: Sequence[str] | N
         labels: the label of each row; None for questions.
     """
     step = max(1, len(inputs) // _SAMPLE)
-    examples = [Example("", dict(fields)) for fields in inputs[::step]]
+    # References make an example a question, whose copies are found by the question alone.
+    references = () if labels is None else None
+    examples = [Example("", dict(fields), references=references) for fields in inputs[::step]]
     examples = examples[:_SAMPLE]
     exact = duplicate_clusters([example_dedup_key(example) for example in examples], None)
     near = duplicate_clusters([near_key(example) for example in examples], Audit().near_duplicates)
