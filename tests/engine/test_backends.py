@@ -6,6 +6,7 @@ Qwen 2 (biases) and Mistral (windows), in float32 and bfloat16.
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -340,6 +341,69 @@ def test_flex_attention_is_tried_before_it_is_used(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(flex, "flex_packed_attention", broken)
     assert not backends.flex_works.__wrapped__("cpu")
     assert "no Triton compiler" in messages[0]
+
+
+def test_a_kernel_that_is_wrong_for_label_trees_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As PyTorch 2.13's kernel for CPUs once was: a window of 16 acted as one of 128."""
+    right = flex.flex_packed_attention
+
+    def wrong(module: Any, *inputs: Any) -> Tensor:
+        layout, window = inputs[3], inputs[-1]
+        if layout.tree_parents and window is not None:
+            window = 128
+        return right(module, *inputs[:-1], window)
+
+    monkeypatch.setattr(flex, "flex_packed_attention", wrong)
+    messages: list[str] = []
+    monkeypatch.setattr(backends, "notify", lambda message, style: messages.append(message))
+    assert not backends.flex_works.__wrapped__("cpu")
+    assert "differ" in messages[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_one_compiled_kernel_is_right_for_many_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By PyTorch's compiler for CPUs, with dynamic shapes as on GPUs.
+
+    Its template renames the size of a block by text replacement, and may rename a captured size of
+    the same name, ks16, too: results were wrong, or the kernel did not compile. Here the block's
+    size has a name of its own.
+    """
+    from torch._inductor.codegen.common import KernelArgs
+
+    original = KernelArgs.size
+
+    def size(self: Any, name: Any) -> str:
+        if name.name.startswith("u"):
+            self.sizevars.setdefault(name, f"block_size_{name.name}_")
+        return original(self, name)
+
+    monkeypatch.setattr(KernelArgs, "size", size)
+    device, tree = torch.device("cpu"), (-1, 0, 0, -1)
+    layouts: list[tuple[int, list[int], tuple[int, ...], int | None]] = [
+        (40, [200, 144], tree, 16),
+        (40, [200, 400], tree, 16),
+        (40, [200, 144], tree, None),
+        (128, [17, 300, 60], tree, 90),
+        (0, [20, 145], tree, 7),
+        (256, [128, 128, 128], tree, 200),
+    ]
+    for prefix, lengths, parents, window in layouts:
+        layout = flex.FlexLayout(prefix, lengths, device, parents)
+        tokens = prefix + sum(lengths)
+        mask, cap = layout.block_mask(window, tokens), flex._score_mod(3.0, device)
+        generator = torch.Generator().manual_seed(0)
+        query, key, value = (
+            torch.randn(1, heads, tokens, 16, generator=generator) for heads in (4, 2, 2)
+        )
+        with torch.no_grad():
+            actual = flex._compiled()(
+                query, key, value, score_mod=cap, block_mask=mask, scale=0.25, enable_gqa=True
+            )
+            expected = flex._attend(query, key, value, cap, mask, 0.25)
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_recipes_name_the_backend(model_folders: Any) -> None:

@@ -206,32 +206,38 @@ def _mask_mod(
     first_query: int,
     window: int | None,
 ) -> Callable[..., Tensor]:
-    """Whether a query sees a key, by arrays on the device."""
+    """Whether a query sees a key, by arrays on the device.
+
+    The function captures no numbers and few arrays. With dynamic shapes every captured number and
+    every dimension becomes a variable of the compiled kernel, and PyTorch 2.13's kernel for CPUs
+    may confuse one of them with the size of a block: it renames that variable by text replacement,
+    and both may be called ks16, say (`CppFlexAttentionTemplate.modification`). A window of 16 then
+    acted as one of 128. Triton's kernel has no such replacement, but fewer variables there, too.
+    """
     order = np.arange(len(rows), dtype=np.int32)
+    # Without a window every position is visible, by the same kernel.
+    earliest = positions - window + 1 if window is not None else np.zeros_like(positions)
     # One upload for all of them.
-    stacked = torch.from_numpy(np.stack([order, rows, positions, nodes]))
-    device = stacked.to(layout.device, non_blocking=True)
-    key_order, key_row, key_position, key_node = device.unbind()
-    # Separate arrays for queries: a number in the function would be compiled into the kernel.
-    query_order, query_row, query_position, query_node = device[:, first_query:].unbind()
+    stacked = torch.from_numpy(np.stack([order, rows, positions, nodes, earliest]))
+    keys = stacked.to(layout.device, non_blocking=True)
+    # A separate array for queries: a number in the function would be compiled into the kernel.
+    queries = keys[:, first_query:]
 
     def mask(_: Tensor, __: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        causal = key_order[key] <= query_order[query]
-        return causal & ((key_row[key] == 0) | (key_row[key] == query_row[query]))
+        key_row = keys[1, key]
+        return (
+            (keys[0, key] <= queries[0, query])
+            & ((key_row == 0) | (key_row == queries[1, query]))
+            & (keys[2, key] >= queries[4, query])
+        )
 
-    def windowed(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        assert window is not None
-        near = query_position[query] - key_position[key] < window
-        return mask(b, h, query, key) & near
-
-    base = mask if window is None else windowed
     if not layout.tree_parents:
-        return base
+        return mask
     ancestors = torch.from_numpy(_ancestors(layout.tree_parents))
     ancestors = ancestors.to(layout.device, non_blocking=True)
 
     def tree(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return base(b, h, query, key) & ancestors[query_node[query], key_node[key]]
+        return mask(b, h, query, key) & ancestors[queries[3, query], keys[3, key]]
 
     return tree
 
