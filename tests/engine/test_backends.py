@@ -399,7 +399,8 @@ def test_one_compiled_kernel_is_right_for_many_layouts(monkeypatch: pytest.Monke
             torch.randn(1, heads, tokens, 16, generator=generator) for heads in (4, 2, 2)
         )
         with torch.no_grad():
-            actual = flex._compiled()(
+            compiled: Any = flex._compiled()
+            actual = compiled(
                 query, key, value, score_mod=cap, block_mask=mask, scale=0.25, enable_gqa=True
             )
             expected = flex._attend(query, key, value, cap, mask, 0.25)
