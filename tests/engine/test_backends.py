@@ -347,13 +347,14 @@ def test_a_kernel_that_is_wrong_for_label_trees_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As PyTorch 2.13's kernel for CPUs once was: a window of 16 acted as one of 128."""
-    right = flex.flex_packed_attention
+    right: Any = flex.flex_packed_attention
 
     def wrong(module: Any, *inputs: Any) -> Tensor:
         layout, window = inputs[3], inputs[-1]
         if layout.tree_parents and window is not None:
             window = 128
-        return right(module, *inputs[:-1], window)
+        result: Tensor = right(module, *inputs[:-1], window)
+        return result
 
     monkeypatch.setattr(flex, "flex_packed_attention", wrong)
     messages: list[str] = []
