@@ -447,6 +447,29 @@ def test_a_line_of_ten_megabytes_is_rejected(
     assert len(message) < 300
 
 
+def test_folders_of_texts_by_several_programs(tmp_path: Path) -> None:
+    """Files that are not UTF-8 are read in their encoding, and named."""
+    folder = tmp_path / "news"
+    file(folder, "sport/1.txt", "The fee is £15.8m")
+    for name, text in (("sport/2.txt", "A fee of £3m"), ("tech/1.txt", "The café pays £7")):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(text.encode("cp1252"))
+    result = table(folder)
+    assert [row[0] for row in result.rows] == [
+        "The fee is £15.8m",
+        "A fee of £3m",
+        "The café pays £7",
+    ]
+    assert result.notes == (
+        "2 of 3 files are not UTF-8, and read as cp1252: sport/2.txt, tech/1.txt. data.encoding "
+        "reads all files in one encoding.",
+    )
+    assert table(folder, encoding="iso-8859-1").rows[0][0] == "The fee is Â£15.8m"
+    (folder / "tech" / "2.txt").write_bytes(b"\x89PNG\x00")
+    assert "2.txt is a binary file" in refused(folder)
+
+
 def test_missing_files(tmp_path: Path) -> None:
     file(tmp_path, "train.csv", "a,b\n")
     assert refused(tmp_path / "trian.csv").endswith(

@@ -31,6 +31,20 @@ def count_parameters(folder: Path) -> int:
     return count
 
 
+def quantized_bytes(itemsize: int, quantization: dict[str, Any] | None) -> float:
+    """Bytes per weight of a layer's matrices.
+
+    Args:
+        itemsize: bytes of a weight that is not quantised.
+        quantization: `BitsAndBytesConfig` fields.
+    """
+    options = quantization or {}
+    if options.get("load_in_4bit"):
+        # nf4 with doubly quantised scales takes 4.127 bits (arXiv 2305.14314).
+        return 4.5 / 8 if options.get("bnb_4bit_use_double_quant") is False else 4.127 / 8
+    return 1.0 if options.get("load_in_8bit") else float(itemsize)  # int8 has a scale per row
+
+
 def weight_bytes(folder: Path, itemsize: int, quantization: dict[str, Any] | None = None) -> int:
     """Bytes of a model's weights in memory, from the headers of its weight files.
 
@@ -43,14 +57,7 @@ def weight_bytes(folder: Path, itemsize: int, quantization: dict[str, Any] | Non
     import torch
     from safetensors import safe_open
 
-    options = quantization or {}
-    # nf4 with doubly quantised scales takes 4.127 bits (arXiv 2305.14314), int8 a scale per row.
-    quantized = 4.127 / 8 if options.get("load_in_4bit") else 1.0
-    if not (options.get("load_in_4bit") or options.get("load_in_8bit")):
-        quantized = float(itemsize)
-    elif options.get("load_in_4bit") and options.get("bnb_4bit_use_double_quant") is False:
-        # Without double quantisation, 64 weights share a float32 scale: half a bit each.
-        quantized = 4.5 / 8
+    quantized = quantized_bytes(itemsize, quantization)
     total = 0.0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as weights:

@@ -9,7 +9,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prooftune.data.readers import delimited, json_parquet
@@ -29,6 +29,7 @@ from prooftune.data.readers.text_lines import read_fasttext
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 from prooftune.utils.disk_list import DiskBackedList
+from prooftune.utils.encoding_detection import decodes, detect_encoding
 from prooftune.utils.files import missing_file
 
 __all__ = ["Table", "detect_format", "read_table"]
@@ -151,12 +152,42 @@ def _read_folders(path: Path, source: Source) -> Table:
             f"{path}: expected one folder of text files per label, found "
             f"{', '.join(sorted(p.name for p in path.iterdir())[:6]) or 'nothing'}"
         )
+    encodings, notes = _encodings_of_files([file for _, file in files], source.encoding)
     rows = DiskBackedList[list[str | None]](
-        [read_text_file(file, source.encoding), label, f"{label}/{file.name}"]
+        [
+            read_text_file(file, encodings.get(file, source.encoding)),
+            label,
+            f"{label}/{file.name}",
+        ]
         for label, file in files
     )
     locations = [f"{label}/{file.name}" for label, file in files]
-    return Table(path.name, ["text", "label", "file"], rows, locations)
+    return Table(path.name, ["text", "label", "file"], rows, locations, notes=notes)
+
+
+def _encodings_of_files(
+    files: Sequence[Path], expected: str
+) -> tuple[dict[Path, str], tuple[str, ...]]:
+    """The encodings of the files that are not UTF-8, where UTF-8 is expected, and a note of them.
+
+    A folder of texts is often written by several programs. One file may be too short to tell its
+    encoding, so the files that are not UTF-8 are judged together.
+    """
+    if expected.lower().replace("_", "-") not in ("utf-8", "utf8"):
+        return {}, ()
+    others = [file for file in files if not decodes(file, "utf-8")]
+    others = [file for file in others if b"\0" not in file.read_bytes()]  # refused as binary
+    if not others:
+        return {}, ()
+    guess = detect_encoding(b"\n".join(file.read_bytes() for file in others))
+    shown = ", ".join(f"{file.parent.name}/{file.name}" for file in others[:3])
+    more = f" and {len(others) - 3:,} more" if len(others) > 3 else ""
+    note = (
+        f"{len(others):,} of {len(files):,} files {'is' if len(others) == 1 else 'are'} not "
+        f"UTF-8, and read as {guess.encoding}: {shown}{more}. data.encoding reads all files in "
+        "one encoding."
+    )
+    return dict.fromkeys(others, guess.encoding), (note,)
 
 
 def _files_by_label(path: Path) -> Iterator[tuple[str, Path]]:
