@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import prooftune
 from prooftune import recipe
+from prooftune.bundle import card_metadata, study_summary
 from prooftune.evaluation.intervals import wilson_interval
 from prooftune.run_folder import read_result, read_study
 from prooftune.study import pipeline
@@ -36,6 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Result:
             "data": {"train": {"swa": "swa.tsv", "hau": "hau.tsv"}, "splitting": {"test": 0.4}},
             "audit": {"near_duplicates": None},
             "evaluation": {"resamples": 200},
+            "bundle": {"variant": "tfidf"},
             "variants": {"majority": None, "tfidf": {"leave_one_language_out": True}},
         }
     )
@@ -87,3 +91,35 @@ def test_the_report_shows_both_tables(finished: pipeline.Result) -> None:
     assert "## Languages" in markdown and "tfidf-without-hau" in markdown
     page = finished.report.read_text("utf-8")
     assert 'id="languages-table"' in page and 'id="left-out-table"' in page
+
+
+def test_the_bundle_names_the_files_of_each_language(finished: pipeline.Result) -> None:
+    assert finished.bundle is not None
+    card = (finished.bundle / "README.md").read_text("utf-8")
+    assert "- train: swa: swa.tsv, hau: hau.tsv" in card
+    predicted = prooftune.load(finished.bundle).predict(["labarai l1 l2"])
+    assert predicted[0].label in ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("path", "shown", "datasets"),
+    [
+        ("/home/me/a.csv", "a.csv", None),
+        (["x\\a.csv", "y/b.csv"], "a.csv, b.csv", None),
+        (
+            {"swa": "hub:me/news", "hau": ["a/1.csv", "a/2.csv"]},
+            "swa: hub:me/news, hau: 1.csv, 2.csv",
+            ["me/news"],
+        ),
+        (["hub:me/one", "hub:me/two"], "hub:me/one, hub:me/two", ["me/one", "me/two"]),
+        ("hub:news", "hub:news", ["news"]),
+    ],
+)
+def test_files_in_a_card_in_every_form(
+    path: object, shown: str, datasets: list[str] | None
+) -> None:
+    """Never with the folders of this machine."""
+    source = recipe.Source.model_validate({"path": path})
+    assert study_summary._public_source(source) == shown
+    study: Any = {"sources": {"train": shown}}
+    assert card_metadata._datasets(study) == datasets

@@ -121,20 +121,23 @@ def _tags(manifest: AnyManifest | None, *, tuned: bool) -> list[str]:
 
 def _datasets(study: StudySummary) -> list[str] | None:
     names = dict.fromkeys(
-        path.removeprefix("hub:")
-        for path in (study.get("sources") or {}).values()
-        if path.startswith("hub:")
+        name for files in (study.get("sources") or {}).values() for name in _hub_names(files)
     )
     return [
         name for name in names if _HUB_NAME.fullmatch(name) or re.fullmatch(r"[\w.-]+", name)
     ] or None
 
 
+def _hub_names(files: str) -> list[str]:
+    """The data sets of the hub among a split's files."""
+    return re.findall(r"(?:^|[ ,])hub:([^\s,]+)", files)
+
+
 def _eval_results(manifest: AnyManifest | None, study: StudySummary) -> list[Any]:
     from huggingface_hub import EvalResult
 
     source = study["sources"].get("test") or study["sources"]["train"]
-    dataset = source.removeprefix("hub:") if source.startswith("hub:") else study["name"]
+    dataset = next(iter(_hub_names(source)), study["name"])
     results = []
     for name, m in study["metrics"].items():
         interval_text = (

@@ -16,7 +16,7 @@ from prooftune.bundle.manifest import (
 from prooftune.evaluation.score_types import Estimate, Scores, Trainings, defined
 from prooftune.models.environment import describe_environment
 from prooftune.models.loading import ORIGINS
-from prooftune.recipe import Recipe, Variant
+from prooftune.recipe import Recipe, Source, Variant
 from prooftune.run_folder import trained_folder
 from prooftune.types import Example, Study, VariantResult
 from prooftune.utils import package_files
@@ -43,10 +43,8 @@ def study_summary(
     trainings = variant_scores.get("trainings")
     # The bundle is one training, and its figures are those of this one.
     metrics = trainings["metrics"] if trainings else variant_scores["metrics"]
-    sources = {
-        split: getattr(recipe.data, split).path
-        for split in ("train", "validation", "test")
-        if getattr(recipe.data, split)
+    sources: dict[str, Source | None] = {
+        split: getattr(recipe.data, split) for split in ("train", "validation", "test")
     }
     summary: StudySummary = {
         "name": recipe.name,
@@ -60,11 +58,7 @@ def study_summary(
             for name, scores_of_variant in scores["variants"].items()
             if scores["primary"] in scores_of_variant["metrics"]
         },
-        # File names only: folders of this machine must not be published.
-        "sources": {
-            split: path if _is_public(path) else path.replace("\\", "/").rpartition("/")[2]
-            for split, path in sources.items()
-        },
+        "sources": {split: _public_source(source) for split, source in sources.items() if source},
         "rows": {split: len(examples) for split, examples in study.splits().items()},
         "label_counts": _label_counts(study),
         "text_lengths": text_lengths(study.test),
@@ -149,6 +143,20 @@ def _card_section(recipe: Recipe) -> CardSection:
         "limits": card.limits,
         "base_model": card.base_model or base,
     }
+
+
+def _public_source(source: Source) -> str:
+    """The files of a split, with their languages where they are given by language.
+
+    File names only: folders of this machine must not be published.
+    """
+    by_language = source.by_language()
+    if by_language:
+        return ", ".join(f"{name}: {_public_source(one)}" for name, one in by_language.items())
+    return ", ".join(
+        path if _is_public(path) else path.replace("\\", "/").rpartition("/")[2]
+        for path in source.paths
+    )
 
 
 def _is_public(path: str) -> bool:
