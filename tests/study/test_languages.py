@@ -11,6 +11,7 @@ import pytest
 import prooftune
 from prooftune import recipe
 from prooftune.bundle import card_metadata, study_summary
+from prooftune.bundle.classifier import LabelPrediction
 from prooftune.evaluation.intervals import wilson_interval
 from prooftune.run_folder import read_result, read_study
 from prooftune.study import pipeline
@@ -98,7 +99,7 @@ def test_the_bundle_names_the_files_of_each_language(finished: pipeline.Result) 
     card = (finished.bundle / "README.md").read_text("utf-8")
     assert "- train: swa: swa.tsv, hau: hau.tsv" in card
     predicted = prooftune.load(finished.bundle).predict(["labarai l1 l2"])
-    assert predicted[0].label in ("a", "b")
+    assert isinstance(predicted[0], LabelPrediction) and predicted[0].label in ("a", "b")
 
 
 @pytest.mark.parametrize(
