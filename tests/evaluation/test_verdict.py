@@ -46,6 +46,13 @@ def test_loses_to_tfidf_is_said_first() -> None:
     assert verdict["sentence"].index("loses to tfidf") < verdict["sentence"].index("beats zero")
 
 
+def test_a_sentence_of_three_outcomes_has_one_but() -> None:
+    verdict = judge(tfidf=3.5, zero=0.3, few=1.5, lora=1.5)
+    first, second = verdict["sentence"].split("; it cannot be told apart from few")
+    assert "loses to tfidf" in first and ", but beats zero" in first
+    assert ", but" not in second
+
+
 def test_cannot_tell_names_the_smallest_difference_that_could_have_shown() -> None:
     verdict = judge(n=60, tfidf=1.5, zero=1.4, lora=1.5)
     assert verdict["outcome"] == "undecided"

@@ -129,7 +129,9 @@ def sentence(scores: Measurements, facts: VerdictFacts, best: str, tuned: int) -
         group = [a for a in against if a["outcome"] == name]
         if group:
             clauses.append(f"{WORDS[name]} " + join([_clause(a) for a in group]))
-    text = "; it ".join([opening, ", but ".join(clauses)] if clauses else [opening]) + "."
+    # "loses to a, but beats b; it cannot be told apart from c": a second "but" would not read.
+    parts = [opening, ", but ".join(clauses[:2]), *clauses[2:]]
+    text = "; it ".join(filter(None, parts)) + "."
     for entry in against:
         text += _opposed_sentence(entry)
     return text + _worth(scores, against) + _detectable(scores, against)
