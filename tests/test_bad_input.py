@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from standins.random_words import random_words
+
 KINDS = (("fine", "pos"), ("dull", "neg"))
-ROWS = "".join(
-    f"{mood} film number {i} of the year,{label}\n" for i in range(30) for mood, label in KINDS
-)
+ROWS = "".join(f"{mood} film {random_words(i)},{label}\n" for i in range(30) for mood, label in KINDS)
 TABLE = f"text,label\n{ROWS}"
 
 
@@ -81,7 +81,7 @@ def temporaries(folder: Path) -> list[Path]:
 
 
 def text(label: str, rows: int = 30) -> str:
-    return "".join(f"{label} text with a number {i},{label}\n" for i in range(rows))
+    return "".join(f"{label} {random_words(i)},{label}\n" for i in range(rows))
 
 
 DATA: list[tuple[str, dict[str, bytes], str, list[str]]] = [
@@ -119,7 +119,7 @@ DATA: list[tuple[str, dict[str, bytes], str, list[str]]] = [
     ),
     (
         "leak",
-        {"t.csv": b"text,label\nfine film number 3 of the year!,pos\ndull thing,neg\n"},
+        {"t.csv": f"text,label\nFine film {random_words(3)}!,pos\ndull thing,neg\n".encode()},
         "train: good.csv\n  validation: good.csv\n  test: t.csv",
         ["exact duplicate of 1 test row", "audit.leak: drop"],
     ),
@@ -173,7 +173,7 @@ def test_bad_data(
         # What the audit counted is shown before its errors.
         done.stdout = ""
     expect(done, 2, *words)
-    assert len(done.stderr) < 900
+    assert len(done.stderr) < 1200
     assert finished(folder) == []
     assert temporaries(folder) == []
     assert command == "run" or not (folder / "runs").exists()
@@ -219,6 +219,7 @@ def test_a_good_run_leaves_nothing_half_written(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(finished(folder)) == [
         "runs/x/data",
+        "runs/x/label_errors",
         "runs/x/variants/majority",
         "runs/x/variants/tfidf",
     ]
@@ -232,9 +233,9 @@ def test_a_run_that_cannot_write_says_so_and_goes_on_from_there_later(folder: Pa
     done = prooftune(folder, "run", recipe, limit=2000)
     expect(done, 1, "cannot write")
     assert temporaries(folder) == []
-    assert len(finished(folder)) < 3
+    assert len(finished(folder)) < 4
     assert prooftune(folder, "run", recipe).returncode == 0
-    assert len(finished(folder)) == 3
+    assert len(finished(folder)) == 4
 
 
 def test_a_run_folder_that_is_a_file(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from retrieval.tiny import bert
+from standins.random_words import random_words
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
@@ -111,7 +112,7 @@ def test_questions_are_answered_from_documents(
     monkeypatch.chdir(tmp_path)
     Path("policies").mkdir()
     Path("policies/privacy.md").write_text("# Data\n\nData is kept for two years.\n", "utf-8")
-    rows = [f"How long is data {n} kept?,two years" for n in range(40)]
+    rows = [f"How long is {random_words(n)} kept?,two years" for n in range(40)]
     Path("questions.csv").write_text("\n".join(["question,answer", *rows]) + "\n", "utf-8")
     options = [
         f"model.name={model_folders['llama']}",

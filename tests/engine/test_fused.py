@@ -288,7 +288,7 @@ def test_sparse_last_layer_computes_logit_positions_only(model_folders: dict[str
     with torch.no_grad():
         packed_hidden_states(body, pack_sequences([40, 41, 42], ROWS, LOGIT_POSITIONS))
     # 27 tokens, a prefix of 3 and 2 of padding; one logit position occurs twice.
-    assert row_counts == [32] * (len(row_counts) - 1) + [4]
+    assert row_counts == [32] * (len(row_counts) - 1) + [5]
 
 
 @pytest.mark.parametrize("make", [load_base, load_lora])

@@ -19,7 +19,7 @@ from prooftune.bundle.manifest import GOLDEN
 from prooftune.bundle.manifest_reader import language_model_manifest
 from prooftune.exporters import merged
 from prooftune.exporters.build import export
-from prooftune.models import loading
+from prooftune.models import loading, weight_sizes
 from prooftune.utils.files import read_json
 
 IDS = torch.tensor([[3, 50, 99, 120, 7, 80]])
@@ -201,5 +201,5 @@ def test_the_golden_set_of_a_16_bit_bundle_says_what_its_weights_say(
     there, here = (golden.make_rows(loaded, ROWS)[0].log_probs for loaded in (load_float32, usual))
     assert max(abs(a - b) for a, b in zip(there, here, strict=True)) > 1e-3
     # Without room for it, it is made in the bundle's own arithmetic.
-    monkeypatch.setattr(loading, "available_memory", lambda: 1000)
+    monkeypatch.setattr(weight_sizes, "available_memory", lambda: 1000)
     assert golden.load_float32(bundle).model.dtype == torch.bfloat16

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 DENSE_MLP = {"gate_proj", "up_proj", "down_proj"}
@@ -33,8 +34,7 @@ def compute_only_positions(backbone: nn.Module, positions: Tensor) -> Iterator[N
     if not modules:
         yield
         return
-    # At least one position: not every kind of layer supports empty inputs. A position that occurs
-    # twice is computed twice, since removing it would make the host wait for the GPU.
+    # At least one position: not every kind of layer supports empty inputs.
     positions = positions if len(positions) else positions.new_zeros(1)
     with ExitStack() as hooks:
         for module in modules:
@@ -69,7 +69,11 @@ def per_token_modules(backbone: nn.Module) -> list[nn.Module]:
 
 
 class _GatherPositions:
-    """Hooks that run a module on some of its input vectors; the output is zero for the others."""
+    """Hooks that run a module on some of its input vectors; the output is zero for the others.
+
+    A position that occurs twice is computed twice: removing it would make the host wait for the
+    GPU. Only its first output is used, so its gradient counts once.
+    """
 
     def __init__(self, positions: Tensor) -> None:
         self.positions = positions
@@ -82,5 +86,15 @@ class _GatherPositions:
 
     def after(self, _: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
         # Zeros, because the residual connection adds this to hidden states of the full shape.
-        full = out.new_zeros(prod(self.shape), out.shape[-1])
-        return full.index_copy(0, self.positions, out[0]).view(*self.shape, -1)
+        # One row more takes the repeated positions' outputs and is cut off again.
+        tokens = prod(self.shape)
+        full = out.new_zeros(tokens + 1, out.shape[-1])
+        rows = _first_or(self.positions, tokens)
+        return full.index_copy(0, rows, out[0])[:tokens].view(*self.shape, -1)
+
+
+def _first_or(positions: Tensor, tokens: int) -> Tensor:
+    """`positions` [n] below `tokens`, with all but the first of equal ones set to `tokens`."""
+    order = torch.arange(len(positions), device=positions.device)
+    first = order.new_full((tokens,), len(order)).scatter_reduce(0, positions, order, "amin")
+    return torch.where(first[positions] == order, positions, tokens)
