@@ -16,7 +16,9 @@ import pytest
 from standins.random_words import random_words
 
 KINDS = (("fine", "pos"), ("dull", "neg"))
-ROWS = "".join(f"{mood} film {random_words(i)},{label}\n" for i in range(30) for mood, label in KINDS)
+ROWS = "".join(
+    f"{mood} film {random_words(i)},{label}\n" for i in range(30) for mood, label in KINDS
+)
 TABLE = f"text,label\n{ROWS}"
 
 

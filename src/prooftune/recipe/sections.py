@@ -299,7 +299,9 @@ class Recipe(Section):
     def _section_problems(self) -> Iterator[str]:
         known = PRIMARY_METRICS[self.task]
         if self.evaluation.primary is not None and self.evaluation.primary not in known:
-            known = {m: t for m, t in known.items() if self.data.ordinal or m not in ORDINAL_METRICS}
+            known = {
+                m: t for m, t in known.items() if self.data.ordinal or m not in ORDINAL_METRICS
+            }
             yield (
                 f"evaluation.primary: '{self.evaluation.primary}' is not a metric that can judge "
                 f"task: {self.task}{nearest(self.evaluation.primary, known)}; choose one of "
