@@ -5,8 +5,8 @@
 FOLDER contains the public data sets in their original layouts (ag_news/, sst2/,
 financial_phrasebank/, masakhanews_swa/, squad_v2/, policy_qa/). Without names, every recipe in
 benchmarks/results/ runs, which takes a few hours on two cores; finished studies are skipped. The
-tables are written from the runs' report.json. `--rescore` first judges the stored predictions of finished
-runs with the statistics of this version.
+tables are written from the runs' report.json. `--rescore` first judges the stored predictions of
+finished runs with the statistics of this version.
 """
 
 from __future__ import annotations
@@ -239,9 +239,9 @@ Each study was trained once, with one seed: the intervals cover the sampling of 
 the variation between trainings. Before relying on a point or two, repeat with `--set seeds=3`
 ([statistics.md](statistics.md#several-trainings)).
 
-The studies ran on 29 November 2026 at commit 3c69f63, before short texts were compared by character
-n-grams; the recipes therefore set `audit.near_duplicates: 0.9`, the default of that time. The machine
-was shared, and its load changed: times are upper limits, no measurements
+The studies ran on 29 November 2026 at commit 3c69f63, before short texts were compared by
+character n-grams; the recipes therefore set `audit.near_duplicates: 0.9`, the default of that time.
+The machine was shared, and its load changed: times are upper limits, no measurements
 ([benchmarks.md](benchmarks.md) has those). The stored predictions were scored with this version.
 
 Against the page of 0.1, which had no `embedding` variant and resampled rows alone:
