@@ -250,9 +250,10 @@ Against the page of 0.1, which had no `embedding` variant and resampled rows alo
   embeddings with logistic regression.
 - `squad-v2`: with questions resampled by article the interval is three times as wide, and with four
   articles no difference could have been shown.
-- `swahili-news`: TF-IDF still wins, and embeddings of an English model do as well as the tuned head.
-- All other verdicts name the same winners and losers; differences of a few tenths of a point are new
-  trainings with another engine.
+- `swahili-news`: TF-IDF still wins, and embeddings of an English model do as well as the
+  tuned head.
+- All other verdicts name the same winners and losers; differences of a few tenths of a point are
+  new trainings with another engine.
 """
 
 if __name__ == "__main__":
