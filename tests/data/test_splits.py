@@ -14,8 +14,10 @@ from sklearn.model_selection import train_test_split
 
 from data.tabled import examples, file, study_recipe
 from prooftune.data import splits
+from prooftune.data.prepare import prepare_data
 from prooftune.errors import UsageError
 from prooftune.types import Example, Study
+from standins.random_words import random_words
 
 WORDS = ("alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "lambda", "theta", "zeta")
 
@@ -246,3 +248,22 @@ def test_every_label_of_a_small_set_is_held_out_once() -> None:
     rows = labelled({str(i): 2 for i in range(20)})
     train, test = splits.split_holdout(rows, 0.2, "stratified", 0, "test")
     assert len(test) == 20 and {e.target for e in test} == {e.target for e in train}
+
+
+@pytest.mark.parametrize(("labels", "others"), [(2, 0), (30, 0), (2, 40)])
+def test_texts_of_one_template_are_split_with_a_note(
+    tmp_path: Path, labels: int, others: int
+) -> None:
+    texts = [random_words(i, 8) for i in range(others)]
+    texts += [f"please do the thing number {i} now" for i in range(120 - others)]
+    rows = [(text, f"l{i % labels}") for i, text in enumerate(texts)]
+    recipe = study_recipe({"train": csv(tmp_path, "a.csv", rows)})
+    study, report = prepare_data(recipe, tmp_path, lambda _: None)
+    assert sum(map(len, study.splits().values())) == 120
+    assert len(study.test) == max(24, labels)
+    assert "as if made from a template" in study.notes[-1]
+    assert not [f for f in report.findings if f.severity == "error"]
+    # A threshold that the recipe states holds.
+    stated = study_recipe({"train": csv(tmp_path, "a.csv", rows)}, audit={"near_duplicates": 0.7})
+    with pytest.raises(UsageError, match=r"(too few|more than half).*audit.near_duplicates: null"):
+        prepare_data(stated, tmp_path, lambda _: None)

@@ -24,6 +24,10 @@ from prooftune.types import Example, SplitName, Study
 from prooftune.utils.disk_list import DiskBackedList
 
 
+class NearDuplicatesError(UsageError):
+    """Too few texts remain for a split once near-duplicates are kept in one part."""
+
+
 def load_splits(recipe: Recipe, base: Path) -> Study:
     """Read every source, and hold out validation and test rows that have no file of their own.
 
@@ -31,6 +35,7 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
     they cannot contaminate the test set.
 
     Raises:
+        NearDuplicatesError: the rows can be split only if near-duplicates count as different texts.
         UsageError: a source cannot be read, or the rows cannot be split as the recipe says.
     """
     data, seed = recipe.data, recipe.seed
@@ -101,6 +106,7 @@ def split_holdout(
         The remaining and the held-out examples.
 
     Raises:
+        NearDuplicatesError: too few texts or labels, near-duplicates counted once.
         UsageError: too few rows, labels or groups for such a split.
     """
     from sklearn.model_selection import train_test_split
@@ -113,17 +119,27 @@ def split_holdout(
         key = example_dedup_key if near_duplicates is None else near_key
         keys = DiskBackedList(key(e) for e in examples)
         clusters = duplicates.duplicate_clusters(keys, near_duplicates)
+    # Without near-duplicates, the rows might be enough.
+    nearly = method != "grouped" and near_duplicates is not None and len(examples) >= 4
+    error_type = NearDuplicatesError if nearly else UsageError
     first_rows, unit_of_row = _split_units(clusters)
     units = "groups" if method == "grouped" else "distinct texts"
     if len(first_rows) < 4:
         alike = (
             " If the texts are alike but no copies, set audit.near_duplicates: null."
-            if method != "grouped" and near_duplicates is not None and len(examples) >= 4
+            if nearly
             else ""
         )
-        raise UsageError(
+        raise error_type(
             f"{len(first_rows)} {units} are too few to hold out {share:.0%} for {name}; give "
             f"data.{name} its own file.{alike}"
+        )
+    if nearly and 2 * np.bincount(unit_of_row).max() > len(examples):
+        # One part would have most of the rows, whichever it is.
+        raise NearDuplicatesError(
+            f"more than half of the {len(examples):,} texts are near-copies of each other, which a "
+            f"split for {name} keeps in one part. If they are no copies, set "
+            "audit.near_duplicates: null."
         )
     strata: list[str] | None = None
     held_out_size: float | int = share
@@ -135,13 +151,13 @@ def split_holdout(
         counts = Counter(all_strata)
         candidates = [unit for unit, label in enumerate(all_strata) if counts[label] > 1]
         strata = [all_strata[unit] for unit in candidates]
-        held_out_size = _stratified_size(strata, share, name)
+        held_out_size = _stratified_size(strata, share, name, error_type)
     try:
         _, held_out_units = train_test_split(
             candidates, test_size=held_out_size, random_state=seed, stratify=strata
         )
     except ValueError as error:
-        raise UsageError(
+        raise error_type(
             f"{len(examples):,} rows cannot be split {1 - share:.0%}:{share:.0%} for {name}: "
             f"{error}"
         ) from None
@@ -157,14 +173,16 @@ def _stratum(example: Example) -> str:
     return f"{example.language}\0{example.stratum}" if example.language else example.stratum
 
 
-def _stratified_size(strata: Sequence[str], share: float, name: str) -> float | int:
+def _stratified_size(
+    strata: Sequence[str], share: float, name: str, error_type: type[UsageError]
+) -> float | int:
     """The share to hold out or, where that is less than one text per label, the number of labels.
 
     Raises:
         UsageError: all labels have a single text.
     """
     if not strata:
-        raise UsageError(
+        raise error_type(
             f"every label has a single text, so none can be in both train and {name}. Is the right "
             "column named in data.label?"
         )

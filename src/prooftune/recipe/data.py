@@ -279,7 +279,8 @@ class Audit(Section):
     near_duplicates: float | None = Field(default=0.7, gt=0, le=1)
     """Jaccard similarity at which two texts count as near-duplicates: of character 4-grams up to 30
     words, of word 3-grams from 15 words. Links, mentions, case, punctuation and accents are
-    ignored. ``null``: exact duplicates only."""
+    ignored. ``null``: exact duplicates only, which also holds, with a note, where the option is not
+    given and the texts could not be split otherwise."""
     max_truncated: float = Field(default=0.2, ge=0, le=1)
     """Maximum share of examples that can be truncated to `prompt.max_length`; a larger share is an
     error."""
