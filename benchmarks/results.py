@@ -113,7 +113,7 @@ def page(studies: Sequence[dict[str, Any]]) -> str:
 
 
 COLUMNS = {
-    "classification": {"accuracy": "accuracy", "macro_f1": "macro-F1"},
+    "classification": {"accuracy": "accuracy", "macro_f1": "macro F1"},
     "extractive-qa": {
         "f1": "F1",
         "exact": "exact match",

@@ -180,7 +180,7 @@ def test_few_rows_and_imbalance() -> None:
     assert result["few-rows"] == "few training rows for 'c' (1)."
     assert result["imbalance"] == (
         "imbalanced label distribution: 'a' has 142 training rows, 'c' 1. Accuracy alone is "
-        "misleading; see balanced accuracy and macro-F1. class_weights: balanced lets every label "
+        "misleading; see balanced accuracy and macro F1. class_weights: balanced lets every label "
         "count alike in training."
     )
 

@@ -16,6 +16,7 @@ def judge(n: int = 400, **skills: float) -> Any:
         "zero": "zero-shot",
         "few": "few-shot",
         "prompted": "prompted",
+        "bert": "encoder",
         "lora": "tuned",
         "dora": "tuned",
     }
@@ -75,13 +76,22 @@ def test_nothing_tuned() -> None:
     assert verdict["outcome"] == "not-tuned"
     assert verdict["best_tuned"] is None and verdict["beats"] is None
     assert verdict["winner"] == "tfidf"
-    assert verdict["sentence"].startswith("No variant was tuned")
+    assert verdict["headline"] == "Nothing was fine-tuned; tfidf is the best so far."
+    assert verdict["sentence"].startswith("Of the variants that were run, tfidf labels")
     assert "beats few" in verdict["sentence"]
+
+
+def test_a_fine_tuned_encoder_is_not_called_untuned() -> None:
+    best = judge(tfidf=0.5, bert=3.5)
+    assert best["headline"] == "bert, a fine-tuned encoder, is the best so far."
+    other = judge(tfidf=3.5, bert=0.5)
+    assert other["headline"] == "No language model was fine-tuned; tfidf is the best so far."
+    assert judge(bert=2)["headline"] == "bert, a fine-tuned encoder, is the only variant."
 
 
 def test_a_single_variant_claims_nothing() -> None:
     assert judge(lora=2)["outcome"] == "alone"
-    assert judge(zero=2)["headline"] == "Nothing was tuned; zero is the only variant."
+    assert judge(zero=2)["headline"] == "Nothing was fine-tuned; zero is the only variant."
 
 
 def test_worse_than_the_majority_class_is_news() -> None:

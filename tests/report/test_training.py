@@ -1,4 +1,4 @@
-"""Training in the report: loss, accuracy and macro-F1 by step."""
+"""Training in the report: loss, accuracy and macro F1 by step."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ HISTORY: list[dict[str, Any]] = [
 
 def test_quality_is_taken_from_the_log_by_step() -> None:
     shown = training_curves("tuned", details(HISTORY), None, "accuracy")
-    assert shown["quality"] == {"accuracy": {5: 0.5, 10: 0.75}, "macro-F1": {5: 0.4, 10: 0.7}}
+    assert shown["quality"] == {"accuracy": {5: 0.5, 10: 0.75}, "macro F1": {5: 0.4, 10: 0.7}}
     assert shown["validation"] == [(5, 0.8), (10, 0.6)]
 
 
 def test_every_value_is_a_labelled_dot_and_higher_is_higher() -> None:
     figure = str(training_curves("tuned", details(HISTORY), None, "accuracy")["quality_curves"])
-    for title, step, value in (("accuracy", 5, "50.0%"), ("macro-F1", 10, "70.0%")):
+    for title, step, value in (("accuracy", 5, "50.0%"), ("macro F1", 10, "70.0%")):
         assert f"{title}, step {step}: {value}" in figure
     heights = [float(cy) for cy in re.findall(r'class="dot after"[^>]*?cy="([\d.]+)"', figure)] or [
         float(cy) for cy in re.findall(r'cy="([\d.]+)"[^>]*?class="dot after"', figure)

@@ -11,6 +11,8 @@ from prooftune.evaluation.score_types import Measurements, Reference, VerdictFac
 WORDS = {"beats": "beats", "loses": "loses to", "undecided": "cannot be told apart from"}
 UNTUNED_MODEL = ("zero_shot", "prompt", "retrieval")
 """Roles of the model before tuning, which alone say whether tuning helped."""
+ENCODER = "encoder"
+"""Kind of variants that fine-tune an encoder, which is no language model."""
 SMALL = 0.01
 """A gain below this is called small, unless the recipe says which gain is worthwhile."""
 
@@ -88,11 +90,15 @@ def _lost(scores: Measurements, against: Sequence[Reference], best: str) -> str:
 
 
 def _not_tuned(scores: Measurements, against: Sequence[Reference], best: str) -> str:
-    del scores
-    if not against:
-        return f"Nothing was tuned; {best} is the only variant."
-    ahead = "the best so far" if against[0]["outcome"] == "beats" else "ahead, but not clearly"
-    return f"Nothing was tuned; {best} is {ahead}."
+    kinds = {name: variant["kind"] for name, variant in scores["variants"].items()}
+    ahead = "the only variant"
+    if against:
+        ahead = "the best so far" if against[0]["outcome"] == "beats" else "ahead, but not clearly"
+    if kinds[best] == ENCODER:
+        return f"{best}, a fine-tuned encoder, is {ahead}."
+    if ENCODER in kinds.values():
+        return f"No language model was fine-tuned; {best} is {ahead}."
+    return f"Nothing was fine-tuned; {best} is {ahead}."
 
 
 def _opposed_names(against: Sequence[Reference]) -> list[str]:
@@ -122,7 +128,7 @@ def sentence(scores: Measurements, facts: VerdictFacts, best: str, tuned: int) -
     subject = f"{best}, of {tuned} tuned variants the one that ships," if tuned > 1 else best
     opening = f"{subject} {_does(scores, best)}"
     if facts["outcome"] == "not-tuned":
-        opening = f"No variant was tuned; of those that were run, {opening}"
+        opening = f"Of the variants that were run, {opening}" if against else opening
     clauses = []
     for name in ("loses", "beats", "undecided"):
         # Losses first: a reader who stops early has read the worst.

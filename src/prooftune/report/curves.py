@@ -157,7 +157,7 @@ def _trainings(
 
 QUALITY: dict[Literal["eval_accuracy", "eval_macro_f1", "eval_f1", "eval_exact_match"], str] = {
     "eval_accuracy": "accuracy",
-    "eval_macro_f1": "macro-F1",
+    "eval_macro_f1": "macro F1",
     "eval_f1": "F1",
     "eval_exact_match": "exact match",
 }

@@ -81,7 +81,7 @@ def _labels(
 def label_quality(
     predictions: Sequence[Prediction], rows: Sequence[Example], labels: Sequence[str]
 ) -> dict[str, float]:
-    """Accuracy and macro-F1 of predicted labels."""
+    """Accuracy and macro F1 of predicted labels."""
     from prooftune.evaluation.metrics import INVALID, Outcomes, measure
 
     numbers: dict[Any, int] = {label: i for i, label in enumerate(labels)}

@@ -113,6 +113,6 @@ def _imbalance(counts: dict[str, int], train_labels: list[str]) -> list[Finding]
     message = (
         f"imbalanced label distribution: '{largest}' has {counts[largest]:,} training rows, "
         f"'{smallest}' {counts[smallest]:,}. Accuracy alone is misleading; see balanced accuracy "
-        "and macro-F1. class_weights: balanced lets every label count alike in training."
+        "and macro F1. class_weights: balanced lets every label count alike in training."
     )
     return [Finding("imbalance", "warning", message)]
