@@ -195,6 +195,7 @@ def test_the_card_says_all_and_its_head_is_what_the_hub_reads(bundle_copy: Path)
     assert "95% interval 0.8800 to 0.9300, n = 500" in str(results[0].metric_name)
     for part in (
         "| accuracy | 0.9100 | 0.8800 to 0.9300 |",
+        "| macro F1 | 0.9000 |",
         "| tfidf | 0.8000 |",
         "Not for Welsh.",
         "400 train, 40 validation, 500 test",
@@ -208,6 +209,48 @@ def test_the_card_says_all_and_its_head_is_what_the_hub_reads(bundle_copy: Path)
         "The author has stated nothing further.",
     ):
         assert part in text, part
+
+
+def test_the_card_quotes_the_guarantee_and_the_test_accuracy_of_abstention(
+    bundle_copy: Path,
+) -> None:
+    """Also where the author has written limits, which says nothing of abstention."""
+    manifest: Any = read_json(bundle_copy / "bundle.json")
+    manifest["abstention"] = {
+        "target": 0.85,
+        "confidence": 0.95,
+        "reachable": True,
+        "threshold": 0.751,
+        "coverage": 0.612,
+        "answered": 306,
+        "accuracy": {"value": 0.905, "low": 0.867, "high": 0.933},
+    }
+    scores: Any = {
+        "verdict": {"sentence": STUDY["verdict"]},
+        "variants": {manifest["variant"]: {"metrics": STUDY["metrics"]}},
+    }
+    assert manifest["study"]["card"]["limits"] == "Not for Welsh."
+    section = _section_of(render_card(manifest, scores), "Abstention")
+    assert section == (
+        "Labels with a probability below 0.751 are marked as abstained. Of the other labels, at "
+        "least 85.0% are correct on texts like those of the study. The validation examples "
+        "guarantee this with a probability of 95%. Measured on the test examples: 61.2% of the "
+        "labels reach the threshold, and 90.5% of these are correct (86.7% to 93.3%)."
+    )
+    manifest["abstention"]["grouped"] = True
+    grouped = _section_of(render_card(manifest, scores), "Abstention")
+    assert "probability of 95%, approximately, since they come in groups." in grouped
+    # Bundles of version 0.1 know no more than the target.
+    manifest["abstention"] = {"threshold": 0.751, "target": 0.85}
+    assert _section_of(render_card(manifest, scores), "Abstention").endswith(
+        "The target for the others is 85.0% accuracy."
+    )
+    manifest["abstention"] = {"threshold": None, "target": 0.85}
+    assert "Abstention" not in render_card(manifest, scores)
+
+
+def _section_of(card: str, title: str) -> str:
+    return card.split(f"## {title}\n\n")[1].split("\n\n##")[0]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from prooftune.bundle.manifest import (
     is_encoder,
     is_language_model,
 )
+from prooftune.evaluation.primary import title_of
 from prooftune.evaluation.score_types import Scores, Verdict
 from prooftune.models.loading import ALIASES
 from prooftune.utils import package_files
@@ -35,7 +36,7 @@ def render_card(manifest: AnyManifest, scores: Scores) -> str:
     # Of several trainings the bundle is one; the variant's own metrics are means over all.
     metrics = trainings["metrics"] if trainings else variant["metrics"]
     rows = "\n".join(
-        f"| {name.replace('_', ' ')} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
+        f"| {title_of(name)} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
         for name, m in metrics.items()
         if m["low"] is not None
     )

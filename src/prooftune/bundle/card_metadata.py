@@ -13,6 +13,7 @@ from prooftune.bundle.manifest import (
     is_language_model,
     is_text_classifier,
 )
+from prooftune.evaluation.primary import title_of
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LICENCES = (
@@ -152,7 +153,7 @@ def _eval_results(manifest: AnyManifest | None, study: StudySummary) -> list[Any
                 dataset_split="test",
                 metric_type=name,
                 metric_value=m["value"],
-                metric_name=f"{name.replace('_', ' ')} ({interval_text})",
+                metric_name=f"{title_of(name)} ({interval_text})",
             )
         )
     return results

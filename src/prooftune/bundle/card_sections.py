@@ -11,6 +11,7 @@ from prooftune.bundle.manifest import (
     is_encoder,
     is_language_model,
 )
+from prooftune.evaluation.primary import title_of
 from prooftune.utils.secrets import redact
 
 _NOT_STATED = "not stated"
@@ -34,6 +35,7 @@ def render_sections(manifest: AnyManifest, metrics: str) -> str:
             _compare_variants(study),
             _section("Intended use", card["intended_use"] or _default_use(manifest)),
             _section("Limits", card["limits"] or _default_limits(manifest)),
+            _section("Abstention", _abstention(manifest)),
             _data_section(study),
             _audit_section(study),
             _training_section(manifest, study),
@@ -79,7 +81,7 @@ def _which_training(study: StudySummary) -> str:
     if not trainings or not study["primary"]:
         return ""
     mean, own = trainings["mean"], study["metrics"].get(study["primary"])
-    name = study["primary"].replace("_", " ")
+    name = title_of(study["primary"])
     figure = f" Its {name} is {own['value']:.4f}." if own else ""
     return (
         f"The variant was trained {trainings['count']} times with different seeds. This is "
@@ -97,8 +99,9 @@ def _compare_variants(study: StudySummary) -> str:
         f"| {name} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
         for name, m in study["variants"].items()
     )
+    title = title_of(study["primary"] or "")
     return (
-        f"All variants on the same examples:\n\n| variant | {study['primary']} | interval "
+        f"All variants on the same examples:\n\n| variant | {title} | interval "
         f"|\n|---|---|---|\n{rows}\n"
     )
 
@@ -123,33 +126,43 @@ def _default_limits(manifest: AnyManifest) -> str:
         text += f" Texts of more than {manifest['encoder']['max_length']} tokens are truncated."
     if manifest["labels"]:
         text += " Every text gets one of the labels, even if none fits."
+    return text
+
+
+def _abstention(manifest: AnyManifest) -> str:
+    """What the confidence threshold does, guarantees, and gives on the test examples. Not a part of
+    the limits, which an author may write anew."""
     abstention = manifest.get("abstention") or {}
     threshold = abstention.get("threshold")
-    if threshold is not None:
+    if threshold is None:
+        return ""
+    text = (
+        f"Labels with a probability below {threshold:.3f} are marked as abstained."
+        f"{_guarantee(abstention)}"
+    )
+    figure = abstention.get("accuracy")
+    if figure:
         text += (
-            f" Labels with a probability below {threshold:.3f} are marked as abstained."
-            f"{_abstention_accuracy(abstention)}"
+            f" Measured on the test examples: {abstention['coverage']:.1%} of the labels reach the "
+            f"threshold, and {figure['value']:.1%} of these are correct ({figure['low']:.1%} to "
+            f"{figure['high']:.1%})."
         )
     return text
 
 
-def _abstention_accuracy(abstention: AbstentionSection) -> str:
-    """How often accepted labels are right on the test examples; bundles of version 0.1 only know
-    the target on validation."""
-    figure = abstention.get("accuracy")
-    if not figure:
-        target = abstention.get("target")
-        return f" The target for the others is {target:.1%} accuracy." if target else ""
-    text = (
-        f" Of the test examples, {abstention['coverage']:.1%} are not, and {figure['value']:.1%} "
-        f"of their labels are correct ({figure['low']:.1%} to {figure['high']:.1%})"
+def _guarantee(abstention: AbstentionSection) -> str:
+    """What holds of the labels above the threshold; bundles of version 0.1 only have a target."""
+    target, confidence = abstention.get("target"), abstention.get("confidence")
+    if target is None:
+        return ""
+    if confidence is None:
+        return f" The target for the others is {target:.1%} accuracy."
+    roughly = ", approximately, since they come in groups" if abstention.get("grouped") else ""
+    return (
+        f" Of the other labels, at least {target:.1%} are correct on texts like those of the "
+        f"study. The validation examples guarantee this with a probability of {confidence:.0%}"
+        f"{roughly}."
     )
-    if "confidence" in abstention:
-        text += (
-            f"; the validation rows guarantee at least {abstention['target']:.1%}, with a "
-            f"probability of {abstention['confidence']:.0%}"
-        )
-    return f"{text}."
 
 
 def _data_section(study: StudySummary) -> str:

@@ -63,6 +63,7 @@ class AbstentionSection(TypedDict):
         confidence: probability with which the target is reached; absent in version 0.1.
         coverage: proportion of the test examples whose label is accepted.
         accuracy: of these on the test examples; None if there are none.
+        grouped: whether validation examples come in groups, which makes the guarantee approximate.
     """
 
     threshold: NotRequired[ReadOnly[float | None]]
@@ -70,6 +71,7 @@ class AbstentionSection(TypedDict):
     confidence: NotRequired[ReadOnly[float]]
     coverage: NotRequired[ReadOnly[float]]
     accuracy: NotRequired[ReadOnly[Estimate | None]]
+    grouped: NotRequired[ReadOnly[bool]]
 
 
 class ParameterCounts(TypedDict):

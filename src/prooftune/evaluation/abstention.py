@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from math import ceil, log
+from math import ceil, log, sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prooftune.evaluation.intervals import wilson_interval
+from prooftune.evaluation.means import mean_figures
 from prooftune.evaluation.metrics import Floats, Outcomes
-from prooftune.evaluation.score_types import Abstention
+from prooftune.evaluation.resampling import Groups, groups_of
+from prooftune.evaluation.score_types import Abstention, Estimate
 
 STEPS = 20
 """Thresholds are tested at this many coverages: 5%, 10%, ... of the validation examples."""
@@ -18,7 +21,13 @@ START = 1.5
 were right, so that a single mistake does not end the procedure."""
 
 
-def guaranteed_threshold(validation: Outcomes, target: float, delta: float) -> float | None:
+RESAMPLES = 2000
+"""Resamples of groups for the interval of the accuracy on test examples."""
+
+
+def guaranteed_threshold(
+    validation: Outcomes, target: float, delta: float, groups: Groups | None = None
+) -> float | None:
     """The lowest confidence above which answers are right at the target share, with a probability
     of at least 1 - delta over the draw of the validation examples.
 
@@ -31,12 +40,17 @@ def guaranteed_threshold(validation: Outcomes, target: float, delta: float) -> f
         validation: predictions with probabilities.
         target: accuracy among the answers given, 0 to 1.
         delta: probability with which it may be missed.
+        groups: the groups in which validation examples come, if any. A t-test on the groups must
+            reject as well then; the guarantee is approximate.
 
     Returns:
         None where no threshold can be guaranteed.
     """
     sure, wrong, given = _tested(validation, target, delta)
-    passed = _p_values(wrong, given, target) <= delta
+    p_values = _p_values(wrong, given, target)
+    if groups is not None:
+        p_values = np.maximum(p_values, _group_p_values(validation, sure, target, groups))
+    passed = p_values <= delta
     # Fixed-sequence testing stops at the first failure; later successes do not count.
     failed = np.flatnonzero(~passed)
     last = (int(failed[0]) if len(failed) else len(passed)) - 1
@@ -111,19 +125,48 @@ def _p_values(wrong: Floats, given: Floats, target: float) -> Floats:
     return np.asarray(binom.cdf(wrong, given, 1 - target))
 
 
+def _group_p_values(
+    validation: Outcomes, thresholds: Floats, target: float, groups: Groups
+) -> Floats:
+    """One-sided t-tests on groups, one for each threshold: of every group, how many more answers
+    above the threshold are right than the target share."""
+    from scipy.stats import t
+
+    if groups.count < 2:
+        return np.ones(len(thresholds))
+    answered = validation.confidence[:, None] >= thresholds
+    surplus = groups.sums((validation.correct[:, None] - target) * answered)  # [G, thresholds]
+    mean, spread = surplus.mean(axis=0), surplus.std(axis=0, ddof=1)
+    # Equal surpluses have no spread: their sign decides, and the binomial test must reject anyway.
+    ratio = np.full(len(mean), np.inf)
+    np.divide(mean * sqrt(groups.count), spread, where=spread > 0, out=ratio)
+    return np.where(mean > 0, t.sf(ratio, groups.count - 1), 1.0)
+
+
 def abstention(
-    validation: Outcomes, test: Outcomes, target: float, confidence: float
+    validation: Outcomes,
+    test: Outcomes,
+    target: float,
+    confidence: float,
+    groups: tuple[Groups | None, Groups | None] = (None, None),
 ) -> Abstention:
     """Answer only above the threshold guaranteed by validation; what that gives on test.
+
+    Args:
+        validation, test: predictions with probabilities.
+        target: accuracy among the answers given, 0 to 1.
+        confidence: of the guarantee, and of the interval.
+        groups: the groups of validation and of test examples, if any.
 
     Returns:
         ``target``, ``confidence`` of the guarantee, ``reachable``, ``threshold``, ``needed_rows``
         (validation examples that a guarantee would need, where there is none); and on the test
-        examples ``coverage``, ``answered`` and ``accuracy`` with its Wilson interval (None when
-        nothing was answered).
+        examples ``coverage``, ``answered`` and ``accuracy`` with its interval (Wilson's, or by
+        groups; None when nothing was answered). ``grouped``: whether validation examples come in
+        groups, so that the guarantee is approximate.
     """
     delta = 1 - confidence
-    threshold = guaranteed_threshold(validation, target, delta)
+    threshold = guaranteed_threshold(validation, target, delta, groups[0])
     if threshold is None:
         return {
             "target": target,
@@ -134,10 +177,10 @@ def abstention(
             "coverage": 0.0,
             "answered": 0,
             "accuracy": None,
+            "grouped": groups[0] is not None,
         }
     answered = test.confidence >= threshold
-    n, hits = int(answered.sum()), int(test.correct[answered].sum())
-    low, high = wilson_interval(hits, n, confidence)
+    n = int(answered.sum())
     return {
         "target": target,
         "confidence": confidence,
@@ -146,5 +189,24 @@ def abstention(
         "needed_rows": None,
         "coverage": n / len(test),
         "answered": n,
-        "accuracy": {"value": hits / n, "low": low, "high": high} if n else None,
+        "accuracy": _accuracy(test.correct, answered, confidence, groups[1]) if n else None,
+        "grouped": groups[0] is not None,
     }
+
+
+def _accuracy(
+    correct: NDArray[np.bool_],
+    answered: NDArray[np.bool_],
+    confidence: float,
+    groups: Groups | None,
+) -> Estimate:
+    """Share of right answers among those given, with its interval."""
+    right = correct[answered]
+    # Groups without an answer have no part in this accuracy.
+    own = None if groups is None else groups_of(groups.index[answered].tolist())
+    if own is not None:
+        figure = mean_figures({"": right.astype(np.float64)}, RESAMPLES, confidence, 0, own)[""]
+        return {"value": figure["value"], "low": figure["low"], "high": figure["high"]}
+    hits = int(right.sum())
+    low, high = wilson_interval(hits, len(right), confidence)
+    return {"value": hits / len(right), "low": low, "high": high}

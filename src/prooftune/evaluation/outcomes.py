@@ -46,7 +46,11 @@ def _where(result: VariantResult, number: int) -> str:
 def groups_in_test(study: Study) -> tuple[Groups | None, str]:
     """The groups in which test examples come, and what makes them: the data's group column, or a
     context that several questions share. None where every example stands alone."""
-    examples = list(study.test)
+    return groups_among(study.test)
+
+
+def groups_among(examples: Sequence[Example]) -> tuple[Groups | None, str]:
+    """The same of any examples."""
     if any(e.group for e in examples):
         # A row without a group is one of its own: a tuple equals no group's name, and an id might.
         return groups_of([e.group or ("", e.id) for e in examples]), "data.group"

@@ -41,9 +41,28 @@ def classification_primary(study: Study, settings: Evaluation) -> tuple[str, lis
     ]
 
 
-def title_of(primary: str) -> str:
-    """A metric's name in a sentence."""
-    return next(titles[primary] for titles in PRIMARY_METRICS.values() if primary in titles)
+_FURTHER_TITLES = {
+    "weighted_precision": "weighted precision",
+    "weighted_recall": "weighted recall",
+    "invalid_rate": "invalid outputs",
+    "log_loss": "log-loss",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+    "has_answer_exact": "exact match, questions with an answer",
+    "has_answer_f1": "F1, questions with an answer",
+    "no_answer_exact": "exact match, questions without an answer",
+    "no_answer_f1": "F1, questions without an answer",
+    "bertscore_f1": "BERTScore F1",
+    "bleu": "BLEU",
+    "answer_words": "words per answer",
+}
+"""Titles of metrics by which no variant is judged."""
+
+
+def title_of(metric: str) -> str:
+    """A metric's name in a sentence or a table."""
+    titles = (titles[metric] for titles in PRIMARY_METRICS.values() if metric in titles)
+    return next(titles, _FURTHER_TITLES.get(metric, metric.replace("_", " ")))
 
 
 def judged_variant(

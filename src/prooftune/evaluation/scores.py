@@ -27,7 +27,7 @@ from prooftune.evaluation.metrics import (
     rates,
     sums,
 )
-from prooftune.evaluation.outcomes import groups_in_test, outcomes_of
+from prooftune.evaluation.outcomes import groups_among, groups_in_test, outcomes_of
 from prooftune.evaluation.primary import classification_primary, judged_variant, title_of
 from prooftune.evaluation.procedure import (
     average,
@@ -92,6 +92,7 @@ def score(
     """
     arrays = outcomes_of(study, results)
     groups, grouped_by = groups_in_test(study)
+    both_groups = groups_among(study.validation)[0], groups
     primary, remarks = classification_primary(study, settings)
     singles = _measure_all(arrays, results, settings, seed, groups)
     measured = {name: average(trainings) for name, trainings in singles.items()}
@@ -134,7 +135,7 @@ def score(
             "temperature": chosen.temperature,
             "calibration": _calibration(chosen, own, settings.confidence),
             "risk_coverage": calibration.risk_coverage(chosen.test) if own else None,
-            "abstention": _abstention(chosen, target, settings.confidence),
+            "abstention": _abstention(chosen, target, settings.confidence, both_groups),
             "invalid": counts["invalid"],
             "truncated": counts["truncated"],
             "truncated_tokens": counts["truncated_tokens"],
@@ -363,11 +364,15 @@ def _quality(validation: Outcomes, primary: str) -> float | None:
 
 
 def _abstention(
-    calibrated: _Calibrated, target: float | None, confidence: float
+    calibrated: _Calibrated,
+    target: float | None,
+    confidence: float,
+    groups: tuple[Groups | None, Groups | None],
 ) -> Abstention | None:
+    """The guaranteed threshold; groups of validation and of test examples."""
     if calibrated.temperature is None or target is None:
         return None
-    return abstention(calibrated.validation, calibrated.test, target, confidence)
+    return abstention(calibrated.validation, calibrated.test, target, confidence, groups)
 
 
 def _counts(predictions: list[Prediction]) -> OutputCounts:

@@ -11,6 +11,7 @@ from prooftune.evaluation.score_types import (
     output_count,
 )
 from prooftune.report import (
+    abstention_section,
     answers_section,
     cells,
     errors_section,
@@ -104,6 +105,7 @@ def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
             "Languages",
             [languages_section.languages_table(scores), languages_section.left_out_table(scores)],
         ),
+        ("Abstention", [abstention_section.abstention_table(scores)]),
         ("Judge", judge["tables"] if judge else []),
         ("Where it fails", failures["tables"] if failures else []),
         ("Learning curve", learning_curve_section.learning_curve_tables(scores)),

@@ -189,18 +189,6 @@ def _difference_cell(figure: Figure | None, form: NumberFormat) -> Cell:
     return Cell(format_change(figure["value"], form), signed_interval(figure, form))
 
 
-def abstention_rows(scores: Scores) -> list[dict[str, Any]]:
-    """Coverage and accuracy above a confidence threshold.
-
-    The majority class is left out: its confidence does not depend on the example.
-    """
-    return [
-        {"name": name, **abstention}
-        for name, v in task_display.ranked_variants(scores)
-        if (abstention := v.get("abstention")) and v["kind"] != "majority"
-    ]
-
-
 def prompt_rows(details: Mapping[str, ReportedVariant], confidence: float) -> list[dict[str, Any]]:
     """The prompts used, and for prompt searches the score and token count of each candidate.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from prooftune.evaluation.changes import NO_ANSWER
 from prooftune.report import (
+    abstention_section,
     answers_section,
     cell_figures,
     curves,
@@ -112,7 +113,7 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "labels": label_tables.label_scores(scores, colours),
         "confusion": label_tables.confusion_matrices(scores, colours),
         "calibration": curves.reliability_diagrams(scores),
-        "abstention": tables.abstention_rows(scores),
+        "abstention": abstention_section.abstention_table(scores),
         "risk": curves.risk_coverage(scores, colours),
         "changed": scores.get("changed"),
         "errors": errors_section.errors_section(scores),

@@ -85,6 +85,7 @@ class Abstention(TypedDict):
     coverage: float
     answered: int
     accuracy: Estimate | None
+    grouped: NotRequired[bool]
 
 
 class ThresholdPoint(TypedDict):
