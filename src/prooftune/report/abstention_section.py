@@ -34,8 +34,8 @@ def _caption(scores: Scores, abstention: Abstention) -> str:
     roughly = " (approximately, since they come in groups)" if abstention.get("grouped") else ""
     return (
         "The threshold is the lowest confidence above which at least "
-        f"{percent(abstention['target'])} of the answers are correct, guaranteed with a probability of "
-        f"{percent(scores['confidence'], 0)} by the {count(scores['validation_n'])} validation "
+        f"{percent(abstention['target'])} of the answers are correct, guaranteed with a "
+        f"probability of {percent(scores['confidence'], 0)} by the {count(scores['validation_n'])} validation "
         f"examples{roughly}. Coverage and accuracy are measured on the {count(scores['n'])} test "
         f"examples; {percent(scores['confidence'], 0)} "
         f"{'' if scores.get('groups') else 'Wilson '}intervals."
