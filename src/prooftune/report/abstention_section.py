@@ -31,13 +31,14 @@ def abstention_table(scores: Scores) -> Table | None:
 
 
 def _caption(scores: Scores, abstention: Abstention) -> str:
+    level = percent(scores["confidence"], 0)
     roughly = " (approximately, since they come in groups)" if abstention.get("grouped") else ""
     return (
         "The threshold is the lowest confidence above which at least "
         f"{percent(abstention['target'])} of the answers are correct, guaranteed with a "
-        f"probability of {percent(scores['confidence'], 0)} by the {count(scores['validation_n'])} validation "
-        f"examples{roughly}. Coverage and accuracy are measured on the {count(scores['n'])} test "
-        f"examples; {percent(scores['confidence'], 0)} "
+        f"probability of {level} by the "
+        f"{count(scores['validation_n'])} validation examples{roughly}. Coverage and accuracy "
+        f"are measured on the {count(scores['n'])} test examples; {level} "
         f"{'' if scores.get('groups') else 'Wilson '}intervals."
     )
 
