@@ -135,7 +135,8 @@ def _group_p_values(
     if groups.count < 2:
         return np.ones(len(thresholds))
     answered = validation.confidence[:, None] >= thresholds
-    surplus = groups.sums((validation.correct[:, None] - target) * answered)  # [G, thresholds]
+    rows = np.asarray((validation.correct[:, None] - target) * answered, dtype=np.float64)
+    surplus = groups.sums(rows)  # [G, thresholds]
     mean, spread = surplus.mean(axis=0), surplus.std(axis=0, ddof=1)
     # Equal surpluses have no spread: their sign decides, and the binomial test must reject anyway.
     ratio = np.full(len(mean), np.inf)
