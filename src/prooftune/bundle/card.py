@@ -62,6 +62,7 @@ prooftune.load("THIS_FOLDER").predict([{_example(manifest)}])
 def _verdict(manifest: AnyManifest, verdict: Verdict) -> str:
     """The study's verdict; where it is about another variant, the card says so."""
     judged = verdict.get("best_tuned") or verdict.get("winner") or manifest["variant"]
+    # A verdict about another variant would otherwise be read as one about this bundle.
     if judged == manifest["variant"]:
         return str(verdict["sentence"])
     return (

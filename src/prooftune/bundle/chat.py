@@ -62,6 +62,7 @@ def chat(folder: Path, read: Callable[[str], str], write: Callable[[str], None])
             line = read(f"{'tuned' if session.tuned else 'base'}> ").strip()
             if line == "/quit":
                 break
+            # A text that begins with a slash cannot be queried; no data set that we know has one.
             if line.startswith("/"):
                 write(_run_command(session, line))
             elif line:
@@ -80,6 +81,7 @@ def _describe_fields(session: _Session) -> str:
 def _read_inputs(session: _Session, line: str, read: Callable[[str], str]) -> Mapping[str, str]:
     first, *others = [name for name in session.bundle.fields if name != HISTORY]
     inputs = {first: line, **{name: read(f"{name}: ") for name in others}}
+    # The session collects the turns, so the user is not asked for a history.
     if HISTORY in session.bundle.fields:
         inputs[HISTORY] = dump_history(session.turns)
     return inputs
@@ -113,6 +115,7 @@ def _predict(session: _Session, inputs: Mapping[str, str]) -> Iterator[str]:
     if session.bundle.manifest.get("retrieval"):
         options["retrieve"] = session.retrieval
     [prediction] = session.bundle.predict([inputs], **options)
+    # The answer becomes part of the next question's prompt.
     if HISTORY in inputs and not isinstance(prediction, LabelPrediction):
         question = next(text for name, text in inputs.items() if name != HISTORY)
         session.turns += [Turn("user", question), Turn("assistant", prediction.answer)]

@@ -106,10 +106,13 @@ class Budget:
         Raises:
             BudgetExceeded: it could exceed the budget.
         """
+        # Bytes bound tokens from above for every tokenizer that works on bytes, so that no
+        # tokenizer of a stranger's model is needed.
         bound = Reservation(
             sum(len(m["content"].encode()) + MESSAGE_TOKENS for m in request["messages"]),
             max_tokens,
         )
+        # Requests on their way may all cost their bound: only then is the budget never exceeded.
         pending = [*self._reserved, bound]
         prompt = sum(item.prompt_tokens for item in pending)
         completion = sum(item.completion_tokens for item in pending)
@@ -135,6 +138,7 @@ class Budget:
         """Replace a reservation by what the request used; None: unknown, so the upper bound."""
         # By value: equal reservations are interchangeable.
         self._reserved.remove(bound)
+        # A server that reports no usage is charged the bound.
         prompt = bound.prompt_tokens if prompt_tokens is None else prompt_tokens
         completion = bound.completion_tokens if completion_tokens is None else completion_tokens
         self._add(prompt, completion)
@@ -142,6 +146,7 @@ class Budget:
             line = json.dumps({"prompt_tokens": prompt, "completion_tokens": completion})
             try:
                 self._ledger.parent.mkdir(parents=True, exist_ok=True)
+                # Appended at once, so that a killed run knows what it spent.
                 with self._ledger.open("a", encoding="utf-8") as handle:
                     handle.write(line + "\n")
             except OSError as error:

@@ -16,7 +16,8 @@ from prooftune.errors import ProoftuneError
 from prooftune.utils import distributed
 
 # Importing these modules registers their commands, in the order of the help page.
-from prooftune.cli import studies, data, planning, bundles, shipping, documents, serving  # isort: skip  # noqa: F401
+from prooftune.cli import studies, data, planning, bundles  # isort: skip  # noqa: F401
+from prooftune.cli import shipping, documents, serving  # isort: skip  # noqa: F401
 
 reflow_help([*app.registered_commands, *data.data_app.registered_commands])
 

@@ -144,6 +144,7 @@ def pairs(
     models = models or {}
     zero_shot = [name for name in rest if kinds[name] == "zero-shot"]
     for name in rest if zero_shot else []:
+        # Of the same base model if there is one, so that only the method differs.
         own = [z for z in zero_shot if models.get(z) == models.get(name)]
         # The first zero-shot variant of a model has none of its own to be compared with.
         reference = own[0] if own and own[0] != name else zero_shot[0]
@@ -172,6 +173,7 @@ def compare(plan: Plan, variants: Mapping[str, Measured]) -> list[Comparison]:
     rows: list[Any] = [_compared(plan, a, b, variants[a], variants[b]) for a, b in plan.pairs]
     alpha = 1 - plan.confidence
     adjusted = holm([row["p"] for row in rows])
+    # The strictest level that Holm's method reached: power is stated at it.
     level = holm_level(adjusted, alpha)
     for row, p in zip(rows, adjusted, strict=True):
         row |= {"p_holm": p, "significant": p < alpha, "level": level}
@@ -192,6 +194,7 @@ def _compared(plan: Plan, a: str, b: str, first: Measured, second: Measured) -> 
     only_a, only_b = _discordant(first, second)
     row |= {"only_a": only_a, "only_b": only_b, "p": _p(plan, first, second, plan.groups)}
     if plan.groups:
+        # Shown as well, so that a reader sees how much the groups widen the interval.
         alone = _without_groups(first), _without_groups(second)
         ends = _difference(plan, plan.primary, *alone, plan.simultaneous, grouped=False)
         row["by_rows"] = {**_ends(ends), "p": _p(plan, first, second, None)}
@@ -224,6 +227,7 @@ def _p(plan: Plan, first: Measured, second: Measured, groups: Groups | None) -> 
         # standard error over rows takes their place.
         error, units = _row_error(plan.primary, first, second, groups)
         return two_level_p(difference, error, units, components)
+    # Right or wrong has an exact test; other metrics need swaps.
     if plan.primary == "accuracy" and groups is None:
         return mcnemar(first.correct[0], second.correct[0]).p
 

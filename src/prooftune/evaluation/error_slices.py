@@ -67,6 +67,7 @@ def slice_scores(
     Returns:
         Slices, the worst first, with adjusted p-values.
     """
+    # Left out before any test, so that they cost no power in the correction.
     usable = [s for s in slices if MIN_ROWS <= s.rows.sum() <= len(s.rows) - MIN_ROWS]
     own, p_values = quality[judged], []
     found: list[ErrorSlice] = []
@@ -78,6 +79,7 @@ def slice_scores(
             difference = own - quality[rival]
             inside = _paired_p(difference, entry.rows, seed + number, groups)
             elsewhere = _against_rest(difference, entry.rows, seed + number, groups)
+            # Both must be significant, so the larger p-value is that of the pair.
             p_values.append(max(inside, elsewhere))
             against.append(
                 {
@@ -104,6 +106,7 @@ def slice_scores(
             }
         )
     _adjust(found, p_values, 1 - confidence)
+    # After the adjustment, which relies on the order of the tests.
     found.sort(key=lambda s: s["figure"]["value"] - s["rest"])
     return {"judged": judged, "rivals": list(rivals), "tests": len(p_values), "slices": found}
 
@@ -116,6 +119,7 @@ def _adjust(found: Sequence[ErrorSlice], p_values: Sequence[float], alpha: float
         entry["weak"] = entry["p"] < alpha and entry["figure"]["value"] < entry["rest"]
         for row in entry["against"]:
             row["p"] = next(adjusted)
+            # A rival that is better everywhere by as much tells nothing about this slice.
             worse = row["difference"]["value"] < min(0.0, row["elsewhere"])
             row["lost"] = row["p"] < alpha and worse
 
@@ -138,6 +142,7 @@ def _against_rest(values: Floats, rows: Mask, seed: int, groups: Groups | None) 
     if groups is not None:
         return _clustered_p(values, rows, groups)
     levels, counts = np.unique(values, return_counts=True)
+    # All rows have the same quality: nothing to compare.
     if len(levels) == 1:
         return 1.0
     if len(levels) == 2:
@@ -157,6 +162,8 @@ def _against_rest(values: Floats, rows: Mask, seed: int, groups: Groups | None) 
         means = np.array(
             [values[draw.choice(len(values), size, replace=False)].mean() for _ in range(2_000)]
         )
+    # The tolerance counts ties that differ by rounding; adding 1 to both keeps the test valid
+    # (Phipson and Smyth 2010).
     beyond = int((np.abs(means - expected) >= seen - 1e-12).sum())
     return (beyond + 1) / (len(means) + 1)
 
@@ -180,6 +187,7 @@ def _clustered_p(values: Floats, rows: Mask, groups: Groups, *, against_rest: bo
 
     n, count = int(rows.sum()), len(np.unique(groups.index[rows]))
     inside, outside = float(values[rows].mean()), float(values[~rows].mean())
+    # Influence values of the estimate: its variance is the sum of squares of their group sums.
     influence = np.where(rows, (values - inside) / n, 0.0)
     estimate = inside
     if against_rest:
@@ -188,6 +196,7 @@ def _clustered_p(values: Floats, rows: Mask, groups: Groups, *, against_rest: bo
     if count < 2:
         return 1.0
     summed = groups.sums(influence[:, None])[:, 0]
+    # The factor corrects the bias of few groups.
     error = float(np.sqrt((summed**2).sum() * count / (count - 1)))
     if error == 0:
         return 1.0

@@ -43,6 +43,7 @@ def confident_labels(targets: Ints, probabilities: Floats) -> Ints:
             for label in range(labels)
         ]
     )
+    # The tolerance lets a row at its own label's mean count whatever the rounding.
     confident = probabilities >= thresholds - _TOLERANCE
     best = np.where(confident, probabilities, -1.0).argmax(axis=1)
     return np.where(confident.any(axis=1), best, -1)
@@ -52,6 +53,7 @@ def likely_errors(targets: Ints, probabilities: Floats) -> NDArray[np.bool_]:
     """Rows whose label is likely wrong: the off-diagonal rows of the confident joint whose given
     label is not the most probable one either, bool [n]."""
     confident = confident_labels(targets, probabilities)
+    # Rows that are confident of nothing are doubtful, and no evidence of an error.
     off_diagonal = (confident >= 0) & (confident != targets)
     return np.asarray(off_diagonal & (probabilities.argmax(axis=1) != targets))
 
@@ -109,6 +111,7 @@ def difference_bounds(
     measured = counts(first == targets, second == targets)
     corrected = np.where(flagged, suggested, targets)
     as_suggested = counts(first == corrected, second == corrected)
+    # Only here does the true label change the difference.
     disputed = flagged & (first != second)
     unaffected = ~flagged
     known = counts(
@@ -117,6 +120,7 @@ def difference_bounds(
     )
     for_first = int((disputed & (first != INVALID)).sum())
     for_second = int((disputed & (second != INVALID)).sum())
+    # The extremes give every disputed row to one side.
     highest, lowest = (known[0] + for_first, known[1]), (known[0], known[1] + for_second)
     return LabelErrorBounds(
         difference(measured),

@@ -110,6 +110,7 @@ class Curve:
     def gain(self, rows: float, level: float) -> tuple[float, float, float]:
         """Expected gain in the metric from the largest measured number of rows to this many:
         value, and both ends of its interval."""
+        # Rows relative to the largest size keep powers near 1, which conditions the fit.
         ratio = rows / self.largest
         value = self.value(rows) - self.value(self.largest)
         low, high = self._span(lambda fit: fit.errors(1.0) - fit.errors(ratio), level)
@@ -200,13 +201,16 @@ def _line(
     lowest: float,
 ) -> _Fit:
     """Non-negative least squares in two unknowns, in closed form."""
+    # Whitened, so that ordinary least squares gives the generalised ones.
     constant, falling = whitening @ np.ones(len(basis)), whitening @ basis
     design = np.stack([constant, falling], axis=1)
     asymptote, slope = np.linalg.lstsq(design, target.T, rcond=None)[0]
     at_zero = (target @ falling) / (falling @ falling)
     flat = (target @ constant) / (constant @ constant)
+    # With one constraint active, the other unknown has its own closed form.
     below = asymptote < lowest
     asymptote, slope = np.where(below, 0.0, asymptote), np.where(below, at_zero, slope)
+    # A curve that gets worse with more rows is noise here: it becomes a flat one.
     rising = slope < 0
     asymptote, slope = np.where(rising, flat, asymptote), np.where(rising, 0.0, slope)
     residual = target - np.outer(asymptote, constant) - np.outer(slope, falling)

@@ -92,6 +92,7 @@ def score(
     """
     arrays = outcomes_of(study, results)
     groups, grouped_by = groups_in_test(study)
+    # The threshold is chosen on validation rows, whose groups are others than those of the test.
     both_groups = groups_among(study.validation)[0], groups
     primary, remarks = classification_primary(study, settings)
     singles = _measure_all(arrays, results, settings, seed, groups)
@@ -105,6 +106,7 @@ def score(
         name: [_quality(validation, primary) for _, validation in trainings]
         for name, trainings in arrays.items()
     }
+    # By validation rows: the choice of a training may not see the test set.
     best = {name: best_training(figures) for name, figures in quality.items()}
     shown = {r.name: r.trainings[best[r.name]] for r in results}
     tests = {name: trainings[best[name]][0] for name, trainings in arrays.items()}

@@ -46,6 +46,7 @@ def _strata(examples: Sequence[Example]) -> list[str]:
 def _by_length(examples: Sequence[Example]) -> Iterator[Slice]:
     """The shortest quarter, the longest quarter and the longest tenth, by rounded word counts."""
     words = np.array([len(words_of(" ".join(e.inputs.values()))) for e in examples])
+    # Quantiles of this test set: what counts as long differs between tweets and articles.
     short, long, longest = (_rounded(float(np.quantile(words, q))) for q in (0.25, 0.75, 0.9))
     yield Slice("length", f"texts of up to {short:,} words", words <= short)
     yield Slice("length", f"texts over {long:,} words", words > long)
@@ -60,6 +61,7 @@ def _rounded(value: float) -> int:
 
 def _by_value(attribute: str, values: Sequence[str | None]) -> list[Slice]:
     """One slice for each frequent value; none where all rows have the same one."""
+    # Rare values would only add tests to correct for.
     counts = Counter(values)
     if len(counts) < 2:
         return []
@@ -73,6 +75,7 @@ def _by_value(attribute: str, values: Sequence[str | None]) -> list[Slice]:
 
 def _script(example: Example) -> str:
     """The script of most of the first letters: LATIN, ARABIC, CJK, ..."""
+    # The first letters decide: reading whole documents would take longer and rarely change it.
     letters = [c for c in "".join(example.inputs.values())[:400] if c.isalpha()]
     names = Counter(unicodedata.name(c, "?").split(" ")[0] for c in letters[:_SCRIPT_LETTERS])
     return names.most_common(1)[0][0].capitalize() if names else "no letters"
@@ -92,6 +95,8 @@ def cluster_slices(vectors: NDArray[np.float32], texts: Sequence[str], seed: int
     clusters = min(MAX_CLUSTERS, len(texts) // ROWS_PER_CLUSTER)
     if clusters < 2:
         return []
+    # Sums over several threads come in varying order, which would make clusters differ between
+    # runs.
     with threadpool_limits(1):
         numbers = KMeans(clusters, n_init=3, random_state=seed).fit_predict(vectors)
     names = _characteristic_words(texts, numbers)
@@ -107,6 +112,7 @@ def text_vectors(texts: Sequence[str], seed: int) -> NDArray[np.float32]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
 
+    # Words of a single text, or of more than half of the texts, cannot form a topic.
     features = TfidfVectorizer(sublinear_tf=True, min_df=2, max_df=0.5).fit_transform(texts)
     size = min(50, features.shape[1] - 1, len(texts) - 1)
     reduced = TruncatedSVD(size, random_state=seed).fit_transform(features)

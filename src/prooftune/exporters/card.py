@@ -148,6 +148,7 @@ def _usage(manifest: Manifest, to: str) -> str:
     if to.startswith("gguf"):
         return _gguf(manifest)
     # Whatever the bundle held, the export is a whole model.
+    # Only the code for a whole model loads it.
     merged: Manifest = {**manifest, "part": "model"}
     code = f"```python\n{transformers_code(merged)}```"
     if to != "vllm":

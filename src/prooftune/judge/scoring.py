@@ -103,11 +103,13 @@ def compare(
         (item.id, item.question) for item in second
     ]:
         raise UsageError("judge: the two variants must have the same questions in the same order")
+    # The same sample for both variants: preferences are paired.
     pairs = [(first[i], second[i]) for i in sample_indices(len(first), settings.rows, seed)]
     different = [(a, b) for a, b in pairs if a.answer != b.answer]
     conversations = [
         prompts.pairwise(a, answer_a, answer_b)
         for a, b in different
+        # Both orders, since judges prefer a position (Zheng et al. 2023, arXiv 2306.05685).
         for answer_a, answer_b in ((a.answer, b.answer), (b.answer, a.answer))
     ]
     replies, num_requests = request_replies(conversations, settings, cache_folder, complete)
@@ -136,6 +138,7 @@ def _judgement(item: JudgeItem, criterion: str, reply: Reply, scale: tuple[int, 
 def _preference(id_: str, shown_first: Reply, shown_second: Reply) -> Preference:
     winner_first, failure_first = _winner(shown_first, "first")
     winner_second, failure_second = _winner(shown_second, "second")
+    # With one order unanswered the preference could be the position's.
     failure = failure_first or failure_second
     if failure:
         return Preference(

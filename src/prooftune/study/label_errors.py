@@ -96,11 +96,13 @@ def search_label_errors(
     """
     if recipe.task != "classification" or not recipe.audit.label_errors:
         return None
+    # Of several trainings, the one whose predictions the report shows.
     shipped = [shipped_training(r, scores["variants"][r.name]) for r in results]
     found = [_train_rows(recipe, study, folder), *_held_out_rows(study, shipped)]
     checked = [rows for rows in found if rows is not None]
     if not checked:
         return None
+    # Sorted over all splits, so that whoever reads from the top sees the most doubtful rows first.
     rows = sorted((row for part in checked for row in flagged_rows(part, study)), key=_order)
     _write_csv(folder / FILE, rows)
     test = next((part for part in checked if part.split == "test"), None)
@@ -126,9 +128,11 @@ def check_training_rows(recipe: Recipe, study: Study, embed: bool = True) -> Che
     limit = recipe.audit.label_errors
     if recipe.task != "classification" or not limit or not study.train:
         return None
+    # A sample bounds the time; stratified, so that rare labels are searched as well.
     examples = stratified_sample(study.train, limit, recipe.seed)
     if not can_cross_validate(examples):
         return None
+    # Always used: it takes seconds and shares no errors with the models that the study compares.
     models = {"tfidf": tfidf_probabilities(examples, study.labels, recipe.seed)}
     embedding = next(((n, v) for n, v in recipe.variants.items() if v.kind == "embedding"), None)
     if embed and embedding is not None:
@@ -142,6 +146,7 @@ def check_training_rows(recipe: Recipe, study: Study, embed: bool = True) -> Che
 def _train_rows(recipe: Recipe, study: Study, folder: Path) -> CheckedRows | None:
     """`check_training_rows`, or its result of an earlier run with the same inputs."""
     stage = folder / STAGE
+    # Another embedding model gives other probabilities, so its options are part of the stage.
     embedding = [v.model_dump() for v in recipe.variants.values() if v.kind == "embedding"][:1]
     inputs = fingerprint(
         [
@@ -162,6 +167,7 @@ def _train_rows(recipe: Recipe, study: Study, folder: Path) -> CheckedRows | Non
     stored = run_folder.read_predictions(path)
     if not stored:
         return None
+    # The sample is not drawn again: the stored ids tell which rows it held.
     ids = {p.id for p in stored}
     examples = [e for e in study.train if e.id in ids]
     names = ["tfidf", *[n for n, v in recipe.variants.items() if v.kind == "embedding"][:1]]
@@ -170,6 +176,7 @@ def _train_rows(recipe: Recipe, study: Study, folder: Path) -> CheckedRows | Non
 
 
 def _predictions(rows: CheckedRows, study: Study) -> list[Prediction]:
+    # A probability of 0 would be stored as -inf, which comparisons cannot handle.
     logs = np.log(np.maximum(rows.probabilities, 1e-12))
     return [
         Prediction(e.id, study.labels[int(row.argmax())], log_probs=tuple(row.tolist()))
@@ -188,6 +195,7 @@ def _held_out_rows(study: Study, results: Sequence[VariantResult]) -> list[Check
 def _from_predictions(
     study: Study, split: SplitName, predictions: dict[str, list[Prediction]]
 ) -> CheckedRows | None:
+    # Variants without probabilities, such as generated answers, cannot say how sure they are.
     known = {n: rows for n, rows in predictions.items() if rows and all(p.log_probs for p in rows)}
     if not known:
         return None
@@ -254,6 +262,7 @@ def _comparisons(
     test: CheckedRows, results: Sequence[VariantResult], scores: Scores, study: Study
 ) -> list[LabelErrorComparison]:
     """Bounds of every difference of the verdict."""
+    # The comparisons of the verdict, since those are what a wrong label could overturn.
     verdict = scores["verdict"]
     judged = verdict["best_tuned"] or verdict["winner"]
     index = {label: i for i, label in enumerate(study.labels)}
@@ -270,6 +279,8 @@ def _comparisons(
             test.flagged,
         )
         alpha = 1 - scores["confidence"]
+        # The verdict survives if, with every flagged row resolved against it, the difference keeps
+        # its sign and stays significant.
         same_sign = bounds.low * bounds.high > 0
         found.append(
             {

@@ -80,8 +80,10 @@ def _run_subsets(stage: VariantStage, name: str) -> list[SubsetResult]:
         notify(f"learning curve: {name} on {len(rows):,} training rows ({title})", "dim")
         part = replace(
             stage,
+            # One training for each subset: the spread between subsets includes that of trainings.
             recipe=_trained_once(recipe),
             study=replace(stage.study, train=rows),
+            # Subsets are stages of their own: a changed share trains only what is new.
             data_fingerprint=fingerprint([stage.data_fingerprint, share, subset]),
             folder=stage.folder / FOLDER / title,
         )
@@ -98,6 +100,7 @@ def read_learning_curve(recipe: Recipe, study: Study, folder: Path) -> CurveResu
         for share, subset, rows in _subsets(recipe, study, name):
             path = folder / FOLDER / _title(share, subset) / "variants" / name
             if not (path / "details.json").is_file():
+                # A curve that lacks a part would be fitted to other points than the finished run's.
                 return []
             result = run_folder.read_result(path, recipe.variants[name].system)
             results.append(SubsetResult(share, subset, len(rows), result))
@@ -155,6 +158,7 @@ def fit_learning_curves(
         for name, subsets in parts
     }
     samples = {name: _samples(recipe, study, found, scores) for name, found in measured.items()}
+    # The largest spread stands in for variants without one: an interval too wide is no false claim.
     known = [sd for name, found in measured.items() if (sd := _subset_sd(found, samples[name]))]
     fallback = max(known, default=DEFAULT_SUBSET_SD)
     curves = {}
@@ -175,6 +179,7 @@ def _samples(
     """The metric of every result, [M], and on bootstrap resamples of the test rows, [R, M]."""
     groups, _ = groups_in_test(study)
     if recipe.task == "classification":
+        # Numbered, since all subsets belong to one variant and outcomes are stored by name.
         named = [replace(s.result, name=str(i), repeats=()) for i, s in enumerate(found)]
         arrays = outcomes_of(study, named)
         tables = [columns(arrays[r.name][0][0].with_log_probs(None)) for r in named]
@@ -196,6 +201,7 @@ def _samples(
         def metric(summed: Floats) -> Floats:
             return np.asarray(summed[..., 1] / summed[..., 0])
 
+    # All points on the same resamples: they share test rows, and the fit needs their covariance.
     drawn = resample(tables, scores["resamples"], scores["seed"], groups)
     values = np.array([float(metric(table.sum(axis=0))) for table in tables])
     return values, np.stack([metric(part.bootstrap) for part in drawn], axis=1)
@@ -206,6 +212,7 @@ def _subset_sd(found: Sequence[SubsetResult], samples: tuple[Floats, Floats]) ->
     values, _ = samples
     variances, freedom = 0.0, 0
     for share in {s.share for s in found}:
+        # Within one size only: differences between sizes are the curve itself.
         own = values[[i for i, s in enumerate(found) if s.share == share]]
         if len(own) > 1:
             variances += float(own.var(ddof=1)) * (len(own) - 1)

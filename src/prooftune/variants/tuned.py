@@ -70,6 +70,7 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
     write_json(context.folder / "rendering.json", rendering.to_json())
     if variant.adapter:
         handle, record, folder = _load_adapter(context, variant.adapter, name)
+        # Trained once, scored with another prompt or with retrieval.
         description = f"the weights trained as {variant.adapter}"
         output = score_splits(context, handle, encoder, title, description)
         return _with_adapter_details(output, record, folder)
@@ -79,6 +80,7 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
         if record_file.is_file():  # the trained weights were deleted, to train again from scratch
             record_file.unlink()
             shutil.rmtree(folder / CHECKPOINTS_FOLDER, ignore_errors=True)
+        # Scoring needs one process; only the training is distributed.
         distributed.run_on_all_ranks(_train, context, variant, name, encoder, record_file)
     record = read_json(record_file)
     # Read back from disk: the scored weights are those that ship.
@@ -171,6 +173,7 @@ def _train(
     from prooftune.training.quality import validation_quality
     from prooftune.training.trainer import train
 
+    # An untuned model that an earlier variant left in memory would double the peak.
     release_cached_model()
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
     rows, validation = (
@@ -180,6 +183,7 @@ def _train(
     seed = recipe.training_seed(name, context.training)
     base = base_to_train(context, variant, seed)
     check_output_head(base)
+    # Inputs only: the scores are compared before and after, never with targets.
     probe = study.test[:PROBE_ROWS]
     # Of the untuned model, from which the reloaded one must differ.
     before = probe_scores(base, encoder, probe, head)
@@ -196,6 +200,7 @@ def _train(
         patience=recipe.early_stopping,
         learning_rate=default_learning_rate(adapters.trainable_counts(model)[1], variant.method),
     )
+    # After a crash, training goes on where it was.
     checkpoint = last_complete_checkpoint(checkpoints)
     resumed, seconds_before = checkpoint is not None, elapsed_seconds(checkpoint)
     trainable, total = adapters.trainable_counts(model)
@@ -231,8 +236,10 @@ def _train(
     adapters.remove_master_weights(model)
     after = probe_scores(model, encoder, probe, head)
     check_trained(name, before, after)
+    # Every rank has trained; one writes.
     if distributed.rank():
         return
+    # A crash while saving leaves no half-written weights that look like a finished training.
     with atomic_path(context.folder / TRAINED_FOLDER) as temporary:
         adapters.save_tuned(
             model, temporary, variant.method, loading.compute_dtype(recipe.model.dtype)
@@ -248,6 +255,7 @@ def _train(
     }
     tokens = sum(len(encoder.prefix) + len(row) for row in rows)
     record["cost"]["train_tokens"] = round(tokens * record["training"]["epochs"])
+    # Written last: its presence marks the training as finished.
     write_json(record_file, record)
     if "save_total_limit" not in options:  # otherwise they were asked for
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -255,6 +263,7 @@ def _train(
 
 def base_to_train(context: VariantContext, variant: Variant, seed: int) -> Any:
     """Load the model to train. The seed sets the initial head and adapter weights."""
+    # Before loading, which draws the initial values of new heads and adapters.
     torch.manual_seed(seed)
     return loading.load_model(
         context.model_folder,
@@ -296,11 +305,14 @@ def _before_and_after(
     if variant.method == "full":
         changes = weight_changes.full_weight_changes(folder, model)
         del model, output_head
+        # Full fine-tuning has overwritten the weights, so that the untuned model must be loaded
+        # again.
         handle.release()
         untuned = context.base_model()
         before, _ = perplexity(untuned, get_output_head(untuned), context.tokenizer, text)
     else:
         changes = weight_changes.adapter_weight_changes(model)
+        # The adapter switched off is the untuned model: no second copy in memory.
         with adapters.use_adapter(model, None):
             before, _ = perplexity(model, output_head, context.tokenizer, text)
     return changes, {

@@ -95,6 +95,7 @@ def audit_study(study: Study, recipe: Recipe) -> AuditReport:
     findings, leaked_ids = find_leakage(study, keys, recipe.audit)
     findings += find_repeated_rows(study, keys)
     findings += _empty_rows(study)
+    # Checks of labels and of answers apply to one kind of task each.
     if recipe.task == "classification":
         findings += find_conflicting_labels(study, keys) + check_labels(study)
         findings += numeric_labels(study, recipe) + unordered_ratings(study, recipe)
@@ -137,6 +138,7 @@ def add_token_lengths(
             "p95": int(np.percentile(tokens, 95)),
             "max": int(tokens.max()),
         }
+        # The share decides, since a few long outliers are normal in every data set.
         share = len(rows) / len(examples)
         truncation[name] = {"rows": len(rows), "share": share, "limit": recipe.prompt.max_length}
         if rows:
@@ -190,9 +192,11 @@ def drop_rows(study: Study, report: AuditReport, recipe: Recipe) -> Study:
     """
     remaining: dict[str, Sequence[Example]] = {}
     notes = list(study.notes)
+    # Never the test set: which rows are tested may not depend on the training data.
     for name in ("train", "validation"):
         examples: Sequence[Example] = getattr(study, name)
         leaked = report.leaked_ids.get(name, set()) if recipe.audit.leak == "drop" else set()
+        # Counted first: usually nothing is dropped, and the rows then need no copy on disk.
         counts = Counter(
             "empty" if _is_empty(e) else "leaked" if e.id in leaked else "remaining"
             for e in examples
@@ -224,6 +228,8 @@ def _empty_rows(study: Study) -> list[Finding]:
     for name, examples in study.splits().items():
         rows = row_locations(e for e in examples if _is_empty(e))
         if rows:
+            # A test row without text is one that users send too: leaving it out would flatter the
+            # scores.
             effect = "They stay in the test set." if name == "test" else "They are dropped."
             message = (
                 f"{count_noun(len(rows), name + ' row')} without text: {preview(rows)}. {effect}"

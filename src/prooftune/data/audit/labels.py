@@ -32,6 +32,7 @@ def check_labels(study: Study) -> list[Finding]:
     counts = count_labels(study, study.train)
     train_labels = [label for label in study.labels if counts[label]]
     findings = _unseen_labels(study, train_labels)
+    # The other checks compare labels, and would only repeat this error in other words.
     if len(train_labels) < 2:
         one_class = Finding(
             "one-class",
@@ -58,6 +59,8 @@ def _unseen_labels(study: Study, train_labels: list[str]) -> list[Finding]:
             findings.append(
                 Finding(
                     "unseen-label",
+                    # No variant can predict the label, so each test row of it is a certain mistake;
+                    # validation rows cost less.
                     "error" if name == "test" else "warning",
                     f"label {labels} in {name} ({preview(rows)}) but in no training row. "
                     f"Training labels: {', '.join(map(repr, train_labels[:12]))}",
@@ -68,6 +71,7 @@ def _unseen_labels(study: Study, train_labels: list[str]) -> list[Finding]:
 
 
 def _untested_labels(study: Study, train_labels: list[str]) -> list[Finding]:
+    # Training labels only: a label in neither part is an unseen one, reported above.
     untested = [label for label in train_labels if all(e.target != label for e in study.test)]
     if not untested:
         return []
@@ -83,6 +87,7 @@ def _spelling_variants(study: Study, counts: dict[str, int]) -> list[Finding]:
     for variants in label_spelling_variants(study.labels)[:MAX_ROWS_SHOWN]:
         # The most frequent spelling is probably the intended one.
         ranked = sorted(variants, key=lambda label: -counts[label])
+        # The mapping that is suggested must name every label, or the recipe would be refused.
         others = [label for label in study.labels if label not in variants]
         findings.append(
             Finding(

@@ -85,6 +85,6 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> t
         dtype=np.float64,
     )
     return scores, (
-        f"nltk:{version('nltk')}|alpha:0.9|beta:3.0|gamma:0.5|tok:NLTKWordTokenizer|stem:porter|references:max|"
-        + (f"synonyms:{source}" if source else "without synonyms")
+        f"nltk:{version('nltk')}|alpha:0.9|beta:3.0|gamma:0.5|tok:NLTKWordTokenizer|stem:porter|"
+        "references:max|" + (f"synonyms:{source}" if source else "without synonyms")
     )

@@ -297,6 +297,7 @@ def _pairs(
     oracle if its search were perfect."""
     roles = {r.name: role(recipe.variants[r.name]) for r in results}
     models = {r.name: r.details.get("model") for r in results}
+    # A leave-one-out training has less data by design; only the bundle's own is a rival.
     partly = {*partly_trained(results)} - {bundled}
     systems = {r.name: r.kind for r in results if roles[r.name] != CONTROL and r.name not in partly}
     # Controls alone: there is nothing else to compare them with.

@@ -69,6 +69,8 @@ def _rows(text: str, lines: bool) -> Sequence[object]:
             raise
         return _lines(text)
     if isinstance(value, dict):
+        # An object around the list, such as {"data": [...]}; an object with a text is a passage
+        # itself.
         lists = [item for item in value.values() if isinstance(item, list) and item]
         value = lists[0] if len(lists) == 1 and _text_field(value) is None else [value]
     if not isinstance(value, list):
@@ -94,6 +96,7 @@ def _passage(row: object, number: int) -> DocumentPart:
         raise UnreadableDocument(
             f"passage {number} has an unknown layout (found {type(row).__name__}); {_LAYOUTS}"
         )
+    # Passages of ObliQA, whose ids are unique within a document only.
     if isinstance(row.get("Passage"), str) and "PassageID" in row:
         return DocumentPart(
             row["Passage"].strip(),
@@ -103,6 +106,7 @@ def _passage(row: object, number: int) -> DocumentPart:
     metadata = row["metadata"] if isinstance(row.get("metadata"), dict) else {}
     id_ = _first(row, _IDS) or _first(metadata, _IDS)
     question, answer = _first(row, _QUESTIONS), _first(row, _ANSWERS)
+    # Frequently asked questions are found by their question as well as by their answer.
     if question is not None and answer is not None:
         return DocumentPart(f"{question}\n\n{answer}".strip(), section=question, id=id_)
     field = _text_field(row)
