@@ -16,7 +16,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from prooftune.errors import UsageError
-from prooftune.evaluation.resampling import resample_counts
+from prooftune.evaluation.means import Resampling
+from prooftune.evaluation.resampling import Groups, resample_counts
 from prooftune.judge import (
     Judgement,
     Judgements,
@@ -27,8 +28,8 @@ from prooftune.judge import (
     summarize,
     summarize_preferences,
 )
-from prooftune.judge.human import agreement, resampled_kappas
-from prooftune.judge.study import align_human_scores
+from prooftune.judge.human import agreement
+from prooftune.judge.study import _pair, align_human_scores
 from prooftune.judge.types import Winner
 from prooftune.recipe.judge import CRITERIA, Judge
 
@@ -74,13 +75,89 @@ def test_summary_without_judgements_has_no_mean_and_is_json() -> None:
         assert (figures["mean"], figures["low"], figures["n"]) == (None, None, 0)
 
 
-def test_interval_of_the_mean_equals_a_plain_bootstrap_loop() -> None:
+def test_interval_of_the_mean_contains_that_of_a_plain_bootstrap_loop() -> None:
     scores = [int(s) for s in np.random.default_rng(0).integers(1, 6, 40)]
     means = [
         np.mean(np.repeat(scores, counts.astype(int))) for counts in resample_counts(40, 500, 3)
     ]
     got = summarize(judged(list(scores)), resamples=500, seed=3)["criteria"]["c"]
-    assert [got["low"], got["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]))
+    plain = np.quantile(means, [0.025, 0.975])
+    assert got["low"] is not None and got["high"] is not None
+    assert got["low"] <= plain[0] and plain[1] <= got["high"]
+    assert got["high"] - got["low"] < 1.3 * (plain[1] - plain[0])
+
+
+def test_equal_scores_leave_doubt() -> None:
+    """Ten answers with the best score: a judge that gives it to 80% does so in a tenth of samples
+    of ten."""
+    got = summarize(judged([5] * 10), resamples=500)["criteria"]["c"]
+    assert got["high"] == 5 and got["low"] is not None and 3.5 < got["low"] < 4.9
+
+
+def test_answers_on_one_text_are_resampled_together() -> None:
+    """Four texts of 20 questions each, on which all answers have the same score. One text more or
+    less decides; single answers would hide that."""
+    scores = [2] * 20 + [3] * 20 + [4] * 20 + [5] * 20
+    human = {(str(i), "c"): min(5, score + i % 2) for i, score in enumerate(scores)}
+    groups = {str(i): f"text {i // 20}" for i in range(80)}
+    alone = summarize(judged([*scores]), human, resamples=500)
+    grouped = summarize(judged([*scores]), human, resamples=500, groups=groups)
+    assert (alone["groups"], grouped["groups"]) == (None, 4)
+    for figures in ("mean", "kappa"):
+        ends = [s["criteria"]["c"] for s in (alone, grouped)]
+        found: list[Any] = [e if figures == "mean" else e["human"] for e in ends]
+        assert found[0][figures] == pytest.approx(found[1][figures])
+        assert _width(found[1]) > 2 * _width(found[0]), figures
+    # The t interval of four means: 3.5 ± 3.18 * 1.29 / 2.
+    low = grouped["criteria"]["c"]["low"]
+    assert low is not None and low < 3.5 - 2.0
+
+
+def _width(figures: Any) -> float:
+    return float(figures["high"] - figures["low"])
+
+
+def thirty_to_ten() -> Preferences:
+    """The first variant is preferred in 30 of 40 pairs."""
+    first: Winner = "first"
+    second: Winner = "second"
+    winners = [first if i < 30 else second for i in range(40)]
+    each = [Preference(str(i), w, w, w) for i, w in enumerate(winners)]
+    return Preferences("m", each, 40, 40, 0, 0)
+
+
+def test_the_sign_test_flips_whole_groups() -> None:
+    """In three of four texts the first variant is better in all 10 answers, in one it is worse: 10
+    of the 16 patterns of signs are at least as far apart."""
+    first = judged([5] * 30 + [2] * 10)
+    second = judged([4] * 30 + [3] * 10)
+    groups = {str(i): i // 10 for i in range(40)}
+    alone = paired_difference(first, second, resamples=200)["c"]
+    grouped = paired_difference(first, second, resamples=200, groups=groups)["c"]
+    assert alone["p"] == pytest.approx(binomtest(10, 40).pvalue)
+    assert grouped["p"] == pytest.approx(10 / 16)
+    assert _width(grouped) > 2 * _width(alone)
+    all_pairs = thirty_to_ten()
+    net = summarize_preferences(all_pairs, resamples=200, groups=groups)
+    assert net["p"] == pytest.approx(10 / 16) and net["groups"] == 4
+    assert _width(net) > 2 * _width(summarize_preferences(all_pairs, resamples=200))
+    # Groups of one answer each change nothing.
+    ones = summarize_preferences(all_pairs, resamples=200, groups={str(i): i for i in range(40)})
+    assert ones == summarize_preferences(all_pairs, resamples=200)
+
+
+def test_intervals_of_several_pairs_are_wider() -> None:
+    all_pairs = thirty_to_ten()
+    one, five = (summarize_preferences(all_pairs, resamples=2000, pairs=k) for k in (1, 5))
+    assert 1.15 < _width(five) / _width(one) < 1.5  # of a normal sample: 2.576 / 1.960
+
+
+def test_the_interval_of_preferences_agrees_with_its_test() -> None:
+    found = summarize_preferences(thirty_to_ten(), resamples=200)
+    assert found["low"] is not None and found["low"] > 0
+    significant, open_ = _pair("a", "b", found, 0.01), _pair("a", "b", found, 0.4)
+    assert significant["low"] == found["low"] and significant["p_holm"] == 0.01
+    assert open_["low"] == 0 and open_["high"] == found["high"]
 
 
 def test_difference_is_paired_over_answers_judged_in_both() -> None:
@@ -91,14 +168,17 @@ def test_difference_is_paired_over_answers_judged_in_both() -> None:
     assert got["p"] == pytest.approx(binomtest(3, 3).pvalue)
     back = paired_difference(second, first, resamples=200)["c"]
     assert got["low"] is not None and got["high"] is not None
-    assert [back["low"], back["high"]] == pytest.approx([-got["high"], -got["low"]])
+    assert [back["low"], back["high"]] == pytest.approx([-got["high"], -got["low"]], abs=0.3)
     assert paired_difference(first, judged([None] * 6), resamples=200)["c"]["difference"] is None
 
 
 def test_a_constant_difference_has_a_narrow_interval() -> None:
     """Paired: both vary from row to row, their difference does not."""
-    got = paired_difference(judged([2, 3, 4, 5] * 5), judged([1, 2, 3, 4] * 5), resamples=200)["c"]
-    assert (got["difference"], got["low"], got["high"]) == (1, 1, 1)
+    first, second = [2, 3, 4, 5] * 5, [1, 2, 3, 4] * 5
+    got = paired_difference(judged([*first]), judged([*second]), resamples=500)["c"]
+    shuffled = paired_difference(judged([*first]), judged([*second[::-1]]), resamples=500)["c"]
+    assert got["difference"] == pytest.approx(1)
+    assert 0 < _width(got) < 0.6 * _width(shuffled)
 
 
 def test_comparing_different_rows_is_an_error() -> None:
@@ -128,29 +208,41 @@ def test_preferences_are_counted_and_tested(winners: list[Winner | None]) -> Non
     json.dumps(got, allow_nan=False)
 
 
-def test_resampled_kappas_equal_scikit_learn() -> None:
+@pytest.mark.parametrize("scale", [(1, 5), (0, 10)])
+def test_kappa_is_that_of_scikit_learn_and_its_interval_that_of_a_loop(
+    scale: tuple[int, int],
+) -> None:
     rng = np.random.default_rng(1)
-    human = rng.integers(1, 6, 30)
-    judged_ = np.clip(human + rng.integers(-1, 2, 30), 1, 5)
-    fast = resampled_kappas(human, judged_, 50, 4)
-    for kappa, counts in zip(fast, resample_counts(30, 50, 4), strict=True):
-        rows = np.repeat(np.arange(30), counts.astype(int))
-        expected = cohen_kappa_score(
-            human[rows], judged_[rows], labels=[1, 2, 3, 4, 5], weights="quadratic"
+    human = rng.integers(scale[0], scale[1] + 1, 60)
+    judged_ = np.clip(human + rng.integers(-1, 2, 60), *scale)
+    labels = list(range(scale[0], scale[1] + 1))
+
+    def plain(rows: Any) -> float:
+        return float(
+            cohen_kappa_score(human[rows], judged_[rows], labels=labels, weights="quadratic")
         )
-        assert kappa == pytest.approx(expected)
+
+    found = agreement(human, judged_, Resampling(300, 0.95, 4))
+    assert found.kappa == pytest.approx(plain(np.arange(60)))
+    loop = [plain(np.repeat(np.arange(60), c.astype(int))) for c in resample_counts(60, 300, 4)]
+    low, high = np.quantile(loop, [0.025, 0.975])
+    assert found.low is not None and found.high is not None
+    assert found.low <= low and high <= found.high
 
 
 def test_agreement_of_known_tables() -> None:
-    same = np.array([1, 2, 3, 4, 5])
-    assert agreement(same, same, (1, 5), 200, 0.95, 0).kappa == 1
-    assert agreement(same, 6 - same, (1, 5), 200, 0.95, 0).kappa == pytest.approx(-1)
-    constant = agreement(np.full(4, 3), np.full(4, 3), (1, 5), 200, 0.95, 0)
+    same, resampling = np.array([1, 2, 3, 4, 5]), Resampling(200, 0.95, 0)
+    perfect = agreement(same, same, resampling)
+    assert perfect.kappa == 1 and perfect.low is not None and perfect.low < 0.9
+    assert agreement(same, 6 - same, resampling).kappa == pytest.approx(-1)
+    constant = agreement(np.full(4, 3), np.full(4, 3), resampling)
     assert (constant.kappa, constant.low, constant.exact, constant.n) == (None, None, 1.0, 4)
     # Disagreement of (0,1,1,0)/4 against a chance of (1/2, 1/2) each: 1 - (1/2)/(1/2).
-    assert agreement(
-        np.array([1, 1, 2, 2]), np.array([1, 2, 1, 2]), (1, 5), 200, 0.95, 0
-    ).kappa == pytest.approx(0)
+    human, judged_ = np.array([1, 1, 2, 2]), np.array([1, 2, 1, 2])
+    assert agreement(human, judged_, resampling).kappa == pytest.approx(0)
+    by_groups = agreement(np.tile(human, 9), np.tile(judged_, 9), resampling,
+                          Groups(np.repeat(np.arange(9), 4), 9))  # fmt: skip
+    assert by_groups.kappa == pytest.approx(0), "every group is alike"
 
 
 def test_agreement_covers_answers_scored_by_both(tmp_path: Path) -> None:

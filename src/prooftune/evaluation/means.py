@@ -1,12 +1,13 @@
-"""Means of scores between 0 and 1, such as those of retrieval, with their intervals."""
+"""Means of bounded scores, such as those of retrieval or of a judge, with their intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from prooftune.evaluation.intervals import UNIT, resampling_interval
+from prooftune.evaluation.intervals import SIGNED, UNIT, Interval, resampling_interval
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.resampling import Groups, mean_prior, resample
 
@@ -39,6 +40,70 @@ def mean_figures(
         )
         figures[name] = {"value": interval.value, "low": interval.low, "high": interval.high}
     return figures
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How often and from what to resample.
+
+    Attributes:
+        resamples: of each kind.
+        confidence: level of the intervals, 0 to 1.
+        seed: of the resampling.
+    """
+
+    resamples: int
+    confidence: float
+    seed: int
+
+
+def bounded_mean(
+    values: Floats,
+    bounds: tuple[float, float],
+    resampling: Resampling,
+    groups: Groups | None = None,
+) -> Interval | None:
+    """Mean of scores [n] on any scale, with its interval; None without scores.
+
+    Args:
+        values: the scores.
+        bounds: lowest and highest possible score.
+        resampling: number, level and seed.
+        groups: the groups of the examples.
+    """
+    if len(values) == 0:
+        return None
+    low, high = bounds
+    scaled = (values - low) / (high - low)
+    figure = mean_figures(
+        {"": scaled}, resampling.resamples, resampling.confidence, resampling.seed, groups
+    )[""]
+    ends = (low + (high - low) * figure[name] for name in ("value", "low", "high"))
+    return Interval(*ends)
+
+
+def bounded_mean_difference(
+    first: Floats,
+    second: Floats,
+    bounds: tuple[float, float],
+    resampling: Resampling,
+    groups: Groups | None = None,
+) -> Interval | None:
+    """Paired difference of two means of scores [n], first minus second; otherwise as
+    `bounded_mean`."""
+    if len(first) == 0:
+        return None
+    low, width = bounds[0], bounds[1] - bounds[0]
+    ones = np.ones(len(first))
+    tables = [np.stack([ones, (side - low) / width], axis=1) for side in (first, second)]
+    priors = [mean_prior(resampling.resamples, resampling.seed, number) for number in range(2)]
+    drawn = [
+        part.map(_mean)["mean"]
+        for part in resample(tables, resampling.resamples, resampling.seed, groups, priors)
+    ]
+    value = float((first - second).mean()) / width
+    ends = resampling_interval(value, drawn[0] - drawn[1], resampling.confidence, SIGNED)
+    return Interval(width * ends.value, width * ends.low, width * ends.high)
 
 
 def _mean(summed: Floats) -> dict[str, Floats]:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from prooftune.errors import UsageError, nearest
-from prooftune.evaluation.intervals import percentile_interval
-from prooftune.evaluation.metrics import Floats, Ints
-from prooftune.evaluation.resampling import CHUNK_BYTES, resample_counts
+from prooftune.evaluation.intervals import SIGNED, resampling_interval
+from prooftune.evaluation.means import Resampling
+from prooftune.evaluation.metrics import Floats, Ints, Outcomes, columns, rates, sums
+from prooftune.evaluation.resampling import Groups, label_prior, resample
 
 COLUMNS = ("id", "criterion", "score")
 VARIANT = "variant"
@@ -27,7 +28,7 @@ class Agreement:
 
     Attributes:
         kappa: Cohen's kappa with quadratic weights, -1 to 1; None where all scores are equal.
-        low, high: bounds of its bootstrap interval; None where undefined.
+        low, high: bounds of its interval; None where undefined.
         exact: share of answers with the same score.
         n: answers scored by both.
     """
@@ -111,54 +112,45 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
 
 
 def agreement(
-    human: Ints, judged: Ints, scale: tuple[int, int], resamples: int, confidence: float, seed: int
+    human: Ints,
+    judged: Ints,
+    resampling: Resampling,
+    groups: Groups | None = None,
 ) -> Agreement:
     """Cohen's weighted kappa (1968) with quadratic weights between two raters.
 
     Args:
         human, judged: scores of the same answers, int [n].
-        scale: lowest and highest score.
-        resamples: bootstrap resamples.
-        confidence: level of the interval.
-        seed: seed of the bootstrap.
+        resampling: number, level and seed of the interval.
+        groups: the groups in which the answers come.
 
     Raises:
         ValueError: there are no scores.
     """
-    from sklearn.metrics import cohen_kappa_score
-
     if len(human) == 0:
         raise ValueError("no scores to compare")
     exact = float((human == judged).mean())
+    # Scores that nobody gave have no pseudo-examples; the distances of the others stay.
+    scale = np.unique(np.concatenate([human, judged]))
     # Chance agreement is 1 then, and kappa is 0 / 0.
-    if len(np.unique(np.concatenate([human, judged]))) == 1:
+    if len(scale) == 1:
         return Agreement(None, None, None, exact, len(human))
-    # All scores of the scale: scikit-learn weighs by positions in this list, and a score that
-    # nobody gave still separates its neighbours.
-    labels = range(scale[0], scale[1] + 1)
-    kappa = float(cohen_kappa_score(human, judged, labels=list(labels), weights="quadratic"))
-    low, high = percentile_interval(resampled_kappas(human, judged, resamples, seed), confidence)
-    known = not np.isnan(low)
-    return Agreement(kappa, low if known else None, high if known else None, exact, len(human))
+    targets, predicted = np.searchsorted(scale, human), np.searchsorted(scale, judged)
+    values = scale.astype(np.float64)
+    rated = Outcomes(targets, predicted, None, len(scale), values)
+    table = columns(rated)
+    count, seed = resampling.resamples, resampling.seed
+    prior = label_prior(len(scale), table.shape[1], count, seed, 0, values)
+    [drawn] = resample([table], count, seed, groups, [prior])
+    samples = drawn.map(lambda summed: {"kappa": _kappa(summed, len(scale), values)})["kappa"]
+    kappa = float(_kappa(table.sum(axis=0), len(scale), values))
+    ends = resampling_interval(kappa, samples, resampling.confidence, SIGNED)
+    return Agreement(kappa, ends.low, ends.high, exact, len(human))
 
 
-def resampled_kappas(human: Ints, judged: Ints, resamples: int, seed: int) -> Floats:
-    """Quadratic kappa of every resample, float [R]; NaN where a resample has only one score.
-
-    With squared differences as weights, the expected disagreement of independent raters needs only
-    means: E(x-y)^2 = E x^2 + E y^2 - 2 (E x)(E y). A resample's kappa is a function of five sums.
-    """
-    x, y = human.astype(np.float64), judged.astype(np.float64)
-    columns = np.stack([x, y, x**2, y**2, (x - y) ** 2], axis=1)
-    n = len(x)
-    chunk = max(1, CHUNK_BYTES // (8 * n))
-    means = np.concatenate(
-        [
-            resample_counts(n, min(chunk, resamples - start), seed, start) @ columns / n
-            for start in range(0, resamples, chunk)
-        ]
-    )
-    expected = means[:, 2] + means[:, 3] - 2 * means[:, 0] * means[:, 1]
-    # Sums of small squares are exact, so only a resample with a single score falls below this.
-    varies = expected > 1e-9
-    return np.where(varies, 1 - means[:, 4] / np.where(varies, expected, 1.0), np.nan)
+def _kappa(summed: Floats, classes: int, scale: Floats) -> Floats:
+    """Quadratic kappa from summed columns [..., c]; not-a-number where only one score occurs."""
+    total = sums(summed, classes, scale)
+    kappa = rates(total)["quadratic_kappa"]
+    # `rates` gives 0 / 0 the value 0; without any disagreement kappa is 1 otherwise.
+    return np.where((kappa == 0) & (total.squared_error == 0), np.nan, kappa)

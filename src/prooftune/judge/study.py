@@ -9,7 +9,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from prooftune.evaluation.answers.no_answer import final_outputs
-from prooftune.evaluation.score_types import JudgeScores, PairSummary, Scores
+from prooftune.evaluation.comparisons import consistent
+from prooftune.evaluation.outcomes import groups_in_test
+from prooftune.evaluation.score_types import (
+    Figure,
+    JudgeScores,
+    PairSummary,
+    PreferenceSummary,
+    Scores,
+    defined,
+)
 from prooftune.evaluation.significance import holm
 from prooftune.judge.human import HumanScores, read_human_scores
 from prooftune.judge.scoring import compare, judge
@@ -77,6 +86,7 @@ def judge_study(
         "resamples": recipe.evaluation.resamples,
         "confidence": recipe.evaluation.confidence,
         "seed": recipe.seed,
+        "groups": _groups_by_id(study),
     }
     # Of any variant, so that all are judged on the same rows.
     generated = {p.id for r in results for p in r.test if p.generated_tokens}
@@ -102,13 +112,15 @@ def judge_study(
     compared = [] if against is None else [(name, against) for name in tuned]
     preferences = [
         summarize_preferences(
-            compare(items[name], items[other], settings, folder, complete, recipe.seed), **options
+            compare(items[name], items[other], settings, folder, complete, recipe.seed),
+            **options,
+            pairs=len(compared),
         )
         for name, other in compared
     ]
     adjusted = holm([preference["p"] for preference in preferences])
-    pairs: list[PairSummary] = [
-        {"a": name, "b": other, **preference, "p_holm": p_holm}
+    pairs = [
+        _pair(name, other, preference, p_holm)
         for (name, other), preference, p_holm in zip(compared, preferences, adjusted, strict=True)
     ]
     return {
@@ -126,6 +138,28 @@ def judge_study(
             for name, other in compared
         ],
     }
+
+
+def _groups_by_id(study: Study) -> dict[str, int] | None:
+    """The group of every test example, if they come in groups."""
+    groups, _ = groups_in_test(study)
+    if groups is None:
+        return None
+    return {e.id: number for e, number in zip(study.test, groups.index.tolist(), strict=True)}
+
+
+def _pair(name: str, other: str, preference: PreferenceSummary, p_holm: float) -> PairSummary:
+    """A pair's preferences with its adjusted p-value, which its interval never contradicts."""
+    pair: PairSummary = {"a": name, "b": other, **preference, "p_holm": p_holm}
+    if preference["net"] is not None:
+        found: Figure = {
+            "value": preference["net"],
+            "low": preference["low"],
+            "high": preference["high"],
+        }
+        ends = consistent(defined(found), p_holm < 1 - preference["confidence"])
+        pair["low"], pair["high"] = ends["low"], ends["high"]
+    return pair
 
 
 def align_human_scores(

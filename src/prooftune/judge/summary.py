@@ -1,16 +1,20 @@
-"""Summary statistics of judgements: means, intervals, and failures with their reasons."""
+"""Summary statistics of judgements: means, intervals, and failures with their reasons.
+
+Where answers come in groups (`Grouping`), all intervals and tests are by groups.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from prooftune.errors import UsageError
-from prooftune.evaluation.intervals import Interval, percentile_interval, wilson_interval
+from prooftune.evaluation.intervals import SIGNED, UNIT, wilson_interval
+from prooftune.evaluation.means import Resampling, bounded_mean, bounded_mean_difference
 from prooftune.evaluation.metrics import Floats
-from prooftune.evaluation.resampling import CHUNK_BYTES, resample_counts
+from prooftune.evaluation.resampling import Groups, groups_of
 from prooftune.evaluation.score_types import (
     CriterionSummary,
     FailureCounts,
@@ -19,11 +23,14 @@ from prooftune.evaluation.score_types import (
     PreferenceSummary,
     ScoreDifference,
 )
-from prooftune.evaluation.significance import mcnemar_p
+from prooftune.evaluation.significance import mcnemar_p, swap_test
 from prooftune.judge.human import HumanScores, agreement
 from prooftune.judge.types import Judgement, Judgements, Preferences
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
+
+Grouping = Mapping[str, Hashable]
+"""Group of every example, by its id."""
 
 
 def summarize(
@@ -33,6 +40,7 @@ def summarize(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
+    groups: Grouping | None = None,
 ) -> JudgeSummary:
     """Summarise one variant's judgements, JSON-ready.
 
@@ -42,6 +50,7 @@ def summarize(
         resamples: bootstrap resamples.
         confidence: level of every interval.
         seed: seed of the resampling.
+        groups: group of every answer, if they come in groups.
 
     Raises:
         UsageError: the human scores cover none of the answers.
@@ -56,13 +65,14 @@ def summarize(
             if judgements.judgements
             else "judge: nothing was judged"
         )
-    options = (resamples, confidence, seed)
+    resampling = Resampling(resamples, confidence, seed)
     criteria: dict[str, CriterionSummary] = {}
     for name in judgements.criteria:
         own = [j for j in judgements.judgements if j.criterion == name]
-        criteria[name] = _summarize_criterion(own, judgements.scale, *options)
+        criteria[name] = _summarize_criterion(own, judgements.scale, resampling, groups)
         if human is not None:
-            criteria[name]["human"] = _human_agreement(own, human, judgements.scale, *options)
+            criteria[name]["human"] = _human_agreement(own, human, resampling, groups)
+    judged_groups = _groups_of([j.id for j in judgements.judgements], groups)
     return {
         "model": judgements.model,
         "scale": list(judgements.scale),
@@ -71,6 +81,7 @@ def summarize(
         "seed": judgements.seed,
         "confidence": confidence,
         "resamples": resamples,
+        "groups": judged_groups.count if judged_groups else None,
         "criteria": criteria,
     }
 
@@ -82,6 +93,7 @@ def paired_difference(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
+    groups: Grouping | None = None,
 ) -> dict[str, ScoreDifference]:
     """Paired differences of two variants' mean scores by criterion, first minus second.
 
@@ -100,25 +112,26 @@ def paired_difference(
     result: dict[str, ScoreDifference] = {}
     for name in first.criteria:
         pairs = [
-            (a.score, b.score)
+            (a.id, a.score, b.score)
             for a, b in zip(first.judgements, second.judgements, strict=True)
             if a.criterion == name
         ]
-        differences = np.array(
-            [a - b for a, b in pairs if a is not None and b is not None], dtype=np.float64
+        both = [(id_, a, b) for id_, a, b in pairs if a is not None and b is not None]
+        scores = np.array([(a, b) for _, a, b in both], dtype=np.float64).reshape(-1, 2).T
+        signs = np.sign(scores[0] - scores[1])
+        own = _groups_of([id_ for id_, _, _ in both], groups)
+        mean = bounded_mean_difference(
+            scores[0], scores[1], first.scale, Resampling(resamples, confidence, seed), own
         )
-        higher, lower = int((differences > 0).sum()), int((differences < 0).sum())
-        mean = mean_interval(differences, resamples, confidence, seed)
         result[name] = {
             "difference": mean.value if mean else None,
             "low": mean.low if mean else None,
             "high": mean.high if mean else None,
-            "n": len(differences),
-            "left_out": len(pairs) - len(differences),
-            "higher": higher,
-            "lower": lower,
-            # The exact sign test: are higher and lower scores a fair coin? Ties say nothing.
-            "p": mcnemar_p(higher, lower),
+            "n": len(both),
+            "left_out": len(pairs) - len(both),
+            "higher": int((signs > 0).sum()),
+            "lower": int((signs < 0).sum()),
+            "p": _sign_test(signs, seed, own),
         }
     return result
 
@@ -129,8 +142,17 @@ def summarize_preferences(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
+    groups: Grouping | None = None,
+    pairs: int = 1,
 ) -> PreferenceSummary:
-    """Summarise pairwise preferences from the first variant's point of view, JSON-ready."""
+    """Summarise pairwise preferences from the first variant's point of view, JSON-ready.
+
+    Args:
+        preferences: from `compare`.
+        resamples, confidence, seed, groups: as for `summarize`.
+        pairs: pairs of variants that are compared: the intervals of their net preferences hold
+            together.
+    """
     all_pairs = preferences.preferences
     judged = [p for p in all_pairs if p.winner is not None]
     counts = Counter(p.winner for p in judged)
@@ -140,10 +162,14 @@ def summarize_preferences(
         dtype=np.float64,
     )
     # Without equal answers, which no order could change.
-    twice = [(p.shown_first, p.shown_second) for p in judged if p.shown_first is not None]
-    agree = sum(a == b for a, b in twice)
-    low, high = wilson_interval(agree, len(twice), confidence)
-    net = mean_interval(outcomes, resamples, confidence, seed)
+    asked = [p for p in judged if p.shown_first is not None]
+    twice = [(p.shown_first, p.shown_second) for p in asked]
+    agree = [a == b for a, b in twice]
+    resampling = Resampling(resamples, confidence, seed)
+    low, high = _share_interval(agree, resampling, _groups_of([p.id for p in asked], groups))
+    own = _groups_of([p.id for p in judged], groups)
+    simultaneous = Resampling(resamples, 1 - (1 - confidence) / pairs, seed)
+    net = bounded_mean(outcomes, SIGNED, simultaneous, own)
     return {
         "model": preferences.model,
         "rows": preferences.rows,
@@ -151,6 +177,7 @@ def summarize_preferences(
         "seed": preferences.seed,
         "confidence": confidence,
         "resamples": resamples,
+        "groups": own.count if own else None,
         "wins": counts["first"],
         "losses": counts["second"],
         "ties": counts["tie"],
@@ -158,54 +185,41 @@ def summarize_preferences(
         "net": net.value if net else None,
         "low": net.low if net else None,
         "high": net.high if net else None,
-        "p": mcnemar_p(counts["first"], counts["second"]),
+        "p": _sign_test(outcomes, seed, own),
         "asked_twice": len(twice),
-        "consistent": agree / len(twice) if twice else None,
+        "consistent": sum(agree) / len(twice) if twice else None,
         "consistent_low": low,
         "consistent_high": high,
         "first_place": sum((a == "first") + (b == "second") for a, b in twice),
         "second_place": sum((a == "second") + (b == "first") for a, b in twice),
-        **_count_failures([p.failure for p in all_pairs if p.failure], len(all_pairs), confidence),
+        **_count_failures(
+            [p.failure for p in all_pairs],
+            resampling,
+            _groups_of([p.id for p in all_pairs], groups),
+        ),
     }
 
 
-def mean_interval(values: Floats, resamples: int, confidence: float, seed: int) -> Interval | None:
-    """Mean with percentile bootstrap interval; None without values.
-
-    Args:
-        values: float [n].
-        resamples: bootstrap resamples.
-        confidence: level of the interval.
-        seed: seed of the resampling.
-    """
-    n = len(values)
-    if n == 0:
-        return None
-    chunk = max(1, CHUNK_BYTES // (8 * n))
-    samples = [
-        resample_counts(n, min(chunk, resamples - start), seed, start) @ values / n
-        for start in range(0, resamples, chunk)
-    ]
-    return Interval(float(values.mean()), *percentile_interval(np.concatenate(samples), confidence))
-
-
 def _summarize_criterion(
-    judgements: list[Judgement],
+    judgements: Sequence[Judgement],
     scale: tuple[int, int],
-    resamples: int,
-    confidence: float,
-    seed: int,
+    resampling: Resampling,
+    groups: Grouping | None,
 ) -> CriterionSummary:
-    scores = [j.score for j in judgements if j.score is not None]
-    counts = Counter(scores)
-    mean = mean_interval(np.array(scores, dtype=np.float64), resamples, confidence, seed)
-    reasons = [j.failure for j in judgements if j.failure]
-    failures = _count_failures(reasons, len(judgements), confidence)
+    valid = [(j.id, j.score) for j in judgements if j.score is not None]
+    counts = Counter(score for _, score in valid)
+    scores = np.array([score for _, score in valid], dtype=np.float64)
+    mean = bounded_mean(scores, scale, resampling, _groups_of([id_ for id_, _ in valid], groups))
+    failures = _count_failures(
+        [j.failure for j in judgements],
+        resampling,
+        _groups_of([j.id for j in judgements], groups),
+    )
     return {
         "mean": mean.value if mean else None,
         "low": mean.low if mean else None,
         "high": mean.high if mean else None,
-        "n": len(scores),
+        "n": len(valid),
         "failed": failures["failed"],
         "failure_rate": failures["failure_rate"],
         "failure_low": failures["failure_low"],
@@ -216,22 +230,21 @@ def _summarize_criterion(
 
 
 def _human_agreement(
-    judgements: list[Judgement],
+    judgements: Sequence[Judgement],
     human: HumanScores,
-    scale: tuple[int, int],
-    resamples: int,
-    confidence: float,
-    seed: int,
+    resampling: Resampling,
+    groups: Grouping | None,
 ) -> HumanAgreement | None:
     both = [
-        (human[key], j.score)
+        (j.id, human[key], j.score)
         for j in judgements
         if j.score is not None and (key := (j.id, j.criterion)) in human
     ]
     if not both:
         return None
-    human_scores, judge_scores = np.array(both, dtype=np.int64).T
-    measured = agreement(human_scores, judge_scores, scale, resamples, confidence, seed)
+    human_scores, judge_scores = np.array([pair[1:] for pair in both], dtype=np.int64).T
+    own = _groups_of([id_ for id_, _, _ in both], groups)
+    measured = agreement(human_scores, judge_scores, resampling, own)
     return {
         "kappa": measured.kappa,
         "low": measured.low,
@@ -241,14 +254,42 @@ def _human_agreement(
     }
 
 
-def _count_failures(reasons: Iterable[str], total: int, confidence: float) -> FailureCounts:
-    counts = Counter(reasons)
-    failed = counts.total()
-    low, high = wilson_interval(failed, total, confidence)
+def _count_failures(
+    reasons: Sequence[str], resampling: Resampling, groups: Groups | None
+) -> FailureCounts:
+    """Failures among judgements, given the reason of each, empty for valid ones."""
+    counts = Counter(reason for reason in reasons if reason)
+    low, high = _share_interval([bool(reason) for reason in reasons], resampling, groups)
     return {
-        "failed": failed,
-        "failure_rate": failed / total if total else None,
+        "failed": counts.total(),
+        "failure_rate": counts.total() / len(reasons) if reasons else None,
         "failure_low": low,
         "failure_high": high,
         "reasons": dict(counts.most_common()),
     }
+
+
+def _share_interval(
+    flags: Sequence[bool], resampling: Resampling, groups: Groups | None
+) -> tuple[float, float]:
+    """Wilson's interval of a share, or one by groups."""
+    found = None
+    if groups is not None:
+        found = bounded_mean(np.array(flags, dtype=np.float64), UNIT, resampling, groups)
+    if found is not None:
+        return found.low, found.high
+    return wilson_interval(sum(flags), len(flags), resampling.confidence)
+
+
+def _sign_test(signs: Floats, seed: int, groups: Groups | None) -> float:
+    """Two-sided p-value of signs [n], -1, 0 or 1: are positive and negative ones a fair coin? Zeros
+    say nothing. Exact, or by flipping the signs of whole groups."""
+    if groups is None:
+        return mcnemar_p(int((signs > 0).sum()), int((signs < 0).sum()))
+    zeros = np.zeros((1, 1))
+    return swap_test(signs[:, None], zeros, lambda summed: summed[..., 0], seed, groups=groups)
+
+
+def _groups_of(ids: Iterable[str], groups: Grouping | None) -> Groups | None:
+    """Groups of the answers with these ids; None where every answer stands alone."""
+    return None if groups is None else groups_of([groups[id_] for id_ in dict.fromkeys(ids)])

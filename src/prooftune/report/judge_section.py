@@ -43,7 +43,7 @@ def judge_section(scores: Scores) -> dict[str, Any] | None:
     variants, pairs = judge["variants"], judge["pairs"]
     tables = [
         _score_table(variants),
-        _difference_table(judge["differences"]),
+        _difference_table(judge["differences"], variants),
         _preference_table(pairs),
         _agreement_table(variants),
     ]
@@ -99,11 +99,18 @@ def _caption(summary: JudgeSummary | PairSummary) -> str:
     scale = ""
     if isinstance(lowest_to_highest, list):
         scale = f", from {lowest_to_highest[0]} (worst) to {lowest_to_highest[1]} (best)"
+    groups = summary.get("groups")
+    of_groups = f" of {count(groups)} groups of answers" if groups else ""
     return (
         f"By {summary['model']} on {count(summary['rows'])} of {count(summary['of'])} "
         f"answers{scale}; failed judgements are excluded; {percent(summary['confidence'], 0)} "
-        f"intervals from {count(summary['resamples'])} resamples, seed {summary['seed']}."
+        f"intervals from {count(summary['resamples'])} resamples{of_groups}, seed "
+        f"{summary['seed']}."
     )
+
+
+def _sign_test_name(summary: JudgeSummary | PairSummary) -> str:
+    return "sign test by groups" if summary.get("groups") else "exact sign test"
 
 
 def _failure_cells(c: FailureCounts) -> list[Cell]:
@@ -113,7 +120,12 @@ def _failure_cells(c: FailureCounts) -> list[Cell]:
     return [Cell(count(c["failed"]), share), Cell(reasons or MISSING, is_text=True)]
 
 
-def _difference_table(rows: Sequence[DifferenceSummary]) -> Table | None:
+def _difference_table(
+    rows: Sequence[DifferenceSummary], variants: Mapping[str, JudgeSummary]
+) -> Table | None:
+    if not rows:
+        return None
+    test = _sign_test_name(variants[rows[0]["a"]])
     cells = [
         (
             f"{row['a']} − {row['b']}",
@@ -133,8 +145,8 @@ def _difference_table(rows: Sequence[DifferenceSummary]) -> Table | None:
         Table(
             "judge-differences-table",
             "Differences of the judge’s scores",
-            "First minus second, over answers judged for both variants. p: exact sign test, not "
-            "adjusted.",
+            f"First minus second, over answers judged for both variants. p: {test}, not "
+            "adjusted, and neither are the intervals.",
             ["difference", "criterion", "mean", "pairs", "excluded", "higher : lower", "p"],
             cells,
         )
@@ -169,9 +181,9 @@ def _preference_table(pairs: Sequence[PairSummary]) -> Table | None:
         Table(
             "preferences-table",
             "Preferences of the judge",
-            _caption(pairs[0])
-            + " Every pair is judged in both orders, and a win needs both. p: exact sign test on "
-            "wins and losses, Holm-adjusted.",
+            _caption(pairs[0]) + " Every pair is judged in both orders, and a win needs both. p: "
+            f"{_sign_test_name(pairs[0])} on wins and losses, Holm-adjusted; the intervals of the "
+            "net preference hold for all pairs together.",
             [
                 "pair",
                 "wins",

@@ -26,7 +26,7 @@ class HumanAgreement(TypedDict):
 
 
 class CriterionSummary(FailureCounts):
-    """Mean score on one criterion with its bootstrap interval; None without any judgement.
+    """Mean score on one criterion with its interval; None without any judgement.
 
     ``n`` counts valid judgements, ``scores`` the answers by score. ``human`` has the fields of
     `human.Agreement`; None where no answer was scored by both.
@@ -41,7 +41,8 @@ class CriterionSummary(FailureCounts):
 
 
 class JudgeSummary(TypedDict):
-    """Scores of one variant by criterion; ``rows`` of ``of`` answers were judged."""
+    """Scores of one variant by criterion; ``rows`` of ``of`` answers were judged, in so many
+    ``groups`` (None: each stands alone)."""
 
     model: str
     scale: list[int]
@@ -50,14 +51,16 @@ class JudgeSummary(TypedDict):
     seed: int
     confidence: float
     resamples: int
+    groups: NotRequired[int | None]
     criteria: dict[str, CriterionSummary]
 
 
 class ScoreDifference(TypedDict):
-    """Paired difference of two variants' mean scores with its bootstrap interval.
+    """Paired difference of two variants' mean scores with its interval.
 
     ``n`` pairs were judged in both and ``left_out`` pairs were not. ``higher`` and ``lower`` count
-    answers of the first variant with a higher and a lower score; ``p`` is of the exact sign test.
+    answers of the first variant with a higher and a lower score; ``p`` is of the sign test, exact
+    or by groups.
     """
 
     difference: float | None
@@ -73,8 +76,9 @@ class ScoreDifference(TypedDict):
 class PreferenceSummary(FailureCounts):
     """Pairwise preferences, from the first variant's point of view.
 
-    ``n`` is the sum of wins, losses and ties, ``net`` is (wins - losses) / n with its bootstrap
-    interval, and ``p`` is of the exact sign test on wins and losses. ``asked_twice`` counts pairs
+    ``n`` is the sum of wins, losses and ties, ``net`` is (wins - losses) / n with an
+    interval that holds for all pairs of a study together, and ``p`` is of the sign test on wins and
+    losses, exact or by groups. ``asked_twice`` counts pairs
     with two verdicts and ``consistent`` is the share of these on which both orders agree, with its
     Wilson interval. ``first_place`` and ``second_place`` count verdicts by position.
     """
@@ -85,6 +89,7 @@ class PreferenceSummary(FailureCounts):
     seed: int
     confidence: float
     resamples: int
+    groups: NotRequired[int | None]
     wins: int
     losses: int
     ties: int
