@@ -194,6 +194,7 @@ def proportions(samples: int) -> Iterator[Row]:
     """Figures of the same populations that are proportions, or functions of one. Their intervals
     depend on a few counts only, so many samples are cheap."""
     wilson = functools.cache(functools.partial(wilson_interval, confidence=CONFIDENCE))
+    plain = functools.cache(_plain_share)
     f1 = functools.cache(functools.partial(f1_interval, confidence=CONFIDENCE))
     paired = functools.cache(functools.partial(paired_proportions_interval, confidence=CONFIDENCE))
     for name, shares in POPULATIONS.items():
@@ -215,15 +216,25 @@ def proportions(samples: int) -> Iterator[Row]:
                     right, pairs, counts, strict=True
                 ):
                     tally.add("accuracy", wilson(correct, n), accuracy)
+                    tally.add("accuracy plain", plain(correct, n), accuracy)
                     tally.add("Δ accuracy", paired(first, second, n), 0.05)
                     if tp + fn:
                         tally.add("rarest recall", wilson(tp, tp + fn), accuracy)
+                        tally.add("rarest recall plain", plain(tp, tp + fn), accuracy)
                     if tp + fp:
                         tally.add("rarest precision", wilson(tp, tp + fp), hits / (hits + given))
                     if tp + fn + fp:
                         true = 2 * hits / (2 * hits + missed + given)
                         tally.add("rarest f1", f1(tp, tp + fn + fp), true)
                 yield {"population": name, "true accuracy": accuracy, "n": n, **tally.row()}
+
+
+def _plain_share(successes: int, n: int) -> tuple[float, float]:
+    """The percentile bootstrap of a share, with infinitely many resamples."""
+    from scipy.stats import binom
+
+    low, high = binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n, successes / n) / n
+    return float(low), float(high)
 
 
 def answers(samples: int, resamples: int) -> Iterator[Row]:
@@ -655,6 +666,42 @@ def abstentions(samples: int) -> Iterator[Row]:
             }  # fmt: skip
 
 
+def grouped_abstentions(samples: int) -> Iterator[Row]:
+    """The same where validation rows come in groups that are more or less easy: by the binomial
+    test of rows alone, and with the t-test of groups."""
+    target = 0.8
+    for spread in (0.5, 1.0):
+        big, _ = _grouped_confidences(4000, 50, spread, np.random.default_rng(14))
+        order = np.argsort(-big.confidence)
+        sure, right = big.confidence[order], np.cumsum(big.correct[order])
+        for count, size in ((4, 50), (8, 25), (15, 20), (40, 10)):
+            generator, missed = np.random.default_rng(15), {"rows": 0, "groups": 0}
+            for _ in range(samples):
+                validation, groups = _grouped_confidences(count, size, spread, generator)
+                for name, own in (("rows", None), ("groups", groups)):
+                    found = guaranteed_threshold(validation, target, 1 - CONFIDENCE, own)
+                    if found is not None:
+                        above = max(1, int(np.searchsorted(-sure, -found, side="right")))
+                        missed[name] += right[above - 1] / above < target
+            yield {
+                "groups": count, "rows of each": size, "spread": spread, "target": target,
+                **{f"missed by {k}": v / samples for k, v in missed.items()},
+            }  # fmt: skip
+
+
+def _grouped_confidences(
+    count: int, size: int, spread: float, generator: np.random.Generator
+) -> tuple[Outcomes, Groups]:
+    """Two labels; how often a confidence is right differs between groups."""
+    index = np.repeat(np.arange(count), size)
+    sure = 0.5 + 0.49 * generator.beta(2, 1.5, size=len(index))
+    odds = np.log(sure / (1 - sure)) + spread * generator.normal(size=count)[index]
+    wrong = generator.random(len(index)) > 1 / (1 + np.exp(-odds))
+    log_probs = np.log(np.stack([sure, 1 - sure], axis=1))
+    predicted = np.zeros(len(index), dtype=np.int64)
+    return Outcomes(wrong.astype(np.int64), predicted, log_probs, 2), Groups(index, count)
+
+
 def _point_threshold(validation: Outcomes, target: float) -> float | None:
     """The lowest confidence at which validation answers reach the target."""
     order = np.argsort(-validation.confidence)
@@ -720,6 +767,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "groups": lambda: grouped(samples // 2, resamples),
         "trainings": lambda: trainings(2 * samples),
         "abstention": lambda: abstentions(2 * samples),
+        "abstention in groups": lambda: grouped_abstentions(2 * samples),
     }
     if options.squad:
         tables["articles"] = lambda: articles(options.squad, samples // 2, resamples)
