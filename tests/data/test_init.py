@@ -205,7 +205,7 @@ def test_rows_without_label_are_reported(tmp_path: Path) -> None:
     )
     assert without_templates(sentences)[-2:] == [
         "21 rows, 2 labels: a (10), b (10).",
-        "1 row has no label (a.csv:22): label them, or remove them.",
+        "1 row has no label (a.csv:22) and is left out (data.unlabelled: drop).",
     ]
     assert "labels:" not in text
 

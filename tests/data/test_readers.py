@@ -339,12 +339,6 @@ def test_json_values_and_gaps(tmp_path: Path) -> None:
         ),
         (
             "a.csv",
-            "text,text,label\na,b,c\n",
-            {},
-            ["a.csv: the header names 'text' twice", "data.header: false", "data.columns"],
-        ),
-        (
-            "a.csv",
             "a,b\n",
             {"header": False, "columns": ["x", "x"]},
             ["data.columns names 'x' twice"],

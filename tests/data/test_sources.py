@@ -159,7 +159,7 @@ def test_paths_start_at_the_recipe_and_may_start_at_home(
         ),
         (
             {"text": "title", "label": "body"},
-            ["1 row without a label in column 'body': a.csv:4. Label the rows, or remove them"],
+            ["1 row without a label in column 'body': a.csv:4. Label the rows, remove them"],
         ),
         (
             {"text": "body", "label": "stars", "labels": {"1": "bad", "5": "good"}},

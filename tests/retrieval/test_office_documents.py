@@ -4,6 +4,7 @@ those that cannot be read."""
 from __future__ import annotations
 
 import io
+import mailbox
 import zipfile
 from collections.abc import Callable
 from email.message import EmailMessage
@@ -330,6 +331,20 @@ def test_mail_in_html_with_attachments(tmp_path: Path) -> None:
     assert document.note == "1 attachment not read, save them as files: terms.pdf"
 
 
+def test_a_mailbox_is_read_mail_by_mail(tmp_path: Path) -> None:
+    box = mailbox.mbox(tmp_path / "written.mbox")
+    second = mail("<p>Dreißig Tage.</p>", "html", "iso-8859-1")
+    second.add_attachment(b"%PDF", maintype="application", subtype="pdf", filename="terms.pdf")
+    for message in (mail("From here on, thirty days.\n\nFrom now on.", charset="koi8-r"), second):
+        box.add(message)
+    box.close()
+    document = read_one(tmp_path, "a.mbox", (tmp_path / "written.mbox").read_bytes())
+    bodies = [part.text.split("\n\n", 1)[1] for part in document.parts]
+    assert bodies[0].replace(">From", "From") == "From here on, thirty days.\n\nFrom now on."
+    assert bodies[1:] == ["Dreißig Tage."]
+    assert document.note == "1 attachment not read, save them as files: terms.pdf"
+
+
 def compound(stream: str) -> bytes:
     """The first bytes of a compound file with the name of one stream."""
     return b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504) + stream.encode("utf-16-le") + bytes(64)
@@ -351,6 +366,7 @@ def compound(stream: str) -> bytes:
         ("a.rtf", b"plain text", "does not begin like an RTF"),
         ("a.docx", saved(docx.Document()), "if it consists of images"),
         ("a.eml", b"\n\nno header lines", "damaged"),
+        ("a.mbox", b"no mail at all", "damaged: it holds no mail"),
         ("a.msg", compound("x"), "save the mail as .eml"),
         ("a.png", b"\x89PNG", "ocrmypdf"),
         ("a.7z", b"7z", "unpack it first"),

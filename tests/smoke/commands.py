@@ -129,6 +129,9 @@ def classification(runner: CommandRunner) -> None:
         says="Export: checked",
     )
     runner.run("publish", "runs/reviews/bundle", "me/reviews", says="Nothing was sent")
+    Path("texts.csv").write_text("id,text\n1,so good\n2,so bad\n", "utf-8")
+    Path("labels.csv").write_text("id,label\n2,negative\n1,positive\n", "utf-8")
+    runner.run("data", "join", "texts.csv", "labels.csv", "--out", "joined.jsonl", says="2 rows")
     runner.run("data", "export", "reviews.yaml", "--format", "chat", "--out", "chat-data")
     runner.run("data", "export", "reviews.yaml", "--to", "axolotl", "--out", "axolotl-data")
     runner.run("init", "--from", "axolotl-data/config.yaml", "--out", "back.yaml", says="Wrote")

@@ -129,6 +129,8 @@ def predict_file(
             f"{source.name} has more than one column {', '.join(map(repr, stream.repeated))}; the "
             "output numbers them"
         )
+    if stream.header_rows:
+        notify(f"{source.name}: {stream.header_rows:,} row(s) left out that repeat the header")
     (field, default), *others = expected.items()
     if not others and columns[field] not in default:
         header = "; its first row is taken for the header" if stream.kind == "csv" else ""

@@ -21,9 +21,9 @@ from prooftune.utils.encoding_detection import decodes, detect_encoding
 
 FILE_OPTIONS = ("format", "delimiter", "quoting", "encoding", "skip_lines", "header", "columns")
 """Recipe options on the layout of a file; a file with another extension has a layout of its own."""
-MEANING_OPTIONS = ("text", "label", "labels", "bins", "group")
+MEANING_OPTIONS = ("text", "label", "labels", "bins", "group", "unlabelled")
 """Recipe options on the content of the rows, whatever the file's layout."""
-TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "squad")
+TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "trec", "squad")
 MAX_NAMED = 8
 
 

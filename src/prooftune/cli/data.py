@@ -83,3 +83,42 @@ def export(
             print(f"Differs: {sentence}")
     for path in paths:
         print(path)
+
+
+@data_app.command()
+def join(
+    first: Annotated[Path, typer.Argument(help="A file of texts or labels.")],
+    second: Annotated[Path, typer.Argument(help="The file with the other of the two.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON Lines file to write.")],
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", help="Column of unique ids that both have. Default: detected; else by line."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Join texts and labels in two files, by a column of ids or line by line.
+
+    Example: prooftune data join texts.csv labels.csv --out joined.jsonl
+    """
+    import json
+
+    from prooftune.data.joining import join_files
+    from prooftune.errors import UsageError
+    from prooftune.utils.files import atomic_path, missing_file
+
+    for path in (first, second):
+        if not path.is_file():
+            raise missing_file(path)
+    if out.suffix.lower() not in (".jsonl", ".ndjson"):
+        raise UsageError(f"--out: expected a name that ends in .jsonl, found {out.name}")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists already; --force overwrites it")
+    joined = join_files(first, second, on)
+    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        for record in joined.records:
+            handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+    for note in joined.notes:
+        print(note)
+    print(f"Wrote {out}. Next: prooftune init {out}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 
 from prooftune.data.audit.findings import count_noun, preview
 from prooftune.data.end_tokens import without_end_token
@@ -19,7 +20,7 @@ ANSWER_COLUMNS = ("answers", "answer", "output", "references", "reference")
 
 
 # The first that fits: in an Alpaca table `instruction` is the question and `input` its context.
-_LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (QUESTION, (*ANSWER_COLUMNS, "response", "ground_truth", "completion", "ideal")),
     ("instruction", ("output", "response", "completion", "answer")),
     ("prompt", ("completion", "response", "answer", "output")),
@@ -28,6 +29,15 @@ _LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("input", ("output", "answer", "response", "ideal")),
 )
 """Question column -> answer columns, in the layouts of Alpaca, Dolly, TRL, ragas and others."""
+_SAMPLE = 5000
+_FLAGS = (
+    {"true", "false"},
+    {"0", "1"},
+    {"yes", "no"},
+    {"desirable", "undesirable"},
+    {"correct", "incorrect"},
+)
+"""Values that say whether an answer is right or wanted."""
 _CONTEXTS = (CONTEXT, "passage", "document", "paragraph")
 
 
@@ -50,11 +60,13 @@ def detect_question_columns(table: Table) -> dict[str, str] | None:
             f"{table.name} holds preferences (columns 'chosen' and 'rejected'), for which there is "
             "no task. To train on the chosen answers, keep them as column 'answer'"
         )
-    for question, answers in _LAYOUTS:
+    for question, answers in LAYOUTS:
         answer = next((columns[name] for name in answers if name in columns), None)
         if question not in columns or answer is None:
             continue
-        if "label" in columns and question not in (QUESTION, "instruction"):
+        # A label that is the same in all rows says nothing.
+        values = _label_values(table)
+        if len(values) > 1 and (question not in (QUESTION, "instruction") or _are_flags(values)):
             continue  # a pair of texts with a label
         contexts = ("input", *_CONTEXTS) if question == "instruction" else _CONTEXTS
         context = next((columns[name] for name in contexts if name in columns), None)
@@ -64,6 +76,26 @@ def detect_question_columns(table: Table) -> dict[str, str] | None:
             "answers": answer,
         }
     return None
+
+
+def flags_answers(table: Table) -> bool:
+    """Whether the column ``label`` says which answers are right or wanted, as in KTO's data and in
+    pairs of question and candidate answer: the others are no references."""
+    values = _label_values(table)
+    return len(values) > 1 and _are_flags(values)
+
+
+def _label_values(table: Table) -> set[str]:
+    """The values of the column ``label`` in the first rows, lower case; empty without one."""
+    name = next((name for name in table.columns if name.lower() == "label"), None)
+    if name is None:
+        return set()
+    position = table.columns.index(name)
+    return {(row[position] or "").strip().lower() for row in islice(table.rows, _SAMPLE)} - {""}
+
+
+def _are_flags(values: set[str]) -> bool:
+    return any(values <= flags for flags in _FLAGS)
 
 
 def resolve_columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
@@ -89,6 +121,7 @@ def resolve_columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
         (name for name in ANSWER_COLUMNS if name in table.columns), ANSWER_COLUMNS[0]
     )
     for column, option in [*((column, "text") for column in fields.values()), (answers, "label")]:
+        refuse_repeated(table, column, option)
         if column not in table.columns:
             if "paragraphs" in table.columns:
                 raise UsageError(f"{table.name} is in SQuAD layout: set data.format: squad")
@@ -99,6 +132,20 @@ def resolve_columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
             "answer"
         )
     return fields, answers
+
+
+def refuse_repeated(table: Table, column: str, option: str) -> None:
+    """Refuse a column of a name that several columns have.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if column in table.repeated:
+        raise UsageError(
+            f"{table.name}: the header names '{column}' (data.{option}) more than once. Say which "
+            f"is meant with data.columns: [{', '.join(table.columns)}]; if the first row is data, "
+            "set data.header: false"
+        )
 
 
 def _missing_column(table: Table, column: str, option: str) -> UsageError:
@@ -117,6 +164,7 @@ def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[E
     """
     table = conversations_to_questions(table)
     fields, answers = resolve_columns(table, source)
+    _refuse_undesired(table, answers)
     if _has_history(table):
         fields[HISTORY] = HISTORY  # whatever data.text names: a question means little without it
     input_columns = {field: table.columns.index(column) for field, column in fields.items()}
@@ -157,6 +205,26 @@ def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[E
     examples = DiskBackedList(to_example(number, row) for number, row in enumerate(table.rows))
     _check_complete(examples, task, answers)
     return examples
+
+
+def _refuse_undesired(table: Table, answers: str) -> None:
+    """Refuse answers that the column ``label`` calls wrong or unwanted, by true and false.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if "label" not in table.columns or answers == "label":
+        return
+    position = table.columns.index("label")
+    flags = [(row[position] or "").strip().lower() for row in table.rows]
+    if not {*flags} <= {"true", "false", ""} or "false" not in flags:
+        return
+    unwanted = [table.location(i) for i, flag in enumerate(flags) if flag == "false"]
+    raise UsageError(
+        f"{count_noun(len(unwanted), 'answer')} that the column 'label' calls unwanted (false): "
+        f"{preview(unwanted)}. They would be references. Remove these rows, or learn which answers "
+        "are wanted with task: classification and data.label: label"
+    )
 
 
 def _has_history(table: Table) -> bool:

@@ -131,17 +131,23 @@ def _labelled_examples(table: Table, source: Source) -> LoadedSource:
 
     examples = DiskBackedList(read_examples())
     refuse_several(table.name, label, several)
-    if unlabelled:
+    rows_unlabelled = (
+        f"{count_noun(len(unlabelled), 'row')} without a label in column '{label}': "
+        f"{preview(unlabelled)}"
+    )
+    if unlabelled and source.unlabelled == "error":
         raise UsageError(
-            f"{count_noun(len(unlabelled), 'row')} without a label in column '{label}': "
-            f"{preview(unlabelled)}. Label the rows, or remove them"
+            f"{rows_unlabelled}. Label the rows, remove them, or leave them out with "
+            "data.unlabelled: drop"
         )
+    if len(unlabelled) == len(table.rows):
+        raise UsageError(f"{table.name}: no row has a label in column '{label}'")
     if not examples:
         raise UsageError(
             f"{table.name}: no row falls into any of data.bins ({', '.join(source.bins or {})})"
         )
-    notes = []
-    dropped = len(table.rows) - len(examples)
+    notes = [f"{table.name}: {rows_unlabelled}. Left out."] if unlabelled else []
+    dropped = len(table.rows) - len(examples) - len(unlabelled)
     if dropped:
         notes.append(
             f"{table.name}: {dropped:,} of {len(table.rows):,} rows dropped, because their value "
@@ -199,6 +205,7 @@ def _optional_column(table: Table, column: str | None, option: str) -> int | Non
 
 
 def _check_column(table: Table, column: str, option: str) -> None:
+    questions.refuse_repeated(table, column, option)
     if column in table.columns:
         return
     hint = nearest(column, table.columns)

@@ -25,6 +25,7 @@ Format = Literal[
     "sqlite",
     "text",
     "fasttext",
+    "trec",
     "folders",
     "squad",
 ]
@@ -35,7 +36,8 @@ class SourceOptions(Section):
     """How a file becomes examples. Set once under ``data``; a split can override any option."""
 
     format: Format | None = None
-    """File format. ``text``: one ``text<delimiter>label`` per line. ``folders``: one folder of text
+    """File format. ``text``: one ``text<delimiter>label`` per line. ``fasttext``:
+    ``__label__LABEL text``. ``trec``: ``COARSE:fine text``. ``folders``: one folder of text
     files per label. ``squad``: the JSON layout of SQuAD 1.1 and 2.0. Default: from the file's name
     or first bytes."""
     delimiter: str | None = None
@@ -64,6 +66,9 @@ class SourceOptions(Section):
     bins: dict[str, Bin] | None = None
     """Label name -> [low, high] for a numeric target column. Rows outside all bins are dropped and
     counted."""
+    unlabelled: Literal["error", "drop"] = "error"
+    """Classification: what to do about rows without a label. ``error``: stop. ``drop``: leave them
+    out and count them."""
     id: str | None = None
     """Column of unique row ids. Default: file name and line number."""
     gold: str | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from prooftune.errors import UsageError
 from prooftune.retrieval.types import SkippedDocument
-from prooftune.utils.files import missing_file
+from prooftune.utils.files import is_system_file, missing_file
 
 FILE_TYPES = {
     ".pdf": "pdf",
@@ -31,6 +30,7 @@ FILE_TYPES = {
     ".epub": "epub",
     ".rtf": "rtf",
     **dict.fromkeys([".eml", ".mht", ".mhtml"], "mail"),
+    ".mbox": "mailbox",
     **dict.fromkeys([".doc", ".ppt"], "old"),
 }
 """File extension -> file type; "old" is Office's binary format, under whose names there are RTF and
@@ -49,11 +49,6 @@ _WAYS_OUT = {
     **dict.fromkeys([".mobi", ".azw", ".azw3"], "a Kindle book: convert it to .epub"),
 }
 """File extension -> what it is and what to do."""
-
-_SYSTEM_FILE = re.compile(
-    r"~\$.*|~.*\.tmp|thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r", re.IGNORECASE
-)
-"""Lock files of Office and what Windows and macOS put into folders."""
 
 MAX_DOCUMENT_BYTES = 512_000_000
 """Maximum bytes of a document, also of an archive member while it is decompressed."""
@@ -120,7 +115,7 @@ def find_documents(
                 )
                 files += members
                 skipped += skipped_members
-            elif _SYSTEM_FILE.fullmatch(path.name):
+            elif is_system_file(path.name):
                 system.append(id_)
             elif path.suffix.lower() in FILE_TYPES:
                 files.append(SourceFile(id_, path, _file_reader(path)))
@@ -217,7 +212,7 @@ def _archive_members(archive: Path, prefix: str) -> tuple[list[SourceFile], list
         # Nothing is unpacked, but ids are shown and cited as paths.
         if path.is_absolute() or ".." in path.parts:
             skipped.append(SkippedDocument(id_, "its path points outside the archive"))
-        elif _is_hidden(path.parts) or _SYSTEM_FILE.fullmatch(path.name):
+        elif _is_hidden(path.parts) or is_system_file(path.name):
             continue
         elif path.suffix.lower() not in FILE_TYPES:
             skipped.append(SkippedDocument(id_, _unsupported(id_)))

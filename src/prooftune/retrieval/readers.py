@@ -84,5 +84,6 @@ READERS: dict[str, Callable[[bytes], Parsed]] = {
     "epub": epub.read_epub,
     "rtf": office.read_rtf,
     "mail": mail.read_mail,
+    "mailbox": mail.read_mailbox,
 }
 """File type (`discovery.FILE_TYPES`) -> its reader."""

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.errors import Failure, UsageError, nearest
+
+_SYSTEM_FILE = re.compile(
+    r"~\$.*|~.*\.tmp|thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r|__macosx", re.IGNORECASE
+)
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file name is that of an office program's lock file, or of what Windows and macOS
+    put into folders."""
+    return _SYSTEM_FILE.fullmatch(name) is not None
 
 
 @contextlib.contextmanager

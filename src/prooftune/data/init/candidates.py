@@ -62,6 +62,11 @@ PAIRS = (
     ("query", "document"),
     ("claim", "evidence"),
     ("context", "response"),
+    ("question", "answer"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("query", "response"),
 )
 """Names of columns that only together make an input."""
 TOGETHER = (("title", "headline", "subject"), ("text", "content", "body", "description", "article"))
@@ -215,7 +220,10 @@ def label_candidates(columns: Sequence[Column], inputs: Sequence[Column]) -> lis
 def _is_closed_set(column: Column) -> bool:
     """Whether few short values come again and again."""
     distinct = len(column.counts)
-    if not 2 <= distinct <= MAX_LABELS or column.share_filled < _MIN_FILLED:
+    if not 2 <= distinct <= MAX_LABELS:
+        return False
+    # Of a file that is being labelled, few rows may have a label yet.
+    if column.share_filled < _MIN_FILLED and column.name.lower() not in LABEL_NAMES:
         return False
     if max(map(len, column.counts)) > 80:
         return False

@@ -10,7 +10,7 @@ from prooftune.data.audit.findings import preview
 from prooftune.data.end_tokens import without_end_token
 from prooftune.data.init import candidates
 from prooftune.data.init.candidates import Candidate, Column
-from prooftune.data.init.delimiters import SAMPLE_ROWS, is_number
+from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels, is_number
 from prooftune.data.init.sniffing import InferredOptions, InitChoices
 from prooftune.data.multilabel import list_of_labels, refuse_several, separator_of_several
 from prooftune.data.normalization import label_spelling_variants
@@ -80,7 +80,7 @@ def _inputs(table: Table, columns: Sequence[Column], choices: InitChoices) -> li
         return [next(c for c in columns if c.name == name) for name in choices.text]
     texts = candidates.text_candidates(columns)
     if not texts:
-        raise UsageError(
+        raise NoLabels(
             f"{table.name}: no column looks like a text. Found "
             f"{', '.join(map(repr, table.columns[:12]))}. Name it with --text"
         )
@@ -101,7 +101,7 @@ def _label(
     if not ranked and named:  # whatever is wrong with its values is said later
         return named[0], []
     if not ranked:
-        raise UsageError(
+        raise NoLabels(
             f"{table.name}: no column looks like a label "
             f"(2 to {candidates.MAX_LABELS} short values "
             f"that come again). Found {', '.join(map(repr, table.columns[:12]))}. Name it with "
@@ -282,8 +282,10 @@ def _note_unusual_labels(
     if blank:
         inferred.notes.append(
             f"{len(blank):,} row{'s have' if len(blank) > 1 else ' has'} no label "
-            f"({preview(blank)}): label them, or remove them."
+            f"({preview(blank)}) and {'are' if len(blank) > 1 else 'is'} left out "
+            "(data.unlabelled: drop)."
         )
+        inferred.options["unlabelled"] = "drop"
     plain = {name: without_end_token(name) for name in sorted(counts)}
     if counts and all(short != name for name, short in plain.items()):
         inferred.add(

@@ -26,6 +26,10 @@ _LONGEST_NAME = 40
 _MAX_TITLE_LINES = 5
 
 
+class NoLabels(UsageError):
+    """A file holds texts without labels, or labels without texts."""
+
+
 def is_number(text: str) -> bool:
     try:
         return isfinite(float(text))
@@ -125,9 +129,11 @@ def has_header(rows: Sequence[Sequence[str]]) -> bool:
         or any(is_number(cell) or len(cell) > _LONGEST_NAME for cell in names.values())
     ):
         return False
+    # Files that were appended to each other have the header again.
+    below = [row for row in rows[1:] if row != rows[0]]
     # A name that comes again below is a value: the first row is data.
-    return all(
-        cell not in {row[i] for row in rows[1:] if i < len(row)} for i, cell in names.items()
+    return bool(below) and all(
+        cell not in {row[i] for row in below if i < len(row)} for i, cell in names.items()
     )
 
 
@@ -135,7 +141,7 @@ def text_delimiter(name: str, text: str) -> str:
     """Return the delimiter after which lines end in a few short, repeated labels.
 
     Raises:
-        UsageError: No delimiter divides every line into text and label.
+        NoLabels: No delimiter divides every line into text and label.
     """
     lines = [line.rstrip("\r") for line in islice(text.split("\n"), SAMPLE_ROWS) if line.strip()]
     # The delimiter that leaves the fewest labels: a comma inside texts leaves many.
@@ -146,7 +152,7 @@ def text_delimiter(name: str, text: str) -> str:
             if 1 < len(labels) < fewest and _are_labels(labels):
                 best, fewest = delimiter, len(labels)
     if not best:
-        raise UsageError(
+        raise NoLabels(
             f"{name}: no tab, @, |, ; or , divides every line into a text and one of a few labels. "
             "Expected is a table (CSV, TSV, JSON, JSONL, Parquet, a spreadsheet), lines of the "
             "form text@label, or fastText's __label__ lines. Plain prose has no labels to learn; "

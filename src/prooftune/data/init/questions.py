@@ -7,7 +7,7 @@ from itertools import islice
 
 from prooftune.data.init.delimiters import MAX_LABELS, SAMPLE_ROWS
 from prooftune.data.init.sniffing import InferredOptions
-from prooftune.data.questions import parse_answers
+from prooftune.data.questions import LAYOUTS, flags_answers, parse_answers
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError
 from prooftune.types import CONTEXT, QUESTION
@@ -28,6 +28,14 @@ def repeats_few_answers(table: Table, columns: dict[str, str]) -> bool:
         # Lists of accepted answers, as JSON.
         and not all(answer[:1] in "[{" for answer in answers)
     )
+
+
+def are_flagged_answers(table: Table) -> bool:
+    """Whether a table holds questions, answers, and which of these are right or wanted."""
+    names = {name.lower() for name in table.columns}
+    return any(
+        question in names and not names.isdisjoint(answers) for question, answers in LAYOUTS
+    ) and flags_answers(table)
 
 
 def note_columns(table: Table, inferred: InferredOptions, columns: dict[str, str]) -> None:

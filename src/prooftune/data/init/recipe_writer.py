@@ -13,7 +13,8 @@ from pathlib import Path
 
 from prooftune.data.init import classification, questions
 from prooftune.data.init.classification import Ask
-from prooftune.data.init.delimiters import SAMPLE_ROWS
+from prooftune.data.init.companions import joining_hint
+from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels
 from prooftune.data.init.prompt_length import (
     TokenCount,
     estimated_tokens,
@@ -70,14 +71,23 @@ def draft_recipe(
     file = file_of(path)
     if not file.exists() and not glob.has_magic(str(file)):
         raise missing_file(file)
-    table, inferred = sniff_file(path, choices)
+    try:
+        table, inferred = sniff_file(path, choices)
+    except NoLabels as error:
+        raise UsageError(f"{error}{joining_hint(path, None)}") from None
     columns = None
     if choices.task != "classification" and not (choices.label and choices.text):
         columns = detect_question_columns(table)
     elif choices.task == "classification":
         # `{}` is SQuAD's layout, which has no column that could be a label.
         columns = detect_question_columns(table) or None
-    converted = conversations_to_questions(table) if columns else table
+    # Turns of conversations are no texts, whatever the task.
+    converted = conversations_to_questions(table)
+    if columns is None and questions.are_flagged_answers(converted):
+        inferred.notes.append(
+            "The column 'label' says which answers are right or wanted: read as classification of "
+            "question and answer. To train on the wanted answers, keep only their rows."
+        )
     as_labels = bool(columns) and (
         choices.task == "classification"
         or (choices.task is None and questions.repeats_few_answers(converted, columns or {}))
@@ -98,9 +108,12 @@ def draft_recipe(
             text=choices.text or questions.input_columns_as_texts(converted, columns),
             label=choices.label or columns["answers"],
         )
-    text = _classification_recipe(
-        path, recipe, converted, inferred, choices, ask, count_tokens or estimated_tokens
-    )
+    try:
+        text = _classification_recipe(
+            path, recipe, converted, inferred, choices, ask, count_tokens or estimated_tokens
+        )
+    except NoLabels as error:
+        raise UsageError(f"{error}{joining_hint(path, converted)}") from None
     return text, inferred.notes
 
 
@@ -221,6 +234,7 @@ _COMMENTS = {
     "text": "the input: a column, or a list of columns",
     "label": "the column to predict",
     "labels": "value in the file -> name the model reads",
+    "unlabelled": "rows without a label are left out and counted",
 }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from prooftune.data.init.delimiters import (
     DELIMITERS,
     SAMPLE_ROWS,
+    NoLabels,
     count_title_lines,
     delimiter_fit,
     has_header,
@@ -35,12 +36,13 @@ from prooftune.data.readers.encoding import (
 )
 from prooftune.data.readers.shards import concatenate_tables, expand_path, split_folder
 from prooftune.data.readers.table import without_blank_rows
+from prooftune.data.readers.text_lines import are_trec_lines
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Source
 from prooftune.recipe.data import Format
 from prooftune.utils.encoding_detection import EncodingGuess, detect_encoding
 
-TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "squad")
+TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "trec", "squad")
 _SAMPLE_CHARACTERS = 4_000_000
 _SPLITS = {
     "train": ("train", "training"),
@@ -99,7 +101,9 @@ def sniff_file(path: Path, choices: InitChoices | None = None) -> tuple[Table, I
     files = _files(path, inferred)
     if files == [path] and path.is_dir():
         inferred.add("format", "folders", "Folder: each folder in it is one label.")
-        return read_table(path, Source(path=str(path), format="folders")), inferred
+        table = read_table(path, Source(path=str(path), format="folders"))
+        inferred.notes += table.notes
+        return table, inferred
     first, _ = split_part(files[0])
     first = uncompressed(first)
     check_readable(first)
@@ -108,8 +112,14 @@ def sniff_file(path: Path, choices: InitChoices | None = None) -> tuple[Table, I
         _sniff_text(first, format_, choices, inferred)
     # Only training rows are inspected: the recipe must not depend on test rows.
     source = Source(path=str(path), **inferred.options, split=inferred.splits.get("train"))
-    tables = [read_table(file, source) for file in files]
-    return without_blank_rows(concatenate_tables(path.name, tables)), inferred
+    table = concatenate_tables(path.name, [read_table(file, source) for file in files])
+    if table.repeated and format_ == "csv":
+        # Names that are written down are those that the recipe's other options refer to.
+        inferred.options["columns"] = table.columns
+        table = replace(table, repeated=())
+    table = without_blank_rows(table)
+    inferred.notes += table.notes
+    return table, inferred
 
 
 def _files(path: Path, inferred: InferredOptions) -> list[Path]:
@@ -233,6 +243,8 @@ def _format_by_content(name: str, text: str) -> str:
         return "jsonl"
     if start.startswith("__label__"):
         return "fasttext"
+    if are_trec_lines(text):
+        return "trec"
     if start.startswith(("<|im_start|>", "<|begin_of_text|>", "<s>[INST]", "[INST]")):
         raise UsageError(
             f"{name} holds conversations rendered as a chat template's text. Give them as JSON "
@@ -262,7 +274,7 @@ def _csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
         )
     # The best of all separators makes one column: this is no table.
     if not row_evenness(rows[best]):
-        raise UsageError(
+        raise NoLabels(
             f"{path.name}: no separator among tab, comma, semicolon and | gives more than one "
             "column in every row. For lines of the form text<separator>label use --format text"
         )

@@ -47,12 +47,13 @@ def conversations_to_questions(table: Table) -> Table:
     Raises:
         UsageError: a conversation has another layout, or all of them are unfinished.
     """
+    table = _with_joined_turns(table)
     column = next((name for name in _COLUMNS if name in table.columns), None)
     # With a question or answer column the table is one of questions already.
     if column is None or {"question", "answer"} & set(table.columns):
         return table
     index = table.columns.index(column)
-    if not any((row[index] or "").lstrip().startswith("[") for row in table.rows[:20]):
+    if not _holds_turns(table, index):
         return table  # plain text in a column that happens to have this name
     unfinished: list[str] = []
     lines: list[int | str] = []
@@ -96,6 +97,38 @@ def conversations_to_questions(table: Table) -> Table:
         lines=lines,
         notes=tuple(notes),
     )
+
+
+def _holds_turns(table: Table, column: int) -> bool:
+    return any((row[column] or "").lstrip().startswith("[") for row in table.rows[:20])
+
+
+def _with_joined_turns(table: Table) -> Table:
+    """``prompt`` and ``completion`` that are lists of turns, as TRL writes them, as one column
+    ``messages``."""
+    if not {"prompt", "completion"} <= {*table.columns} or "messages" in table.columns:
+        return table
+    prompt, completion = table.columns.index("prompt"), table.columns.index("completion")
+    if not (_holds_turns(table, prompt) and _holds_turns(table, completion)):
+        return table
+
+    def joined(row: list[str | None], location: str) -> str:
+        try:
+            turns = [*json.loads(row[prompt] or "[]"), *json.loads(row[completion] or "[]")]
+        except (ValueError, TypeError, RecursionError):
+            raise UsageError(
+                f"{location}: columns 'prompt' and 'completion' should hold lists of turns, each "
+                f"with role and content, found {(row[completion] or 'nothing')[:60]}"
+            ) from None
+        return json.dumps(turns, ensure_ascii=False)
+
+    others = [i for i in range(len(table.columns)) if i not in (prompt, completion)]
+    rows = DiskBackedList[list[str | None]](
+        [*(row[i] for i in others), joined(row, table.location(number))]
+        for number, row in enumerate(table.rows)
+    )
+    columns = [*(table.columns[i] for i in others), "messages"]
+    return replace(table, columns=columns, rows=rows)
 
 
 def _question_and_answer(

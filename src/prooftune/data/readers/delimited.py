@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from prooftune.data.readers.table import MAX_FIELD_CHARS, Table
+from prooftune.data.readers.table import MAX_FIELD_CHARS, Table, header_notes, unique_names
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 from prooftune.utils.disk_list import DiskBackedList
@@ -30,12 +29,14 @@ class DelimitedLayout:
         quoted: whether ``"`` quotes fields.
         rows: number of rows below the header.
         repeated: names that the header has more than once; their columns are numbered.
+        header_rows: number of rows that repeat the header, which are left out.
     """
 
     columns: list[str]
     quoted: bool
     rows: int
     repeated: tuple[str, ...] = ()
+    header_rows: int = 0
 
 
 def read_csv(name: str, open_lines: OpenLines, source: Source, delimiter: str) -> Table:
@@ -48,37 +49,35 @@ def read_csv(name: str, open_lines: OpenLines, source: Source, delimiter: str) -
         delimiter: column separator.
 
     Raises:
-        UsageError: rows of different length, duplicate column names, an unclosed quote, or no rows.
+        UsageError: rows of different length, an unclosed quote, or no rows.
     """
     layout = scan_delimited(name, open_lines, source, delimiter)
     lines = array("q")
 
     def rows() -> Iterator[list[str | None]]:
         records = iter_records(name, open_lines(), delimiter, layout.quoted)
-        for line, fields in skip_header(records, source):
+        for line, fields in skip_headers(records, source):
             lines.append(line)
             yield [*fields[: len(layout.columns)]]
 
-    return Table(name, layout.columns, DiskBackedList(rows()), lines)
+    stored = DiskBackedList(rows())
+    notes = header_notes(name, layout.repeated, layout.header_rows)
+    return Table(name, layout.columns, stored, lines, notes=notes, repeated=layout.repeated)
 
 
 def scan_delimited(
-    name: str,
-    open_lines: OpenLines,
-    source: Source,
-    delimiter: str,
-    *,
-    number_repeated: bool = False,
+    name: str, open_lines: OpenLines, source: Source, delimiter: str
 ) -> DelimitedLayout:
     """Detect and check the layout of a delimited file, with one row in memory at a time.
 
+    A name that the header has twice is numbered (``note``, ``note_2``), since columns that nobody
+    reads need no name.
+
     Args:
         name, open_lines, source, delimiter: as for `read_csv`.
-        number_repeated: whether a name that the header has twice is numbered (``note``,
-            ``note_2``) rather than an error.
 
     Raises:
-        UsageError: rows of different length, duplicate column names, an unclosed quote, or no rows.
+        UsageError: rows of different length, an unclosed quote, or no rows.
     """
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise UsageError(
@@ -93,11 +92,14 @@ def scan_delimited(
         first = next(records, None)
         header = _header_names(first[1]) if first else None
     repeated: tuple[str, ...] = ()
-    if header and number_repeated and not source.columns:
-        repeated = tuple(sorted({name for name in header if header.count(name) > 1}))
-        header = _numbered(header)
-    columns, num_rows, num_ragged, first_ragged = source.columns or header, 0, 0, (0, 0)
+    header_rows = 0
+    columns, num_rows, num_ragged, first_ragged = source.columns, 0, 0, (0, 0)
+    if header and not columns:
+        columns, repeated = unique_names(header)
     for line, fields in records:
+        if header and _repeats_header(fields, header):
+            header_rows += 1
+            continue
         if not num_rows:
             columns = columns or [str(i) for i in range(len(fields))]
             _check_names(name, source, header, columns)
@@ -114,7 +116,7 @@ def scan_delimited(
         raise UsageError(
             _ragged_message(name, first_ragged, num_ragged, columns, delimiter, num_rows)
         )
-    return DelimitedLayout(columns, quoted, num_rows, repeated)
+    return DelimitedLayout(columns, quoted, num_rows, repeated, header_rows)
 
 
 def _has_empty_tail(fields: list[str], width: int) -> bool:
@@ -122,9 +124,22 @@ def _has_empty_tail(fields: list[str], width: int) -> bool:
     return len(fields) > width and not any(map(str.strip, fields[width:]))
 
 
-def skip_header(records: Iterator[Record], source: Source) -> Iterator[Record]:
-    """Skip the row with the column names, if the source has one."""
-    return itertools.islice(records, 1 if source.header else 0, None)
+def skip_headers(records: Iterator[Record], source: Source) -> Iterator[Record]:
+    """Skip the row with the column names, if the source has one, and its repetitions below, as in
+    files that were appended to each other."""
+    if not source.header:
+        yield from records
+        return
+    first = next(records, None)
+    header = _header_names(first[1]) if first else []
+    for record in records:
+        if not _repeats_header(record[1], header):
+            yield record
+
+
+def _repeats_header(fields: list[str], header: list[str]) -> bool:
+    # A single cell that equals the name of its column may be a text.
+    return len(header) > 1 and _header_names(fields[: len(header)]) == header
 
 
 def _header_names(header: list[str]) -> list[str]:
@@ -132,27 +147,10 @@ def _header_names(header: list[str]) -> list[str]:
     return [cell.strip() or f"column_{number}" for number, cell in enumerate(header, start=1)]
 
 
-def _numbered(names: list[str]) -> list[str]:
-    """The names, with a number after the second and later occurrences of each."""
-    unique: list[str] = []
-    for name in names:
-        number, candidate = 2, name
-        # `note_2` may itself be a name of the header.
-        while candidate in unique or (candidate != name and candidate in names):
-            candidate, number = f"{name}_{number}", number + 1
-        unique.append(candidate)
-    return unique
-
-
 def _check_names(name: str, source: Source, header: list[str] | None, columns: list[str]) -> None:
     repeated = ", ".join(map(repr, sorted({c for c in columns if columns.count(c) > 1})))
-    if repeated and source.columns:
-        raise UsageError(f"data.columns names {repeated} twice")
     if repeated:
-        raise UsageError(
-            f"{name}: the header names {repeated} twice. If the first row is data, set "
-            "data.header: false; otherwise set data.columns"
-        )
+        raise UsageError(f"data.columns names {repeated} twice")
     if source.columns and header is not None and len(header) != len(columns):
         raise UsageError(
             f"{name}: data.columns names {len(columns)} columns, the header {len(header)} "

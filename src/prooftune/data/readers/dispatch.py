@@ -25,17 +25,19 @@ from prooftune.data.readers.spreadsheet import read_spreadsheet, split_sheet
 from prooftune.data.readers.sqlite import read_sqlite, split_query
 from prooftune.data.readers.squad import read_squad
 from prooftune.data.readers.table import MAX_FIELD_CHARS, Table
-from prooftune.data.readers.text_lines import read_fasttext
+from prooftune.data.readers.text_lines import read_fasttext, read_trec
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.encoding_detection import decodes, detect_encoding
-from prooftune.utils.files import missing_file
+from prooftune.utils.files import is_system_file, missing_file
 
 __all__ = ["Table", "detect_format", "read_table"]
 
 _SEPARATOR_LINE = re.compile(r"\s*\"?sep=(\\t|[^\w\s\"]|\t)\"?\s*$", re.IGNORECASE)
 """Excel's way to name the separator, above the header: ``sep=;``."""
+UNLABELLED_FOLDERS = ("unsup", "unlabeled", "unlabelled", "unsupervised")
+"""Folders of texts without labels, as the IMDb reviews have."""
 _MAX_LINE_CHARS = 64 * MAX_FIELD_CHARS
 """For delimited files; their fields have the limit `MAX_FIELD_CHARS`."""
 
@@ -72,6 +74,8 @@ def read_table(path: Path, source: Source) -> Table:
         return json_parquet.read_jsonl(path.name, iter_lines(path, source.encoding, newline="\n"))
     if format_ == "fasttext":
         return read_fasttext(path.name, iter_lines(path, source.encoding, newline="\n"))
+    if format_ == "trec":
+        return read_trec(path.name, iter_lines(path, source.encoding, newline="\n"))
     if format_ == "text":
         return delimited.read_text_label_lines(
             path.name, iter_lines(path, source.encoding, newline="\n"), source.delimiter
@@ -153,6 +157,13 @@ def _read_folders(path: Path, source: Source) -> Table:
             f"{', '.join(sorted(p.name for p in path.iterdir())[:6]) or 'nothing'}"
         )
     encodings, notes = _encodings_of_files([file for _, file in files], source.encoding)
+    unlabelled = [p.name for p in _list_visible(path) if p.name.lower() in UNLABELLED_FOLDERS]
+    if unlabelled:
+        notes = (
+            *notes,
+            f"{path.name}: left out, since its texts have no label: folder "
+            f"{', '.join(map(repr, unlabelled))}.",
+        )
     rows = DiskBackedList[list[str | None]](
         [
             read_text_file(file, encodings.get(file, source.encoding)),
@@ -192,7 +203,7 @@ def _encodings_of_files(
 
 def _files_by_label(path: Path) -> Iterator[tuple[str, Path]]:
     for folder in _list_visible(path):
-        if not folder.is_dir():
+        if not folder.is_dir() or folder.name.lower() in UNLABELLED_FOLDERS:
             continue
         for file in _list_visible(folder):
             if file.is_dir():
@@ -205,4 +216,6 @@ def _files_by_label(path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _list_visible(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    return sorted(
+        p for p in folder.iterdir() if not p.name.startswith(".") and not is_system_file(p.name)
+    )

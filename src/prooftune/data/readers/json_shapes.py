@@ -128,7 +128,8 @@ def flat_annotation(record: Any) -> Any:
     # only Prodigy writes, questions with an answer and a label would lose their labels.
     if "answer" in record and {"label", "text"} <= record.keys() and "_input_hash" in record:
         label = record["label"] if record["answer"] == "accept" else None
-        return {**record, "label": label}
+        rest = {k: v for k, v in record.items() if k != "answer"}
+        return {**rest, "label": label}
     return record
 
 

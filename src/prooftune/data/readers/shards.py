@@ -126,7 +126,8 @@ def concatenate_tables(name: str, tables: Sequence[Table]) -> Table:
     )
     lines = [table.location(i) for table in tables for i in range(len(table.rows))]
     notes = tuple(note for table in tables for note in table.notes)
-    return Table(name, first.columns, rows, lines, located=True, notes=notes)
+    repeated = tuple(sorted({column for table in tables for column in table.repeated}))
+    return Table(name, first.columns, rows, lines, located=True, notes=notes, repeated=repeated)
 
 
 def _named(what: str, columns: Sequence[str]) -> str:

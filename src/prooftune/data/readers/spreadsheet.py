@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prooftune.data.readers.table import Table, to_cell
+from prooftune.data.readers.table import Table, header_notes, to_cell, unique_names
 from prooftune.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -99,9 +99,18 @@ def _table(name: str, rows: list[tuple[int, list[str | None]]], header: bool) ->
     if header:
         (_, names), *rows = rows
         columns = [names[i] or f"column_{i + 1}" for i in used]
+        named = [names[i] for i in used]
     else:
+        named = []
         columns = [str(position) for position in range(len(used))]
-    twice = sorted({c for c in columns if columns.count(c) > 1})
-    if twice:
-        raise UsageError(f"{name} has more than one column {', '.join(map(repr, twice))}")
-    return Table(name, columns, [[row[i] for i in used] for _, row in rows], [n for n, _ in rows])
+    # Pages that were appended to each other bring their headers.
+    body = [(n, row) for n, row in rows if not header or [row[i] for i in used] != named]
+    unique, repeated = unique_names(columns)
+    return Table(
+        name,
+        unique,
+        [[row[i] for i in used] for _, row in body],
+        [n for n, _ in body],
+        notes=header_notes(name, repeated, len(rows) - len(body)),
+        repeated=repeated,
+    )

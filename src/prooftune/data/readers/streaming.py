@@ -34,6 +34,7 @@ class ScannedFile:
         rows: number of rows.
         quoted: delimited text: whether ``"`` quotes fields.
         repeated: names that the header has more than once; their columns are numbered.
+        header_rows: number of rows that repeat the header, which are left out.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class ScannedFile:
     rows: int
     quoted: bool = True
     repeated: tuple[str, ...] = ()
+    header_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +132,16 @@ def scan_file(path: Path, source: Source) -> ScannedFile:
         lambda: iter_delimited_lines(path, source),
         source,
         delimiter_of(path, source),
-        number_repeated=True,
     )
     return ScannedFile(
-        path, source, "csv", layout.columns, layout.rows, layout.quoted, layout.repeated
+        path,
+        source,
+        "csv",
+        layout.columns,
+        layout.rows,
+        layout.quoted,
+        layout.repeated,
+        layout.header_rows,
     )
 
 
@@ -176,7 +184,7 @@ def iter_blocks(stream: ScannedFile, start: int, rows: int, characters: int) -> 
         )
         width = len(stream.columns)
         all_fields = (
-            fields[:width] for _, fields in delimited.skip_header(numbered, stream.source)
+            fields[:width] for _, fields in delimited.skip_headers(numbered, stream.source)
         )
         for fields in _group(
             itertools.islice(all_fields, start, None),

@@ -32,6 +32,7 @@ class Table:
             folder of files, the file names.
         located: whether `lines` include the file name, as for several files read as one table.
         notes: what was left out when the file was read, one sentence each.
+        repeated: names that the file has for several columns; in `columns` they are numbered.
     """
 
     name: str
@@ -40,10 +41,40 @@ class Table:
     lines: Sequence[int | str]
     located: bool = False
     notes: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
 
     def location(self, row: int) -> str:
         """Return the location of a row, as ``file:line``, for messages and ids."""
         return str(self.lines[row]) if self.located else f"{self.name}:{self.lines[row]}"
+
+
+def unique_names(names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The names, with a number after the second and later occurrences of each (``note_2``); and the
+    names that occur more than once."""
+    unique: list[str] = []
+    for name in names:
+        number, candidate = 2, name
+        # `note_2` may itself be a name of the header.
+        while candidate in unique or (candidate != name and candidate in names):
+            candidate, number = f"{name}_{number}", number + 1
+        unique.append(candidate)
+    return unique, tuple(sorted({name for name in names if names.count(name) > 1}))
+
+
+def header_notes(name: str, repeated: Sequence[str], header_rows: int) -> tuple[str, ...]:
+    """What was done about names that the header has twice, and rows that repeat it."""
+    notes = []
+    if repeated:
+        notes.append(
+            f"{name}: the header names {', '.join(map(repr, repeated))} more than once; later "
+            f"columns of this name are numbered, as in '{repeated[0]}_2'."
+        )
+    if header_rows:
+        notes.append(
+            f"{name}: {header_rows:,} row{'s' if header_rows > 1 else ''} "
+            "left out that repeat the header."
+        )
+    return tuple(notes)
 
 
 def without_blank_rows(table: Table) -> Table:

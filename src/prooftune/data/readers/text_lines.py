@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from array import array
 from collections.abc import Iterable, Iterator
 
@@ -11,6 +12,8 @@ from prooftune.errors import UsageError
 from prooftune.utils.disk_list import DiskBackedList
 
 PREFIX = "__label__"
+TREC_LINE = re.compile(r"(?P<fine>(?P<coarse>[A-Za-z][\w-]*):[A-Za-z][\w-]*)\s+(?P<text>\S.*)")
+"""``HUM:ind Who wrote Faust ?``, as in the question types of TREC."""
 
 
 def read_fasttext(name: str, all_lines: Iterable[str]) -> Table:
@@ -43,3 +46,40 @@ def read_fasttext(name: str, all_lines: Iterable[str]) -> Table:
     if not stored:
         raise UsageError(f"{name} holds no rows")
     return Table(name, ["text", "label"], stored, lines)
+
+
+def read_trec(name: str, all_lines: Iterable[str]) -> Table:
+    """Read lines of the form ``COARSE:fine text`` as the columns text, label (``COARSE``) and
+    fine_label (``COARSE:fine``).
+
+    Raises:
+        UsageError: a line of another form; no rows.
+    """
+    lines = array("q")
+
+    def rows() -> Iterator[list[str | None]]:
+        for number, line in enumerate(all_lines, start=1):
+            if not line.strip():
+                continue
+            match = TREC_LINE.fullmatch(line.strip())
+            if not match:
+                raise UsageError(
+                    f"{name}:{number}: a line must begin with COARSE:fine, found "
+                    f"'{line[:60].strip()}'"
+                )
+            lines.append(number)
+            yield [match["text"], match["coarse"], match["fine"]]
+
+    stored = DiskBackedList(rows())
+    if not stored:
+        raise UsageError(f"{name} contains no rows")
+    return Table(name, ["text", "label", "fine_label"], stored, lines)
+
+
+def are_trec_lines(text: str) -> bool:
+    """Whether all of the first lines are of the form ``COARSE:fine text``, with labels that come
+    again: a lower-case word before a colon begins many a line of prose."""
+    lines = [line for line in text.splitlines()[:2000] if line.strip()]
+    matches = [TREC_LINE.fullmatch(line.strip()) for line in lines]
+    labels = {match["fine"] for match in matches if match}
+    return len(lines) > 1 and all(matches) and 1 < len(labels) <= max(2, len(lines) // 2)

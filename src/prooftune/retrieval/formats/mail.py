@@ -1,8 +1,11 @@
-"""Mail (.eml) and web archives (.mht), which have the format of mail, by the standard library."""
+"""Mail (.eml), mailboxes (.mbox) and web archives (.mht), which have the format of mail, by the
+standard library."""
 
 from __future__ import annotations
 
 import email
+import mailbox
+import tempfile
 from email import policy
 from email.message import EmailMessage, MIMEPart
 
@@ -27,11 +30,38 @@ def read_mail(content: bytes) -> tuple[list[DocumentPart], str | None]:
         raise UnreadableDocument("damaged: it does not begin with the header lines of a mail")
     attachments: list[str] = []
     parts = _message_parts(message, attachments)
-    note = None
-    if attachments:
-        count = f"{len(attachments)} attachment{'s' if len(attachments) > 1 else ''}"
-        note = f"{count} not read, save them as files: {', '.join(attachments[:5])}"
-    return parts, note
+    return parts, _note_attachments(attachments)
+
+
+def read_mailbox(content: bytes) -> tuple[list[DocumentPart], str | None]:
+    """The mails of a mailbox, one after another, each read as by `read_mail`.
+
+    Raises:
+        UnreadableDocument: it holds no mail.
+        UsageError: a body is HTML, and beautifulsoup4 or lxml is missing.
+    """
+    attachments: list[str] = []
+    parts: list[DocumentPart] = []
+    # `mailbox` reads files only.
+    with tempfile.NamedTemporaryFile(suffix=".mbox") as file:
+        file.write(content)
+        file.flush()
+        box = mailbox.mbox(file.name, create=False)
+        for key in box.keys():  # noqa: SIM118, no mapping
+            message = email.message_from_bytes(box.get_bytes(key), policy=policy.default)
+            if isinstance(message, EmailMessage) and message.keys():
+                parts += _message_parts(message, attachments)
+        box.close()
+    if not parts:
+        raise UnreadableDocument("damaged: it holds no mail")
+    return parts, _note_attachments(attachments)
+
+
+def _note_attachments(attachments: list[str]) -> str | None:
+    if not attachments:
+        return None
+    count = f"{len(attachments)} attachment{'s' if len(attachments) > 1 else ''}"
+    return f"{count} not read, save them as files: {', '.join(attachments[:5])}"
 
 
 def _message_parts(message: EmailMessage, attachments: list[str]) -> list[DocumentPart]:
