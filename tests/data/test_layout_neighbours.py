@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_a_column_without_any_label_is_refused(tmp_path: Path) -> None:
 
 
 ANSWERS = [f"answer number {i} of many" for i in range(48)]
-FLAGGED = {
+FLAGGED: dict[str, tuple[str, str, list[Any]]] = {
     "KTO": ("prompt", "completion", [i % 3 > 0 for i in range(48)]),
     "KTO with questions": ("question", "answer", [i % 3 > 0 for i in range(48)]),
     "WikiQA": ("question", "answer", [str(int(i % 3 > 0)) for i in range(48)]),
