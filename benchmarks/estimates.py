@@ -58,6 +58,11 @@ def _compared(recipe: str, overrides: list[str], folder: Path) -> list[dict[str,
         check=True,
         stdout=subprocess.DEVNULL,
     )
+    return rows_of_report(folder)
+
+
+def rows_of_report(folder: Path) -> list[dict[str, Any]]:
+    """Estimate and actual cost of every variant of a run folder."""
     report = json.loads((folder / "report.json").read_text("utf-8"))
     rows = []
     for name, estimate in report["estimates"].items():

@@ -1,0 +1,151 @@
+"""Studies with models of 1B and 2B parameters on this machine: time, memory, and their estimates.
+
+    python benchmarks/large_models.py [--models NAME ...] [--rows 16] [--folder FOLDER]
+    python benchmarks/large_models.py --tiny        # the same commands with tiny models
+
+Models have the shapes of Llama-3.2-1B and Gemma-2-2B and random weights, since only sizes matter
+for time and memory: nothing is downloaded, and nothing is learned. Every command is Prooftune's
+own, in a process of its own: `check --thorough`, `run` (zero-shot and LoRA of rank 16 on all linear
+layers), `predict` with the bundle read back, `export --to merged` with its parity check. Peak
+memory is that of the process by its parent. The folder needs 5 GB for the 1B model, 10 GB for the
+2B model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from contest import MEASURED, machine
+from estimates import rows_of_report
+from gpu import GEMMA_2B, LLAMA_1B, make_model
+
+SHAPES = {"llama-3.2-1b": LLAMA_1B, "gemma-2-2b": GEMMA_2B}
+WORDS_PER_TEXT = 40
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="*", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--rows", type=int, default=16, help="training rows (default 16)")
+    parser.add_argument("--folder", type=Path, help="where models and runs are kept")
+    parser.add_argument("--tiny", action="store_true", help="tiny models of the same families")
+    options = parser.parse_args()
+    results = []
+    for name in options.models:
+        with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+            results.append(measure(name, Path(temporary), options.rows, options.tiny))
+        print(json.dumps(results[-1], indent=1), flush=True)
+    words = " ".join(sys.argv[1:])
+    record = {
+        "command": f"python benchmarks/large_models.py {words}".strip(),
+        "models": results,
+        "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+    }
+    if not options.tiny:
+        MEASURED.mkdir(exist_ok=True)
+        path = MEASURED / "large_models.json"
+        path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+
+
+def measure(name: str, folder: Path, rows: int, tiny: bool) -> dict[str, Any]:
+    """Run all commands on one model.
+
+    Returns:
+        The model's parameters, the figures of each command (``seconds``, ``peak_bytes``), and for
+        each variant the estimate beside the actual cost.
+    """
+    model = folder / name
+    parameters = save_model(name, model, tiny)
+    recipe = write_study(folder, model, rows)
+    run, bundle = folder / "run", folder / "run" / "bundle"
+    commands = {
+        "check": ["check", recipe, "--thorough"],
+        "run": ["run", recipe, "--out", run],
+        "predict": ["predict", bundle, folder / "rows.csv", "--out", folder / "out.csv"],
+        "export": ["export", bundle, "--to", "merged", "--out", folder / "merged"],
+    }
+    figures = {command: timed(words) for command, words in commands.items()}
+    parity = json.loads((folder / "merged" / "export.json").read_text("utf-8"))["parity"]
+    return {
+        "model": name,
+        "parameters": parameters,
+        "commands": figures,
+        "variants": rows_of_report(run),
+        "export_agreement": parity["agreement"],
+    }
+
+
+def save_model(name: str, folder: Path, tiny: bool) -> int:
+    """Save random weights in the dtype that this CPU computes in; the number of parameters."""
+    from prooftune.models.loading import DEFAULT_MODEL, compute_dtype, load_tokenizer, resolve
+
+    # The tokenizer of the embedded model: its ids are below every vocabulary here.
+    tokenizer = load_tokenizer(resolve(DEFAULT_MODEL))
+    model = make_model(name, tiny, "eager")
+    if tiny:
+        model.resize_token_embeddings(len(tokenizer))
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight.data.normal_(0, 0.02)
+    model = model.to(compute_dtype())
+    model.save_pretrained(folder, max_shard_size="2GB")
+    tokenizer.save_pretrained(folder)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return count
+
+
+def write_study(folder: Path, model: Path, rows: int) -> Path:
+    """A file of random words with two labels, and a recipe for it."""
+    draw = Random(0)
+
+    def text() -> str:
+        words = ("".join(draw.choices("aeiouklmnprst", k=5)) for _ in range(WORDS_PER_TEXT))
+        return " ".join(words)
+
+    lines = [f"{text()},{('first', 'second')[i % 2]}" for i in range(3 * rows)]
+    (folder / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n", "utf-8")
+    study = {
+        "name": "large",
+        "model": str(model),
+        "data": {"train": "rows.csv", "limit": {"train": rows, "validation": 8, "test": 8}},
+        "lora": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
+        "training": {"num_train_epochs": 1, "learning_rate": 1e-3},
+        "audit": {"label_errors": 0},
+        "variants": ["zero-shot", "tuned"],
+        "bundle": {"variant": "tuned"},
+    }
+    recipe = folder / "recipe.json"
+    recipe.write_text(json.dumps(study), "utf-8")
+    return recipe
+
+
+def timed(words: list[Any]) -> dict[str, float]:
+    """Seconds and peak memory of one command, which must succeed."""
+    command = [sys.executable, "-m", "prooftune", "--quiet", *map(str, words)]
+    started = time.perf_counter()
+    # The parent's largest child so far would hide a smaller one, so each has a parent of its own.
+    code = (
+        "import resource, subprocess, sys;"
+        "done = subprocess.run(sys.argv[1:], stdout=2).returncode;"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(done)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], stdout=subprocess.PIPE, text=True, check=True
+    )
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "peak_bytes": 1024 * int(done.stdout.split()[-1])}
+
+
+if __name__ == "__main__":
+    main()
