@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
+from scipy.stats import binom
 
 from prooftune.evaluation.score_types import defined, metric_difference
 from report import verdict_cases
@@ -27,6 +28,9 @@ SENTENCES = {
         "**Fine-tuning did not pay: zero is better.**",
         "loses to zero (by 50.0 points",
     ],
+    "the same labels, judged by macro F1": ["a true difference of 9.7 points would have been"],
+    "the same labels in 8 groups": ["a true difference of 80.1 points would have been found"],
+    "the same answers": ["a true difference of 15.4 points would have been found"],
     "4 groups": [
         "**Fine-tuning made no difference that this test set can show.**",
         "With 200 test examples in 4 groups no true difference, however large, would have been "
@@ -58,6 +62,15 @@ SENTENCES = {
 def test_reports_of_easily_misread_studies(name: str) -> None:
     for sentence in SENTENCES[name]:
         assert sentence in report(name)
+
+
+def test_the_difference_that_equal_outputs_could_have_shown() -> None:
+    """All discordant rows favour one variant, and 6 of them are significant: the share of such rows
+    that gives 6 or more among 80 with a probability of 80%."""
+    assert 2 * 0.5**6 < 0.05 < 2 * 0.5**5
+    assert binom.sf(5, 80, 0.097) == pytest.approx(0.8, abs=0.01)
+    # In 8 groups: 6 or more of 8.
+    assert binom.sf(5, 8, 0.801) == pytest.approx(0.8, abs=0.01)
 
 
 def test_intervals_of_many_comparisons_agree_with_their_tests() -> None:

@@ -97,6 +97,20 @@ def rare_labels_lost(**settings: Any) -> Scores:
     return classified(targets, outputs, ["a"] * 92 + ["b"] * 6 + ["c"] * 2, **settings)
 
 
+def same_labels(**settings: Any) -> Scores:
+    """The tuned variant gives the labels of the untuned one."""
+    targets = ["a", "b"] * 40
+    outputs = ["b" if i % 10 == 0 else t for i, t in enumerate(targets)]
+    both = {("zero", "zero-shot"): outputs, ("lora", "tuned"): outputs}
+    return classified(targets, both, primary="macro_f1", **settings)
+
+
+def same_answers() -> Scores:
+    references = [[f"answer number {i}"] for i in range(50)]
+    given = [f"answer {i}" for i in range(50)]
+    return answered("free-text-qa", references, given, given)
+
+
 def russian() -> Scores:
     words = ["проверка", "договор", "поставка", "оплата", "срок", "сторона", "отчет", "закон"]
     draw = np.random.default_rng(0)
@@ -183,6 +197,9 @@ def tiny_gain(**settings: Any) -> Scores:
 CASES: dict[str, Callable[[], Scores]] = {
     "920/60/20 labels, rare ones lost": rare_labels_lost,
     "the same, judged by accuracy": lambda: rare_labels_lost(primary="accuracy"),
+    "the same labels, judged by macro F1": same_labels,
+    "the same labels in 8 groups": lambda: same_labels(group_size=10),
+    "the same answers": same_answers,
     "Russian answers identical to the references": russian,
     "Chinese answers that hold the reference and 3 more characters": chinese,
     "answers invented to 100 of 100 questions without an answer": invented_answers,

@@ -330,8 +330,21 @@ def _detectable(
     if plan.groups is not None and least_p(samples.units) >= level:
         return nan
     smallest = minimum_detectable_mean(resampling_error(samples), samples.units, level)
+    differing = _differing_units(plan, first, second)
+    if least_p(differing) >= level:
+        # Where hardly any outputs differ the bootstrap has next to no spread, and would state that
+        # a difference of 0 can be found. Whole outputs must differ often enough for the test.
+        whole = minimum_detectable_difference(samples.units, differing / samples.units, level)
+        smallest = max(smallest, whole) if whole < 1 else nan
     bounds = _BOUNDS.get(plan.primary, (-1.0, 1.0))
     return nan if bounds is not None and smallest > bounds[1] else smallest
+
+
+def _differing_units(plan: Plan, first: Measured, second: Measured) -> int:
+    """Examples, or groups, that are not the same for both variants, which alone tell them apart."""
+    differences = first.table[0] - second.table[0]
+    units = plan.groups.sums(differences) if plan.groups else differences
+    return int((units != 0).any(axis=1).sum())
 
 
 def _worthwhile(
