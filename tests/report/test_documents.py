@@ -87,7 +87,11 @@ def test_markdown_tables_are_square_and_complete(case, tmp_path):
     tables = markdown_tables(text)
     scores = facts["scores"]
     tried = any(told.get("prompts_tried") for told in facts["variants"].values())
-    assert len(tables) == 1 + bool(scores["comparisons"]) + tried
+    assert len(tables) == 2 + bool(scores["comparisons"]) + tried
+    by_label = next(table for table in tables if "precision" in "".join(table[0]))
+    assert [row[0].strip() for row in by_label[2:]] == [
+        escape_markdown(label) for label in scores["labels"]
+    ]
     for table in tables:
         assert len({len(row) for row in table}) == 1
         assert set("".join(table[1])) <= set("-:")
@@ -118,6 +122,24 @@ def test_the_table_in_the_terminal_says_accuracy_with_interval(capsys):
     accuracy = scores["variants"]["lora"]["metrics"]["accuracy"]
     assert f"{percent(accuracy['value'])} ({interval(accuracy)})" in lines[lora]
     assert lora < next(i for i, line in enumerate(lines) if line.startswith("majority"))
+
+
+def test_precision_and_recall_are_printed_and_in_the_summary(folder):
+    from prooftune.report.terminal import precision_and_recall
+
+    scores = facts_of("usual")["scores"]
+    metrics = scores["variants"]["lora"]["metrics"]
+    line = precision_and_recall(scores)
+    assert line.startswith("lora: macro precision ")
+    for key in ("macro_precision", "macro_recall"):
+        assert f"{percent(metrics[key]['value'])} ({interval(metrics[key])})" in line
+    first = scores["variants"]["lora"]["per_class"][0]
+    row = next(
+        line
+        for line in (folder / "report.md").read_text().split("## Labels")[1].splitlines()
+        if line.startswith(f"| {first['label']} |")
+    )
+    assert percent(first["precision"]["value"]) in row and percent(first["recall"]["value"]) in row
 
 
 def test_markdown_has_the_verdict_and_the_caveats(folder):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import TypedDict
 
+from prooftune.bundle.language_model import LanguageModelClassifier
 from prooftune.bundle.load import load
+from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.bundle_evaluation.measured_table import MeasuredTable, TableRequest, output_of
+from prooftune.bundle_evaluation.rounding import (
+    RoundingFacts,
+    check_rounding,
+    rounding_sentences,
+)
 from prooftune.report.document import Document, DocumentTable
 from prooftune.report.format import count, percent
 
@@ -16,7 +24,11 @@ DEFAULT_ROWS = 100
 
 
 class BatchingFacts(TypedDict):
-    """Content of ``batching.json``; rates in rows per second, ``same`` as a share of the rows."""
+    """Content of ``batching.json``; rates in rows per second, ``same`` as a share of the rows.
+
+    ``dtype`` is that of the language model, if there is one; ``rounding`` the rows with different
+    answers in float32, where there are such rows and float32 is possible.
+    """
 
     bundle: str
     file: str
@@ -25,12 +37,15 @@ class BatchingFacts(TypedDict):
     batched: float
     ratio: float
     same: float
+    dtype: str | None
+    rounding: RoundingFacts | None
 
 
 def batching_table(request: TableRequest) -> MeasuredTable:
     """Predict the same rows one at a time and in batches, and compare speed and answers.
 
     Both use the engine of `predict` and `serve`, after one row to warm up; loading does not count.
+    Where answers differ, float32 tells rounding from a fault (`bundle_evaluation.rounding`).
     """
     rows = request.read(DEFAULT_ROWS)
     inputs = [example.inputs for example in rows.examples]
@@ -44,6 +59,14 @@ def batching_table(request: TableRequest) -> MeasuredTable:
     ended = time.perf_counter()
     n = len(inputs)
     same = sum(a == b for a, b in zip(alone, together, strict=True))
+    dtype, rounding = None, None
+    if isinstance(bundle, LanguageModelClassifier | QuestionAnswerer):
+        dtype = str(bundle.model.dtype).removeprefix("torch.")
+        # Before the float32 copy is loaded: two models may not fit.
+        del bundle
+        gc.collect()
+        if same < n:
+            rounding = check_rounding(request.bundle, inputs, alone, together)
     facts: BatchingFacts = {
         "bundle": str(request.bundle),
         "file": request.file,
@@ -52,6 +75,8 @@ def batching_table(request: TableRequest) -> MeasuredTable:
         "batched": n / (ended - middle),
         "ratio": (middle - started) / (ended - middle),
         "same": same / n,
+        "dtype": dtype,
+        "rounding": rounding,
     }
     return MeasuredTable("batching", dict(facts), _document(facts, rows.notes))
 
@@ -63,6 +88,8 @@ def _document(facts: BatchingFacts, notes: list[str]) -> Document:
         f"Batches are {ratio:.1f}× as fast as one row at a time ({facts['batched']:.2f} against "
         f"{facts['sequential']:.2f} rows/s), with the same answer to {same:,} of {n:,} rows."
     )
+    if same < n and facts["dtype"] is not None:
+        notes = [*notes, *rounding_sentences(facts["rounding"], facts["dtype"])]
     rows = [
         ["one row at a time", f"{facts['sequential']:.2f}", "1.0×", percent(1.0)],
         ["batches", f"{facts['batched']:.2f}", f"{ratio:.1f}×", percent(facts["same"])],

@@ -290,12 +290,18 @@ def _run_study(name: str, out: Path | None, overrides: list[str], model: str | N
 
 def _print_result(result: Result) -> None:
     from prooftune.bundle.manifest_reader import read_manifest
-    from prooftune.report.terminal import print_paragraph, print_variants
+    from prooftune.report.terminal import (
+        precision_and_recall,
+        print_paragraph,
+        print_variants,
+    )
 
     print()
     print_variants(result.scores)
     print()
     print_paragraph(f"{result.headline} {result.verdict}")
+    if sentence := precision_and_recall(result.scores):
+        print_paragraph(sentence)
     print(f"\nReport: {result.report}")
     if result.bundle is not None:
         print(f"Bundle: {result.bundle} ({read_manifest(result.bundle)['variant']})")

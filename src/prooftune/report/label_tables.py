@@ -7,6 +7,7 @@ from typing import Any
 
 from prooftune.evaluation.score_types import Scores
 from prooftune.report import figures
+from prooftune.report.cells import Table, count_cell, value_cell
 
 MAX_MATRIX_LABELS = 16
 """With more labels, the most frequent errors replace the confusion matrix."""
@@ -51,6 +52,31 @@ def label_scores(scores: Scores, colours: Mapping[str, str]) -> dict[str, Any] |
             for i, label in enumerate(scores["labels"])
         ],
     }
+
+
+def label_table(scores: Scores) -> Table | None:
+    """Precision, recall and F1 by label of the verdict's variant; None without labels."""
+    if not scores["labels"]:
+        return None
+    name = scores["verdict"]["best_tuned"] or scores["verdict"]["winner"]
+    return Table(
+        "label-table",
+        "Precision, recall and F1 by label",
+        f"{name}: precision, recall and F1 by label.",
+        ["label", "n", "precision", "recall", "F1"],
+        [
+            (
+                label,
+                [
+                    count_cell(row["support"]),
+                    *(value_cell(row[key]) for key in ("precision", "recall", "f1")),
+                ],
+            )
+            for label, row in zip(
+                scores["labels"], scores["variants"][name]["per_class"], strict=True
+            )
+        ],
+    )
 
 
 def confusion_matrices(scores: Scores, colours: Mapping[str, str]) -> list[dict[str, Any]]:

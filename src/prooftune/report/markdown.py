@@ -18,6 +18,7 @@ from prooftune.report import (
     instructions_section,
     judge_section,
     label_errors_section,
+    label_tables,
     languages_section,
     learning_curve_section,
     retrieval_section,
@@ -91,6 +92,7 @@ def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
     failures = errors_section.errors_section(scores)
     errors = label_errors_section.label_errors_section(scores)
     sections = [
+        ("Labels", [label_tables.label_table(scores)]),
         ("Answers", [*answers["tables"], answers["threshold_table"]] if answers else []),
         ("Retrieval", [retrieval_section.retrieval_table(scores)]),
         ("Citations", [retrieval_section.citations_table(scores)]),

@@ -57,6 +57,18 @@ def print_variants(scores: Scores) -> None:
     Console().print(table)
 
 
+def precision_and_recall(scores: Scores) -> str:
+    """One line with the verdict's variant's precision and recall; empty without labels."""
+    name = scores["verdict"]["best_tuned"] or scores["verdict"]["winner"]
+    metrics = task_display.display_for(scores).metrics
+    parts = [
+        f"{metrics[key].title} {format_value(figure['value'])} ({interval(figure)})"
+        for key in ("macro_precision", "macro_recall")
+        if (figure := scores["variants"][name]["metrics"].get(key)) and figure["value"] is not None
+    ]
+    return f"{name}: {', '.join(parts)}; by label in the report." if parts else ""
+
+
 def _in_groups(scores: Scores) -> str:
     groups = scores.get("groups")
     return f" in {groups['count']:,} groups" if groups else ""

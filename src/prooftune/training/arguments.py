@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ def training_arguments(
         learning_rate=learning_rate,
     )
     try:
-        arguments = TrainingArguments(**values)
+        with warnings.catch_warnings():
+            # Both names are read, and recipes written for transformers 4 have this one.
+            warnings.filterwarnings("ignore", message="`gradient_checkpointing")
+            arguments = TrainingArguments(**values)
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
         raise UsageError(f"training: {error}") from error
     # Several GPUs without torchrun would be nn.DataParallel, which cannot scatter ragged batches.
