@@ -88,6 +88,9 @@ def findings(recipe: Recipe, base: Path) -> list[Finding]:
 def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
     """Return the findings that need the data and the model folder."""
     result: list[Finding] = [*_class_weights(recipe, study)]
+    if recipe.search is not None and not len(study.validation):
+        remedy = "set data.validation or a data.splitting.validation share"
+        result.append(error("search", f"needs validation rows: {remedy}"))
     if recipe.learning_curve is not None:
         from prooftune.preflight.learning_curve import check_learning_curve
 
@@ -199,6 +202,8 @@ def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
         yield from _refused(_model_key(recipe, name), partial(check_model_name, view.model.name))
     yield from _embedding_models(recipe)
     yield from _endpoints(recipe)
+    if recipe.search is not None and importlib.util.find_spec("optuna") is None:
+        yield error("search", "needs Optuna: pip install 'prooftune[search]'")
     if recipe.task != "classification":
         from prooftune.evaluation.answers.scores import require_libraries
         from prooftune.variants.document_files import check_documents

@@ -14,6 +14,7 @@ from prooftune.recipe.judge import Judge
 from prooftune.recipe.learning_curve import LearningCurve
 from prooftune.recipe.metrics import ORDINAL_METRICS, PRIMARY_METRICS
 from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
+from prooftune.recipe.search import Search, search_problems
 from prooftune.recipe.variants import (
     LANGUAGE_OPTIONS,
     LEARNING_KINDS,
@@ -124,6 +125,7 @@ class Recipe(Section):
     """Early-stopping patience: evaluations without a lower validation loss after which training
     stops. Default: no early stopping."""
     evaluation: Evaluation = Evaluation()
+    search: Search | None = None
     learning_curve: LearningCurve | None = None
     card: Card = Card()
     bundle: Bundle = Bundle()
@@ -152,6 +154,16 @@ class Recipe(Section):
             return []
         named = self.learning_curve.variants
         return self._learning_variants() if named is None else list(named)
+
+    def searched_variants(self) -> list[str]:
+        """Names of the variants whose hyperparameters are searched."""
+        if self.search is None:
+            return []
+        named = self.search.variants
+        return list(self._trained_variants() if named is None else named)
+
+    def _trained_variants(self) -> dict[str, Variant]:
+        return {n: v for n, v in self.variants.items() if v.is_trained}
 
     def _learning_variants(self) -> list[str]:
         return [n for n, v in self.variants.items() if v.kind in LEARNING_KINDS and not v.adapter]
@@ -317,6 +329,10 @@ class Recipe(Section):
         if self.seeds > 1 and not any(v.kind in TRAINED_KINDS for v in self.variants.values()):
             yield f"seeds: {self.seeds} does not apply: no variant is trained (tuned, encoder)"
         yield from self._curve_problems()
+        if self.search is not None:
+            yield from search_problems(
+                self.search, self._trained_variants(), self.task, self.training
+            )
         shipped = self.bundle.variant
         if shipped is not None:
             # Controls and endpoints cannot be bundled.

@@ -74,6 +74,8 @@ def _valid_keys(path: Sequence[str]) -> list[str]:
     section: type[BaseModel] = Variant if in_variant else Recipe
     # `variants.NAME.…`: the name is the user's and in no model.
     for key in path[2:] if in_variant else path:
+        if key not in section.model_fields:
+            continue  # a name of the user's, such as that of a hyperparameter
         annotation = section.model_fields[key].annotation
         section = next(
             # `Prompt | None` and the like: the member that is a section.

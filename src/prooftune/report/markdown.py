@@ -22,6 +22,7 @@ from prooftune.report import (
     languages_section,
     learning_curve_section,
     retrieval_section,
+    search_section,
     tables,
     task_display,
 )
@@ -110,6 +111,7 @@ def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
         ("Abstention", [abstention_section.abstention_table(scores)]),
         ("Judge", judge["tables"] if judge else []),
         ("Where it fails", failures["tables"] if failures else []),
+        ("Hyperparameter search", search_section.search_tables(scores)),
         ("Learning curve", learning_curve_section.learning_curve_tables(scores)),
         ("Likely label errors", errors["tables"] if errors else []),
     ]

@@ -22,6 +22,7 @@ from prooftune.report import (
     languages_section,
     learning_curve_section,
     retrieval_section,
+    search_section,
     tables,
     task_display,
 )
@@ -57,6 +58,7 @@ SECTIONS = {
     "abstention": "Risk and coverage",
     "changed": "Changed examples",
     "errors": "Where it fails",
+    "search": "Hyperparameter search",
     "learning_curve": "Learning curve",
     "label_errors": "Likely label errors",
     "training": "Training",
@@ -117,6 +119,7 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "risk": curves.risk_coverage(scores, colours),
         "changed": scores.get("changed"),
         "errors": errors_section.errors_section(scores),
+        "search": search_section.search_section(scores, colours),
         "learning_curve": learning_curve_section.learning_curve_section(scores, colours),
         "label_errors": label_errors_section.label_errors_section(scores),
         "no_answer": NO_ANSWER,

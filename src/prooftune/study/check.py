@@ -16,6 +16,7 @@ from prooftune.data.prepare import prepare_data
 from prooftune.evaluation.score_types import LabelErrorRow
 from prooftune.preflight import checker as preflight
 from prooftune.recipe import Recipe
+from prooftune.recipe.search import Search
 from prooftune.recipe.variants import CHEAP_KINDS
 from prooftune.report.format import byte_size, duration
 from prooftune.study.label_errors import FILE as LABEL_ERRORS_FILE
@@ -88,6 +89,7 @@ def check(
             _print_label_errors(console, checked, rows)
         report = dataclasses.replace(report, estimates=estimate(recipe, study, base, thorough))
         _print_estimates(console, report.estimates, thorough)
+        _print_search_cost(console, recipe, report.estimates or [])
         _print_curve_cost(console, recipe, report.estimates or [])
     return report
 
@@ -222,6 +224,29 @@ def _print_label_errors(
             f"{row['suggested']} ({row['suggested_probability']:.0%})",
             markup=False,
         )
+
+
+def _print_search_cost(console: Console, recipe: Recipe, estimates: Sequence[CostEstimate]) -> None:
+    """The time that the trials of the search take before the study's own trainings."""
+    settings = recipe.search
+    if settings is None:
+        return
+    names = recipe.searched_variants()
+    known = [item for item in estimates if item.name in names]
+    text = f"   note  search: {settings.trials} trials each for {', '.join(names)}"
+    if known:
+        seconds = sum(search_seconds(item, settings) for item in known)
+        text += f", about {duration(seconds)} at most beside the study itself"
+        text += "; stopped trials take less" if settings.pruning else ""
+    console.print(f"{text}.", markup=False)
+
+
+def search_seconds(estimate: CostEstimate, settings: Search) -> float:
+    """Seconds of a variant's search if no trial is stopped and values of other sizes cost as much:
+    one training per trial, up to the time limit and one trial."""
+    one = estimate.train_seconds / estimate.trainings
+    limit = math.inf if settings.hours is None else 3600 * settings.hours
+    return min(settings.trials * one, max(limit, one))
 
 
 def _print_curve_cost(console: Console, recipe: Recipe, estimates: Sequence[CostEstimate]) -> None:

@@ -18,6 +18,7 @@ from prooftune.report.types import ReportedVariant, ReportFacts
 from prooftune.study.error_analysis import analyse_errors
 from prooftune.study.label_errors import search_label_errors
 from prooftune.study.learning_curve import CurveResults, fit_learning_curves
+from prooftune.study.search import read_search
 from prooftune.types import Study, VariantResult
 from prooftune.utils.files import read_json, write_json
 from prooftune.utils.secrets import redact
@@ -70,6 +71,7 @@ def evaluate(
         scores["judge"] = judge_study(
             recipe, recipe.judge, study, judged, scores, folder / "judge", base
         )
+    scores["search"] = tidy(read_search(recipe, folder)) or None
     scores["learning_curve"] = tidy(
         fit_learning_curves(recipe, study, results, curves or [], scores)
     )

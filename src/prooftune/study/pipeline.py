@@ -1,6 +1,6 @@
 """The stages of a study, in order, over a run folder.
 
-    recipe -> data and audit -> variants -> scores -> report -> bundle
+    recipe -> data and audit -> search -> variants -> scores -> report -> bundle
 
 Every stage writes into the run folder and is skipped when its inputs have not changed, so the same
 command after a kill continues where it was.
@@ -8,7 +8,7 @@ command after a kill continues where it was.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prooftune import recipe as recipes
@@ -25,6 +25,7 @@ from prooftune.study import archive
 from prooftune.study.evaluation_stage import bundle_variant, evaluate
 from prooftune.study.learning_curve import read_learning_curve, run_learning_curve
 from prooftune.study.prompt_lengths import prompt_length_counter
+from prooftune.study.search import run_search
 from prooftune.study.variant_stage import BaseModelCache, VariantStage
 from prooftune.types import SPLITS, Study
 from prooftune.utils.files import fingerprint, read_json, write_json, write_text
@@ -103,11 +104,14 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
             BaseModelCache(),
             PassageProvider(recipe, base, folder),
         )
-        results = [stage.run(name, variant) for name, variant in recipe.variants.items()]
+        # From here on with the values that the search has chosen.
+        trained = run_search(stage)
+        stage = replace(stage, recipe=trained)
+        results = [stage.run(name, variant) for name, variant in trained.variants.items()]
         curves = run_learning_curve(stage)
         del stage  # frees the base model and the index
         scores = evaluate(recipe, study, results, folder, base, curves=curves)
-        bundle = bundle_variant(recipe, study, results, scores, folder)
+        bundle = bundle_variant(trained, study, results, scores, folder)
         return Result(folder, scores, folder / "report.html", bundle)
 
 

@@ -87,28 +87,15 @@ class VariantStage:
     def _run_training(self, name: str, variant: Variant, training: int) -> None:
         folder = run_folder.training_folder(self.folder / "variants", name, training)
         title = training_title(name, training)
-        inputs_fingerprint = self._fingerprint(name, variant, training)
+        inputs_fingerprint = self.fingerprint(name, variant, training)
         if run_folder.is_stage_done(folder, inputs_fingerprint):
             notify(f"{title}: unchanged", "dim")
             return
         run_folder.begin_stage(folder, inputs_fingerprint)
-        # Passages take the place of the context here, so variants see different inputs.
-        variant_study, retrieval = self.passages.study_for(self.study, variant)
+        context, retrieval = self.context(name, variant, folder, training)
         if uses_passages(variant):
-            write_json(folder / PASSAGES_FILE, self.passages.passage_table(variant_study))
-        chosen = variant.languages is not None or variant.without
-        languages = self.study.languages() if chosen else []
-        missing = [language for language in languages if not variant.trains_on(language)]
-        context = VariantContext(
-            self.recipe.for_variant(name),
-            _rows_of_languages(variant_study, variant, name) if missing else variant_study,
-            folder,
-            windowed=not uses_passages(variant),
-            training=training,
-            # The checkpoint is chosen on the languages that are trained on, as without the others'
-            # data.
-            selection_rows=_of_languages(variant_study.validation, variant) if missing else None,
-        )
+            write_json(folder / PASSAGES_FILE, self.passages.passage_table(context.study))
+        missing = self._missing_languages(variant)
         output = _run_kind(context, variant, name, self.base, self.models)
         if variant.uses_language_model:
             output.details["model"] = context.recipe.model.name
@@ -126,7 +113,40 @@ class VariantStage:
         run_folder.finish_stage(folder, inputs_fingerprint)
         self._notify_quality(title, output.test)
 
-    def _fingerprint(self, name: str, variant: Variant, training: int) -> str:
+    def context(
+        self, name: str, variant: Variant, folder: Path, training: int = 0
+    ) -> tuple[VariantContext, dict[str, Any]]:
+        """What the variant sees of the study, and its retrieval metrics (see
+        `PassageProvider.study_for`).
+
+        Args:
+            name, variant: the variant.
+            folder: of the training.
+            training: number of the training.
+        """
+        # Passages take the place of the context here, so variants see different inputs.
+        study, retrieval = self.passages.study_for(self.study, variant)
+        missing = self._missing_languages(variant)
+        context = VariantContext(
+            self.recipe.for_variant(name),
+            _rows_of_languages(study, variant, name) if missing else study,
+            folder,
+            windowed=not uses_passages(variant),
+            training=training,
+            # The checkpoint is chosen on the languages that are trained on, as without the others'
+            # data.
+            selection_rows=_of_languages(study.validation, variant) if missing else None,
+        )
+        return context, retrieval
+
+    def _missing_languages(self, variant: Variant) -> list[str]:
+        """Languages of the study that the variant is not trained on."""
+        if variant.languages is None and not variant.without:
+            return []
+        return [name for name in self.study.languages() if not variant.trains_on(name)]
+
+    def fingerprint(self, name: str, variant: Variant, training: int) -> str:
+        """Fingerprint of all inputs of one training of a variant."""
         # Only where they matter: other variants stay valid when a document changes.
         documents = [documents_digest(self.recipe, self.base)] if uses_passages(variant) else []
         inputs = _recipe_inputs(self.recipe.for_variant(name), variant)

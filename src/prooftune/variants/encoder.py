@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from prooftune.variants.training_record import (
     training_summary,
     weights_digests,
 )
+from prooftune.variants.training_setup import TrainingSetup
 from prooftune.variants.verification import PROBE_ROWS, compare_probe
 
 SMALL_PARAMETERS = 60_000_000
@@ -158,52 +160,21 @@ def _train(
     record_file: Path,
 ) -> None:
     """Train, check that the predictions changed, and save. Runs on every rank; rank 0 saves."""
-    from prooftune.training.arguments import training_arguments
     from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkpoint
-    from prooftune.training.trainer import train
 
     release_cached_model()
-    recipe, study = context.recipe, context.study
-    weights = label_weights(recipe.class_weights, study.train)
-    rows, validation = (
-        encoder_rows(examples, tokenizer, study.labels, row_weights(weights, examples))
-        for examples in (study.train, context.training_validation)
-    )
+    recipe = context.recipe
     seed = recipe.training_seed(name, context.training)
     model = encoder_to_train(context, variant, seed)
     before = _probe_scores(context, model, tokenizer)
     counts = adapters.trainable_counts(model)
-    options = {
-        **default_options(variant, counts[1]),
-        **training_options(context, variant, name, seed),
-    }
+    setup = encoder_setup(context, variant, name, tokenizer, model)
+    rows, arguments = setup.rows, setup.arguments
     checkpoints = context.folder / CHECKPOINTS_FOLDER
-    arguments = training_arguments(
-        options,
-        checkpoints,
-        rows=len(rows),
-        validation=len(validation),
-        seed=recipe.seed,
-        dtype=loading.compute_dtype(recipe.model.dtype),
-        patience=recipe.early_stopping,
-    )
     checkpoint = last_complete_checkpoint(checkpoints)
     resumed, seconds_before = checkpoint is not None, elapsed_seconds(checkpoint)
     with measure_cost() as cost:
-        history = train(
-            EncoderModule(model),
-            rows,
-            validation,
-            [],
-            arguments,
-            patience=recipe.early_stopping,
-            description=f"{training_title(name, context.training)}: training",
-            quality=_validation_quality(context, tokenizer),
-            peft_checkpoints="save_total_limit" in options,
-            logs=context.variants_folder.parent / "logs" / log_folder(name, context.training),
-            project=options.get("project", recipe.name),
-            collator=encoder_collator(tokenizer),
-        )
+        history = setup.run()
     model = model.eval()
     after = _probe_scores(context, model, tokenizer)
     check_trained(name, before, after)
@@ -228,8 +199,69 @@ def _train(
     }
     record["cost"]["train_tokens"] = round(sum(map(len, rows)) * record["training"]["epochs"])
     write_json(record_file, record)
-    if "save_total_limit" not in variant.training:  # otherwise they were asked for
+    if not setup.keeps_checkpoints:
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def encoder_setup(
+    context: VariantContext,
+    variant: Variant,
+    name: str,
+    tokenizer: EncoderTokenizer,
+    model: nn.Module,
+) -> TrainingSetup:
+    """The training of an encoder.
+
+    Args:
+        context: the study; of its rows only training and validation rows are read.
+        variant, name: the variant.
+        tokenizer: of the encoder.
+        model: from `encoder_to_train`.
+
+    Raises:
+        UsageError: the training options cannot be used.
+    """
+    from prooftune.training.arguments import training_arguments
+    from prooftune.training.trainer import train
+
+    recipe, study = context.recipe, context.study
+    weights = label_weights(recipe.class_weights, study.train)
+    rows, validation = (
+        encoder_rows(examples, tokenizer, study.labels, row_weights(weights, examples))
+        for examples in (study.train, context.training_validation)
+    )
+    seed = recipe.training_seed(name, context.training)
+    options = {
+        **default_options(variant, adapters.trainable_counts(model)[1]),
+        **training_options(context, variant, name, seed),
+    }
+    arguments = training_arguments(
+        options,
+        context.folder / CHECKPOINTS_FOLDER,
+        rows=len(rows),
+        validation=len(validation),
+        seed=recipe.seed,
+        dtype=loading.compute_dtype(recipe.model.dtype),
+        patience=recipe.early_stopping,
+    )
+    module = EncoderModule(model)
+    keeps_checkpoints = "save_total_limit" in options
+    run = partial(
+        train,
+        module,
+        rows,
+        validation,
+        [],
+        arguments,
+        patience=recipe.early_stopping,
+        description=f"{training_title(name, context.training)}: training",
+        quality=_validation_quality(context, tokenizer),
+        peft_checkpoints=keeps_checkpoints,
+        logs=context.variants_folder.parent / "logs" / log_folder(name, context.training),
+        project=options.get("project", recipe.name),
+        collator=encoder_collator(tokenizer),
+    )
+    return TrainingSetup(module, rows, validation, arguments, run, keeps_checkpoints)
 
 
 def _probe_scores(context: VariantContext, model: nn.Module, tokenizer: EncoderTokenizer) -> Tensor:

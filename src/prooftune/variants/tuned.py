@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from prooftune.engine.compatibility import check_output_head
 from prooftune.engine.model_parts import get_output_head
@@ -46,6 +47,7 @@ from prooftune.variants.training_record import (
     training_summary,
     weights_digests,
 )
+from prooftune.variants.training_setup import TrainingSetup
 from prooftune.variants.verification import PROBE_ROWS, probe_scores, verify_reload
 
 
@@ -164,22 +166,11 @@ def _train(
     context: VariantContext, variant: Variant, name: str, encoder: PromptEncoder, record_file: Path
 ) -> None:
     """Train, check that the predictions changed, and save. Runs on every rank; rank 0 saves."""
-    from prooftune.training.arguments import (
-        chosen_checkpointing,
-        default_learning_rate,
-        training_arguments,
-    )
     from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkpoint
-    from prooftune.training.quality import validation_quality
-    from prooftune.training.trainer import train
 
     # An untuned model that an earlier variant left in memory would double the peak.
     release_cached_model()
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
-    rows, validation = (
-        training_rows(context, encoder, examples, head)
-        for examples in (study.train, context.training_validation)
-    )
     seed = recipe.training_seed(name, context.training)
     base = base_to_train(context, variant, seed)
     check_output_head(base)
@@ -187,44 +178,19 @@ def _train(
     probe = study.test[:PROBE_ROWS]
     # Of the untuned model, from which the reloaded one must differ.
     before = probe_scores(base, encoder, probe, head)
-    model = adapters.make_trainable(base, variant, {**recipe.lora, **variant.lora})
-    options = training_options(context, variant, name, seed)
+    setup = tuned_setup(context, variant, name, encoder, base)
+    rows, arguments, module = setup.rows, setup.arguments, setup.module
     checkpoints = context.folder / CHECKPOINTS_FOLDER
-    arguments = training_arguments(
-        options,
-        checkpoints,
-        rows=len(rows),
-        validation=len(validation),
-        seed=recipe.seed,
-        dtype=loading.compute_dtype(recipe.model.dtype),
-        patience=recipe.early_stopping,
-        learning_rate=default_learning_rate(adapters.trainable_counts(model)[1], variant.method),
-    )
     # After a crash, training goes on where it was.
     checkpoint = last_complete_checkpoint(checkpoints)
     resumed, seconds_before = checkpoint is not None, elapsed_seconds(checkpoint)
-    trainable, total = adapters.trainable_counts(model)
-    module = TuningModule(model)
+    trainable, total = adapters.trainable_counts(module.model)
     with measure_cost() as cost:
-        history = train(
-            module,
-            rows,
-            validation,
-            encoder.prefix,
-            arguments,
-            patience=recipe.early_stopping,
-            int8=recipe.model.int8_training,
-            description=f"{training_title(name, context.training)}: training",
-            quality=validation_quality(recipe, encoder, context.training_validation, head),
-            peft_checkpoints="save_total_limit" in options,
-            logs=context.variants_folder.parent / "logs" / log_folder(name, context.training),
-            project=options.get("project", recipe.name),
-            checkpointing=chosen_checkpointing(options),
-        )
+        history = setup.run()
     if module.sharded:  # scoring and saving need the whole model on one rank
         trained = module.trainable_state()
         # Freed before the whole model is loaded again.
-        del base, model, module
+        del base, module, setup.module, setup.run
         module = TuningModule(
             adapters.make_trainable(
                 base_to_train(context, variant, seed), variant, {**recipe.lora, **variant.lora}
@@ -257,8 +223,73 @@ def _train(
     record["cost"]["train_tokens"] = round(tokens * record["training"]["epochs"])
     # Written last: its presence marks the training as finished.
     write_json(record_file, record)
-    if "save_total_limit" not in options:  # otherwise they were asked for
+    if not setup.keeps_checkpoints:
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def tuned_setup(
+    context: VariantContext,
+    variant: Variant,
+    name: str,
+    encoder: PromptEncoder,
+    base: nn.Module,
+) -> TrainingSetup:
+    """The training of a tuned variant.
+
+    Args:
+        context: the study; of its rows only training and validation rows are read.
+        variant, name: the variant.
+        encoder: renders the prompts.
+        base: from `base_to_train`; adapters are added in place.
+
+    Raises:
+        UsageError: the recipe's training or LoRA options cannot be used.
+    """
+    from prooftune.training.arguments import (
+        chosen_checkpointing,
+        default_learning_rate,
+        training_arguments,
+    )
+    from prooftune.training.quality import validation_quality
+    from prooftune.training.trainer import train
+
+    recipe, head = context.recipe, variant.objective == "head"
+    rows, validation = (
+        training_rows(context, encoder, examples, head)
+        for examples in (context.study.train, context.training_validation)
+    )
+    seed = recipe.training_seed(name, context.training)
+    model = adapters.make_trainable(base, variant, {**recipe.lora, **variant.lora})
+    options = training_options(context, variant, name, seed)
+    arguments = training_arguments(
+        options,
+        context.folder / CHECKPOINTS_FOLDER,
+        rows=len(rows),
+        validation=len(validation),
+        seed=recipe.seed,
+        dtype=loading.compute_dtype(recipe.model.dtype),
+        patience=recipe.early_stopping,
+        learning_rate=default_learning_rate(adapters.trainable_counts(model)[1], variant.method),
+    )
+    module = TuningModule(model)
+    keeps_checkpoints = "save_total_limit" in options
+    run = partial(
+        train,
+        module,
+        rows,
+        validation,
+        encoder.prefix,
+        arguments,
+        patience=recipe.early_stopping,
+        int8=recipe.model.int8_training,
+        description=f"{training_title(name, context.training)}: training",
+        quality=validation_quality(recipe, encoder, context.training_validation, head),
+        peft_checkpoints=keeps_checkpoints,
+        logs=context.variants_folder.parent / "logs" / log_folder(name, context.training),
+        project=options.get("project", recipe.name),
+        checkpointing=chosen_checkpointing(options),
+    )
+    return TrainingSetup(module, rows, validation, arguments, run, keeps_checkpoints)
 
 
 def base_to_train(context: VariantContext, variant: Variant, seed: int) -> Any:

@@ -31,6 +31,12 @@ from prooftune.evaluation.score_types.learning_curve import (
     LinePoint,
     VariantCurve,
 )
+from prooftune.evaluation.score_types.search import (
+    HyperparameterValue,
+    SearchResults,
+    SearchTrial,
+    VariantSearch,
+)
 from prooftune.evaluation.score_types.slices import (
     Confusion,
     ConfusionExample,
@@ -107,6 +113,7 @@ __all__ = [
     "Figure",
     "GroupFacts",
     "HumanAgreement",
+    "HyperparameterValue",
     "JudgeScores",
     "JudgeSummary",
     "LabelErrorComparison",
@@ -134,6 +141,8 @@ __all__ = [
     "RowsDifference",
     "ScoreDifference",
     "Scores",
+    "SearchResults",
+    "SearchTrial",
     "Setup",
     "ShownOutput",
     "Side",
@@ -142,6 +151,7 @@ __all__ = [
     "Trainings",
     "VariantCurve",
     "VariantMeasurements",
+    "VariantSearch",
     "Verdict",
     "VerdictFacts",
     "Worthwhile",

@@ -10,6 +10,7 @@ from prooftune.evaluation.score_types.judge import JudgeScores
 from prooftune.evaluation.score_types.label_errors import LabelErrors
 from prooftune.evaluation.score_types.languages import LanguageResults
 from prooftune.evaluation.score_types.learning_curve import LearningCurves
+from prooftune.evaluation.score_types.search import SearchResults
 from prooftune.evaluation.score_types.slices import ErrorAnalysis
 from prooftune.evaluation.score_types.variants import VariantMeasurements
 
@@ -169,6 +170,7 @@ class Scores(Measurements):
     changed: ChangedExamples | None
     instructions: NotRequired[InstructionScores | None]
     judge: NotRequired[JudgeScores]
+    search: NotRequired[SearchResults | None]
     learning_curve: NotRequired[LearningCurves | None]
     errors: NotRequired[ErrorAnalysis | None]
     label_errors: NotRequired[LabelErrors | None]
