@@ -46,8 +46,9 @@ ROWS: list[list[Box]] = [
         )
     ],
     [
-        Box("training", "objective, sampler, trainer", 0, 4),
-        Box("variants", "baselines, prompting, tuned: predictions on the same rows", 4, 8),
+        Box("training", "objective, sampler, trainer", 0, 3),
+        Box("search", "hyperparameters", 3, 2),
+        Box("variants", "baselines, prompting, tuned: predictions on the same rows", 5, 7),
     ],
     [
         Box("bundle", "the model that ships", 0, 7),

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-IN_RUN = ("answers", "convert", "files", "judge", "retrieval", "serve", "tracking")
+IN_RUN = ("answers", "convert", "files", "judge", "retrieval", "search", "serve", "tracking")
 """Extras that requirements/run.txt brings."""
 
 

@@ -81,6 +81,10 @@ def findings(recipe: Recipe, base: Path) -> list[Finding]:
             from prooftune.preflight.lora import check_lora
 
             result += check_lora(name, variant, recipe.for_variant(name))
+    if recipe.search is not None:
+        from prooftune.preflight.search import check_search
+
+        result += check_search(recipe)
     # Variants that share options share their findings.
     return list(dict.fromkeys(result))
 
@@ -202,8 +206,6 @@ def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
         yield from _refused(_model_key(recipe, name), partial(check_model_name, view.model.name))
     yield from _embedding_models(recipe)
     yield from _endpoints(recipe)
-    if recipe.search is not None and importlib.util.find_spec("optuna") is None:
-        yield error("search", "needs Optuna: pip install 'prooftune[search]'")
     if recipe.task != "classification":
         from prooftune.evaluation.answers.scores import require_libraries
         from prooftune.variants.document_files import check_documents

@@ -27,7 +27,14 @@ LOGARITHMIC_RATIO = 8
 Choice = bool | int | float | str
 Number = Annotated[int | float, Field(allow_inf_nan=False)]
 
-_FIXED_FIELDS = ("seed", "data_seed", "output_dir", "run_name", "report_to", "metric_for_best_model")
+_FIXED_FIELDS = (
+    "seed",
+    "data_seed",
+    "output_dir",
+    "run_name",
+    "report_to",
+    "metric_for_best_model",
+)
 _FIXED_PREFIXES = ("eval_", "save_", "logging_", "load_best", "push_to", "hub_")
 """Fields of `TrainingArguments` that do not change what is learned, or decide what is compared."""
 
@@ -36,10 +43,13 @@ class SearchRange(Section):
     """The values of one hyperparameter: a range of numbers, or choices."""
 
     low: Number | None = None
+    """Lower bound."""
     high: Number | None = None
+    """Upper bound, which is part of the range."""
     log: bool | None = None
     """Whether to search on a logarithmic scale. Default: if high is at least 8 times low."""
     choices: list[Choice] | None = None
+    """Values to choose from, instead of a range."""
 
     @model_validator(mode="before")
     @classmethod
@@ -189,7 +199,7 @@ def _key_problem(key: str, entry: SearchRange) -> str | None:
     hint_type = field_type(key)
     if entry.choices is None:
         if expected(1, hint_type) is not None or not _takes_numbers(hint_type):
-            return f"takes no range of numbers; give {{choices: [...]}}"
+            return "takes no range of numbers; give {choices: [...]}"
         if is_whole(key) and not (type(entry.low) is type(entry.high) is int):
             return f"takes whole numbers, found [{entry.low:g}, {entry.high:g}]"
         return None
@@ -246,7 +256,11 @@ def search_problems(
             "full), without LoRA"
         )
     for variant in searched:
+        # A trial is measured by the evaluations during its training.
         own = {**({} if variant.kind == "encoder" else training), **variant.training}
+        if own.get("eval_strategy") in ("no", False):
+            yield "search: needs evaluations during training; remove training.eval_strategy: no"
+            break
         if "training.num_train_epochs" in settings.space and int(own.get("max_steps", -1)) > 0:
             yield (
                 "search.space.training.num_train_epochs: has no effect with training.max_steps; "

@@ -33,7 +33,7 @@ PRUNING_TRIALS = 4
 Train = Callable[[dict[str, HyperparameterValue], int, Stop], TrialResult]
 """Trains with the values, given the number of the trial and whether to stop it."""
 Finished = Callable[[VariantSearch], None]
-"""Called with the results so far, after every trial."""
+"""Called with the results of all trials, after every trial."""
 
 
 def optimize(
@@ -56,7 +56,7 @@ def optimize(
         seed: of the sampler.
         folder: has Optuna's study; made if missing.
         train: runs one trial.
-        finished: told of every finished trial.
+        finished: called with the results after every trial.
 
     Raises:
         UsageError: Optuna is not installed, or no trial could be measured.
@@ -64,26 +64,26 @@ def optimize(
     study = _open_study(folder, metric)
     _discard_interrupted(study)
     while True:
-        done = _finished_trials(study)
-        spent = sum(trial.user_attrs["seconds"] for trial in done)
+        trials = _finished_trials(study)
+        spent = sum(trial.user_attrs["seconds"] for trial in trials)
         limit = None if settings.hours is None else 3600 * settings.hours
-        if len(done) >= settings.trials or (done and limit is not None and spent >= limit):
+        if len(trials) >= settings.trials or (trials and limit is not None and spent >= limit):
             break
         left = None if limit is None else limit - spent
-        if done:
-            _sampled_trial(study, settings, space, seed + len(done), len(done), left, train)
+        if trials:
+            _sampled_trial(study, settings, space, seed + len(trials), len(trials), left, train)
         else:
             _recipe_trial(study, space, train)
-        done = _finished_trials(study)
-        if _best(done, metric) is not None:
-            finished(_summary(done, space, metric, rows))
-    done = done[: settings.trials]
-    if _best(done, metric) is None:
+        trials = _finished_trials(study)
+        if _best(trials, metric) is not None:
+            finished(_summary(trials, space, metric, rows))
+    trials = trials[: settings.trials]
+    if _best(trials, metric) is None:
         raise UsageError(
-            f"search: none of {len(done)} trials could be measured: "
-            f"{done[0].user_attrs.get('failure')}"
+            f"search: none of {len(trials)} trials could be measured: "
+            f"{trials[0].user_attrs.get('failure')}"
         )
-    return _summary(done, space, metric, rows)
+    return _summary(trials, space, metric, rows)
 
 
 def _open_study(folder: Path, metric: str) -> optuna.Study:
@@ -204,27 +204,27 @@ def _sampled_trial(
         study.tell(trial, result.value)
 
 
-def _best(done: list[FrozenTrial], metric: str) -> int | None:
+def _best(trials: list[FrozenTrial], metric: str) -> int | None:
     """Position of the best completed trial; of equally good ones that with the lowest loss."""
     from optuna.trial import TrialState
 
     sign = -1 if metric == LOSS else 1
     complete = [
         (sign * float(trial.value), -float(trial.user_attrs["loss"]), -position)
-        for position, trial in enumerate(done)
+        for position, trial in enumerate(trials)
         if trial.state == TrialState.COMPLETE and trial.value is not None
     ]
     return -max(complete)[2] if complete else None
 
 
 def _summary(
-    done: list[FrozenTrial], space: dict[str, SearchRange], metric: str, rows: int
+    trials: list[FrozenTrial], space: dict[str, SearchRange], metric: str, rows: int
 ) -> VariantSearch:
     return {
         "metric": metric,
         "rows": rows,
-        "trials": [_record(position, trial, space) for position, trial in enumerate(done)],
-        "chosen": _best(done, metric) or 0,
+        "trials": [_record(position, trial, space) for position, trial in enumerate(trials)],
+        "chosen": _best(trials, metric) or 0,
     }
 
 

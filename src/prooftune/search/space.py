@@ -29,9 +29,7 @@ def distributions(space: Mapping[str, SearchRange]) -> dict[str, BaseDistributio
         if entry.low is None or entry.high is None:
             found[key] = CategoricalDistribution(entry.choices or [])
         elif is_whole(key):
-            found[key] = IntDistribution(
-                int(entry.low), int(entry.high), log=entry.is_logarithmic
-            )
+            found[key] = IntDistribution(int(entry.low), int(entry.high), log=entry.is_logarithmic)
         else:
             found[key] = FloatDistribution(entry.low, entry.high, log=entry.is_logarithmic)
     return found

@@ -47,17 +47,17 @@ def run_search(stage: VariantStage) -> Recipe:
     )
     variants = dict(recipe.variants)
     for name in recipe.searched_variants():
-        found = _search_variant(blind, settings, name, variants[name])
-        variants[name] = _with_chosen(variants[name], found)
+        result = _search_variant(blind, settings, name, variants[name])
+        variants[name] = _with_chosen(variants[name], result)
     chosen = recipe.model_copy(update={"variants": variants, "search": None})
     write_text(stage.folder / FOLDER / RECIPE, recipes.dump(chosen))
     return chosen
 
 
-def _with_chosen(variant: Variant, found: VariantSearch) -> Variant:
+def _with_chosen(variant: Variant, result: VariantSearch) -> Variant:
     from prooftune.search.space import with_values
 
-    trial = found["trials"][found["chosen"]]
+    trial = result["trials"][result["chosen"]]
     # The recipe's own values stay as they are, so that nothing is trained again for them.
     return variant if trial["from_recipe"] else with_values(variant, trial["values"])
 
@@ -103,14 +103,14 @@ def _search_variant(
         changed = with_values(variant, values)
         return run_trial(context, changed, name, metric, space, stop, title)
 
-    def finished(found: VariantSearch) -> None:
-        _notify_trial(name, found)
+    def finished(result: VariantSearch) -> None:
+        _notify_trial(name, result)
 
-    found = optimize(settings, space, metric, rows, recipe.seed, folder, train, finished)
-    write_json(file, {"limits": limits, "result": found})
+    result = optimize(settings, space, metric, rows, recipe.seed, folder, train, finished)
+    write_json(file, {"limits": limits, "result": result})
     run_folder.finish_stage(folder, identity)
-    _notify_chosen(name, found)
-    return found
+    _notify_chosen(name, result)
+    return result
 
 
 def describe_values(values: dict[str, HyperparameterValue]) -> str:
@@ -121,24 +121,25 @@ def describe_values(values: dict[str, HyperparameterValue]) -> str:
     )
 
 
-def _notify_trial(name: str, found: VariantSearch) -> None:
-    trial = found["trials"][-1]
-    result = trial["state"] if trial["value"] is None else f"{found['metric']} {trial['value']:.4g}"
+def _notify_trial(name: str, result: VariantSearch) -> None:
+    trial = result["trials"][-1]
+    metric = result["metric"]
+    outcome = trial["state"] if trial["value"] is None else f"{metric} {trial['value']:.4g}"
     state = f" ({trial['state']})" if trial["state"] == "stopped" else ""
     source = "the recipe's values: " if trial["from_recipe"] else ""
     notify(
         f"search: {name}: trial {trial['number'] + 1}: {source}{describe_values(trial['values'])}: "
-        f"{result}{state}, {duration(trial['seconds'])}",
+        f"{outcome}{state}, {duration(trial['seconds'])}",
         "dim",
     )
 
 
-def _notify_chosen(name: str, found: VariantSearch) -> None:
-    trial = found["trials"][found["chosen"]]
-    seconds = sum(t["seconds"] for t in found["trials"])
+def _notify_chosen(name: str, result: VariantSearch) -> None:
+    trial = result["trials"][result["chosen"]]
+    seconds = sum(t["seconds"] for t in result["trials"])
     notify(
-        f"search: {name}: {describe_values(trial['values'])} of {len(found['trials'])} trials, "
-        f"{found['metric']} {trial['value']:.4g} on {found['rows']:,} validation rows, "
+        f"search: {name}: {describe_values(trial['values'])} of {len(result['trials'])} trials, "
+        f"{result['metric']} {trial['value']:.4g} on {result['rows']:,} validation rows, "
         f"{duration(seconds)}"
     )
 
