@@ -15,6 +15,7 @@ import prooftune
 from prooftune import recipe as recipes
 from prooftune.errors import Failure, UsageError
 from prooftune.evaluation.score_types import HyperparameterValue, VariantSearch
+from prooftune.preflight.checker import check_with_data
 from prooftune.recipe.loading import RecipeLoader
 from prooftune.recipe.search import Search, SearchRange, is_whole
 from prooftune.run_folder import read_study
@@ -25,7 +26,7 @@ from prooftune.study.check import search_seconds
 from prooftune.study.pipeline import rebuild_report
 from prooftune.study.search import run_search
 from prooftune.study.variant_stage import BaseModelCache, VariantStage
-from prooftune.types import Example
+from prooftune.types import Example, Study
 from prooftune.utils.files import read_json
 from prooftune.variants.estimates import CostEstimate
 from prooftune.variants.passages import PassageProvider
@@ -100,7 +101,8 @@ def test_a_space_is_read_and_dumped() -> None:
     assert (read["lora.r"].low, read["lora.r"].high, read["lora.r"].is_logarithmic) == (4, 7, False)
     assert read[RATE].is_logarithmic and not read["training.weight_decay"].is_logarithmic
     assert read["training.lr_scheduler_type"].choices == ["linear", "cosine"]
-    assert [is_whole(k) for k in read] == [False, True, False, False, True]
+    numbers = [key for key, entry in read.items() if key != "training.lr_scheduler_type"]
+    assert [is_whole(key) for key in numbers] == [False, True, False, True]
     dumped = yaml.load(recipes.dump(recipe), Loader=RecipeLoader)
     assert recipes.parse(dumped, "r") == recipe
 
@@ -371,10 +373,18 @@ def test_what_else_is_missing_is_said_before_anything_is_computed(
     values = encoder_study(tmp_path)
     with pytest.raises(UsageError, match="search does not apply: no variant is trained"):
         recipes.parse({**values, "variants": ["majority", "tfidf"]})
-    data = {**values["data"], "splitting": {"validation": 0}}
-    del data["validation"]
+    recipe = recipes.parse(values)
+    rows = [Example("1", {"text": "the cat"}, "Sports")]
     with pytest.raises(UsageError, match="search: needs validation rows"):
-        prooftune.run({**values, "data": data}, out=tmp_path / "run")
+        check_with_data(recipe, Study(rows, [], rows, ["Sports", "Business"]))
+    no_evaluation = {**values["variants"]["encoder"], "training": {"eval_strategy": "no"}}
+    with pytest.raises(UsageError, match="needs evaluations during training"):
+        recipes.parse({**values, "variants": {"encoder": no_evaluation}})
+    space = {"training.weight_decay": [0, 0.1], "training.use_liger_kernel": [True, False]}
+    with pytest.raises(UsageError, match=r"search\.space\.training\.use_liger_kernel: True is not"):
+        prooftune.run(
+            {**values, "search": {**values["search"], "space": space}}, out=tmp_path / "run"
+        )
     from importlib import util
 
     find = util.find_spec
@@ -383,7 +393,7 @@ def test_what_else_is_missing_is_said_before_anything_is_computed(
     )
     with pytest.raises(UsageError, match=r"needs Optuna: pip install 'prooftune\[search\]'"):
         prooftune.run(values, out=tmp_path / "other")
-    assert not (tmp_path / "other").exists() and not (tmp_path / "run" / "variants").exists()
+    assert not (tmp_path / "other").exists() and not (tmp_path / "run").exists()
     real = builtins.__import__
 
     def without_optuna(name: str, *rest: Any) -> Any:
