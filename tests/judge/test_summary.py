@@ -133,9 +133,12 @@ def test_the_sign_test_flips_whole_groups() -> None:
     second = judged([4] * 30 + [3] * 10)
     groups = {str(i): i // 10 for i in range(40)}
     alone = paired_difference(first, second, resamples=200)["c"]
+    assert alone["low"] is not None and alone["low"] > 0
     grouped = paired_difference(first, second, resamples=200, groups=groups)["c"]
-    assert alone["p"] == pytest.approx(binomtest(10, 40).pvalue)
+    # All differences are 1 or -1, of which the permutation test is the sign test.
+    assert alone["p"] == pytest.approx(binomtest(10, 40).pvalue, abs=2e-3)
     assert grouped["p"] == pytest.approx(10 / 16)
+    assert grouped["low"] is not None and grouped["low"] <= 0
     assert _width(grouped) > 2 * _width(alone)
     all_pairs = thirty_to_ten()
     net = summarize_preferences(all_pairs, resamples=200, groups=groups)
@@ -179,6 +182,16 @@ def test_a_constant_difference_has_a_narrow_interval() -> None:
     shuffled = paired_difference(judged([*first]), judged([*second[::-1]]), resamples=500)["c"]
     assert got["difference"] == pytest.approx(1)
     assert 0 < _width(got) < 0.6 * _width(shuffled)
+
+
+def test_the_test_of_a_difference_is_about_its_mean() -> None:
+    """Many answers are a little worse, few much better: signs alone would say worse. Here the mean
+    is 0, and the permutation test finds nothing."""
+    first, second = judged([1] * 40 + [5] * 10), judged([2] * 40 + [1] * 10)
+    got = paired_difference(first, second, resamples=500)["c"]
+    assert (got["difference"], got["higher"], got["lower"]) == (0, 10, 40)
+    assert binomtest(10, 50).pvalue < 0.001 and got["p"] > 0.9
+    assert got["low"] is not None and got["high"] is not None and got["low"] < 0 < got["high"]
 
 
 def test_comparing_different_rows_is_an_error() -> None:

@@ -205,9 +205,10 @@ def _accuracy(
     right = correct[answered]
     # Groups without an answer have no part in this accuracy.
     own = None if groups is None else groups_of(groups.index[answered].tolist())
-    if own is not None:
-        figure = mean_figures({"": right.astype(np.float64)}, RESAMPLES, confidence, 0, own)[""]
-        return {"value": figure["value"], "low": figure["low"], "high": figure["high"]}
     hits = int(right.sum())
     low, high = wilson_interval(hits, len(right), confidence)
+    if own is not None:
+        figure = mean_figures({"": right.astype(np.float64)}, RESAMPLES, confidence, 0, own)[""]
+        # Groups that are alike by chance make nothing surer than single examples would.
+        low, high = min(low, figure["low"]), max(high, figure["high"])
     return {"value": hits / len(right), "low": low, "high": high}

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 import numpy as np
 
 from prooftune.errors import UsageError
+from prooftune.evaluation.comparisons import consistent
 from prooftune.evaluation.intervals import SIGNED, UNIT, wilson_interval
 from prooftune.evaluation.means import Resampling, bounded_mean, bounded_mean_difference
 from prooftune.evaluation.metrics import Floats
@@ -18,10 +19,12 @@ from prooftune.evaluation.resampling import Groups, groups_of
 from prooftune.evaluation.score_types import (
     CriterionSummary,
     FailureCounts,
+    Figure,
     HumanAgreement,
     JudgeSummary,
     PreferenceSummary,
     ScoreDifference,
+    defined,
 )
 from prooftune.evaluation.significance import mcnemar_p, swap_test
 from prooftune.judge.human import HumanScores, agreement
@@ -123,15 +126,20 @@ def paired_difference(
         mean = bounded_mean_difference(
             scores[0], scores[1], first.scale, Resampling(resamples, confidence, seed), own
         )
+        p = _flip_test(scores[0] - scores[1], seed, own)
+        ends: Figure = {"value": None, "low": None, "high": None}
+        if mean is not None:
+            found: Figure = {"value": mean.value, "low": mean.low, "high": mean.high}
+            ends = {**consistent(defined(found), p < 1 - confidence)}
         result[name] = {
-            "difference": mean.value if mean else None,
-            "low": mean.low if mean else None,
-            "high": mean.high if mean else None,
+            "difference": ends["value"],
+            "low": ends["low"],
+            "high": ends["high"],
             "n": len(both),
             "left_out": len(pairs) - len(both),
             "higher": int((signs > 0).sum()),
             "lower": int((signs < 0).sum()),
-            "p": _sign_test(signs, seed, own),
+            "p": p,
         }
     return result
 
@@ -286,8 +294,16 @@ def _sign_test(signs: Floats, seed: int, groups: Groups | None) -> float:
     say nothing. Exact, or by flipping the signs of whole groups."""
     if groups is None:
         return mcnemar_p(int((signs > 0).sum()), int((signs < 0).sum()))
+    return _flip_test(signs, seed, groups)
+
+
+def _flip_test(differences: Floats, seed: int, groups: Groups | None) -> float:
+    """Two-sided p-value of the mean of paired differences [n], by flipping their signs, of whole
+    groups where there are any."""
     zeros = np.zeros((1, 1))
-    return swap_test(signs[:, None], zeros, lambda summed: summed[..., 0], seed, groups=groups)
+    return swap_test(
+        differences[:, None], zeros, lambda summed: summed[..., 0], seed, groups=groups
+    )
 
 
 def _groups_of(ids: Iterable[str], groups: Grouping | None) -> Groups | None:

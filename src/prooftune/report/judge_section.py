@@ -125,7 +125,7 @@ def _difference_table(
 ) -> Table | None:
     if not rows:
         return None
-    test = _sign_test_name(variants[rows[0]["a"]])
+    of_groups = " of whole groups" if variants[rows[0]["a"]].get("groups") else ""
     cells = [
         (
             f"{row['a']} − {row['b']}",
@@ -145,8 +145,9 @@ def _difference_table(
         Table(
             "judge-differences-table",
             "Differences of the judge’s scores",
-            f"First minus second, over answers judged for both variants. p: {test}, not "
-            "adjusted, and neither are the intervals.",
+            "First minus second, over answers judged for both variants. p: permutation test of the "
+            f"mean, which flips the signs of differences{of_groups}; neither p nor the intervals "
+            "are adjusted for several comparisons.",
             ["difference", "criterion", "mean", "pairs", "excluded", "higher : lower", "p"],
             cells,
         )

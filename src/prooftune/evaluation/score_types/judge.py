@@ -59,8 +59,9 @@ class ScoreDifference(TypedDict):
     """Paired difference of two variants' mean scores with its interval.
 
     ``n`` pairs were judged in both and ``left_out`` pairs were not. ``higher`` and ``lower`` count
-    answers of the first variant with a higher and a lower score; ``p`` is of the sign test, exact
-    or by groups.
+    answers of the first variant with a higher and a lower score; ``p`` is of the test that
+    flips the signs of differences, of whole groups where there are any; the interval does not
+    contradict it.
     """
 
     difference: float | None
