@@ -1,4 +1,4 @@
-"""Likely label errors in a study: planted ones are found, listed, and bound the verdict."""
+"""Doubtful labels in a study: planted ones are found, listed, and bound the verdict."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_planted_errors_are_listed_and_bound_the_difference(
     assert bounds["low"] < bounds["value"] < bounds["high"]
     assert bounds["value"] < bounds["suggested"] and bounds["sign_certain"]
     page = (result.folder / "report.html").read_text("utf-8")
-    assert "Likely label errors" in page and "keep their sign" in page
+    assert "Doubtful labels" in page and "keep their sign" in page
     # Texts are on the page and in the data files only.
     assert (
         "text" not in read_json(result.folder / "report.json")["scores"]["label_errors"]["rows"][0]
@@ -92,7 +92,7 @@ def test_check_prints_the_most_doubtful_training_rows(
     found = {row["id"] for row in report.label_errors}
     assert len(found & set(flips["train"])) >= 18
     output = " ".join(capsys.readouterr().out.split())
-    assert f"{len(found)} of 300 training rows have a label that is likely wrong" in output
+    assert f"{len(found)} of 300 training rows have a doubtful label: tfidf" in output
     assert report.label_errors[0]["id"] in output
 
 

@@ -1,4 +1,4 @@
-"""The section with rows whose label is likely wrong, and with what they could do to the verdict."""
+"""The section with rows whose label is doubtful, and with what they could do to the verdict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from prooftune.evaluation.score_types import LabelErrors, Reference, Scores
 from prooftune.report.cells import Cell, Table, count_cell, share_cell
-from prooftune.report.format import count, points
+from prooftune.report.format import count, percent, points
 
 SHOWN_ROWS = 20
 """Rows with their texts on the page."""
@@ -31,16 +31,19 @@ def label_errors_section(scores: Scores) -> dict[str, Any] | None:
 def _split_table(errors: LabelErrors) -> Table:
     return Table(
         "label-errors-table",
-        "Likely label errors by split",
+        "Doubtful labels by split",
         "Confident learning over probabilities of models that did not see the row: by "
-        "cross-validation on training rows, by the variants' own predictions elsewhere.",
-        ["split", "rows checked", "likely wrong", "models"],
+        "cross-validation on training rows, by the variants' own predictions elsewhere. Agreement: "
+        "rows to which the models give their own label. The lower it is, the more of the doubts "
+        "are mistakes of the models.",
+        ["split", "rows checked", "doubtful", "agreement", "models"],
         [
             (
                 SPLIT_NAMES[split],
                 [
                     count_cell(part["rows"]),
                     share_cell(part["flagged"], part["rows"]),
+                    Cell(percent(part["accuracy"]) if "accuracy" in part else ""),
                     Cell(", ".join(part["models"]), is_text=True),
                 ],
             )

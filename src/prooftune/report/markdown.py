@@ -113,7 +113,7 @@ def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
         ("Where it fails", failures["tables"] if failures else []),
         ("Hyperparameter search", search_section.search_tables(scores)),
         ("Learning curve", learning_curve_section.learning_curve_tables(scores)),
-        ("Likely label errors", errors["tables"] if errors else []),
+        ("Doubtful labels", errors["tables"] if errors else []),
     ]
     return [(title, present) for title, tables in sections if (present := [t for t in tables if t])]
 

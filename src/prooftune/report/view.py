@@ -60,7 +60,7 @@ SECTIONS = {
     "errors": "Where it fails",
     "search": "Hyperparameter search",
     "learning_curve": "Learning curve",
-    "label_errors": "Likely label errors",
+    "label_errors": "Doubtful labels",
     "training": "Training",
     "forgetting": "Forgetting",
     "prompts": "Prompts",

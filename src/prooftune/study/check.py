@@ -42,7 +42,7 @@ class CheckReport:
         estimates: seconds and bytes of every variant that uses a language model; empty if the
             audit found errors or no variant uses one; None if the model is too large to be loaded
             in the free memory.
-        label_errors: training rows whose label is likely wrong, the most doubtful first; empty if
+        label_errors: training rows whose label is doubtful, the most doubtful first; empty if
             the audit found errors.
     """
 
@@ -209,12 +209,14 @@ def _print_label_errors(
 ) -> None:
     count = len(checked.examples)
     if not rows:
-        console.print(f"   info No label of {count:,} training rows is likely wrong.", style="dim")
+        console.print(f"   info No label of {count:,} training rows is doubtful.", style="dim")
         return
     console.print(
-        f"   info {len(rows):,} of {count:,} training rows have a label that is likely wrong "
-        f"({', '.join(checked.models)}, cross-validated). A run lists all in {LABEL_ERRORS_FILE}. "
-        "The most doubtful:",
+        f"   info {len(rows):,} of {count:,} training rows have a doubtful label: "
+        f"{' and '.join(checked.models)}, cross-validated, would give them another. "
+        f"{'They give' if len(checked.models) > 1 else 'It gives'} {checked.accuracy:.0%} of all "
+        "rows their own label, so some doubts are mistakes of the model. A run lists all in "
+        f"{LABEL_ERRORS_FILE}. The most doubtful:",
         markup=False,
     )
     sources = {example.id: example.source for example in checked.examples}

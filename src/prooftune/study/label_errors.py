@@ -78,6 +78,11 @@ class CheckedRows:
         """Rows whose label is likely wrong, bool [n]."""
         return likely_errors(self.targets, self.probabilities)
 
+    @property
+    def accuracy(self) -> float:
+        """Share of rows whose most probable label is their own, 0 to 1."""
+        return float((self.probabilities.argmax(axis=1) == self.targets).mean())
+
 
 def search_label_errors(
     recipe: Recipe, study: Study, results: Sequence[VariantResult], scores: Scores, folder: Path
@@ -213,6 +218,7 @@ def _summary(part: CheckedRows) -> LabelErrorSplit:
     return {
         "rows": len(part.examples),
         "flagged": int(part.flagged.sum()),
+        "accuracy": part.accuracy,
         "models": part.models,
     }
 

@@ -23,11 +23,12 @@ class LabelErrorRow(TypedDict):
 
 
 class LabelErrorSplit(TypedDict):
-    """Rows of a split that were checked, those whose label is likely wrong, and the models whose
-    probabilities were used."""
+    """Rows of a split that were checked, those whose label is doubtful, the models whose
+    probabilities were used, and the share of rows that they give the row's own label."""
 
     rows: int
     flagged: int
+    accuracy: NotRequired[float]
     models: list[str]
 
 
