@@ -339,11 +339,6 @@ def test_unusable_labels_are_reported(tmp_path: Path) -> None:
         ),
         (
             "a.csv",
-            "text,rating\n" + "".join(f"text {i},{i / 7}\n" for i in range(90)),
-            "too many for labels. If they are scores",
-        ),
-        (
-            "a.csv",
             "text,label\n" + "".join(f"text {i},l{i}\n" for i in range(90)),
             "has 90 different values, too many for labels. I",
         ),
@@ -362,6 +357,17 @@ def test_files_without_labelled_text_are_rejected(
     with pytest.raises(UsageError) as error:
         draft_recipe(file(tmp_path, name, content), tmp_path / "a.yaml")
     assert words in str(error.value)
+
+
+def test_scores_are_cut_into_ranges(tmp_path: Path) -> None:
+    content = "text,rating\n" + "".join(f"text {i},{i / 7}\n" for i in range(90))
+    text, notes = draft_recipe(file(tmp_path, "a.csv", content), tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    study = splits.load_splits(*recipe.load(tmp_path / "a.yaml", ["audit.near_duplicates=null"]))
+    counts = Counter(e.target for part in study.splits().values() for e in part)
+    assert counts == {"low": 30, "medium": 30, "high": 30}
+    assert (study.labels, study.scale) == (["low", "medium", "high"], [0, 1, 2])
+    assert "90 rows, 3 labels: low (30), medium (30), high (30)." in notes
 
 
 PUBLIC: list[tuple[str, int, int, list[str]]] = [

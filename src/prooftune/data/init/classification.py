@@ -105,7 +105,7 @@ def _label(
             f"{table.name}: no column looks like a label "
             f"(2 to {candidates.MAX_LABELS} short values "
             f"that come again). Found {', '.join(map(repr, table.columns[:12]))}. Name it with "
-            "--label; numbers can be cut into ranges with data.bins"
+            "--label; numbers are then cut into ranges (data.bins)"
         )
     best, *others = ranked
     # Of `label` (0, 1) and `label_text` (bad, good) the names are predicted, and neither is an
@@ -238,6 +238,8 @@ def describe_labels(table: Table, label: Column, inferred: InferredOptions) -> C
             if separator in (cells[label.position] or "")
         ]
     refuse_several(table.name, label.name, several)
+    if _is_scores(counts):
+        counts = _add_bins(counts, inferred)
     _refuse_too_many(table, label, counts)
     shown = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(8))
     inferred.notes.append(
@@ -248,19 +250,37 @@ def describe_labels(table: Table, label: Column, inferred: InferredOptions) -> C
     return counts
 
 
+def _most_labels(counts: Counter[str]) -> int:
+    return min(candidates.MAX_LABELS, max(2, counts.total() // 2))
+
+
+def _is_scores(counts: Counter[str]) -> bool:
+    """Whether the values are numbers, and too many for labels."""
+    return len(counts) > _most_labels(counts) and all(map(is_number, counts))
+
+
+def _add_bins(counts: Counter[str], inferred: InferredOptions) -> Counter[str]:
+    """Write three ranges with about as many rows each; the rows in each."""
+    values = sorted(float(value) for value in counts.elements())
+    low, high = values[len(values) // 3 - 1], values[2 * len(values) // 3 - 1]
+    inferred.add(
+        "bins",
+        {"low": [None, low], "medium": [low, high], "high": [high, None]},
+        f"The label's values are numbers and too many for labels: cut into three ranges at {low:g} "
+        f"and {high:g} (data.bins), of about as many rows each.",
+    )
+    inferred.comments["bins"] = "choose names and bounds; a value on a bound is in the first range"
+    inferred.add("ordinal", True, "The ranges are a scale (data.ordinal).")
+    names = ("low" if v <= low else "medium" if v <= high else "high" for v in values)
+    return Counter(names)
+
+
 def _refuse_too_many(table: Table, label: Column, counts: Counter[str]) -> None:
-    most = min(candidates.MAX_LABELS, max(2, counts.total() // 2))
-    if len(counts) <= most:
-        return
-    hint = (
-        "If they are scores, name ranges of them in data.bins of a recipe"
-        if all(map(is_number, counts))
-        else "Is it the right column? Another can be named with --label"
-    )
-    raise UsageError(
-        f"{table.name}: column '{label.name}' has {len(counts):,} different values, too many for "
-        f"labels. {hint}"
-    )
+    if len(counts) > _most_labels(counts):
+        raise UsageError(
+            f"{table.name}: column '{label.name}' has {len(counts):,} different values, too many "
+            "for labels. Is it the right column? Another can be named with --label"
+        )
 
 
 def _note_unusual_labels(

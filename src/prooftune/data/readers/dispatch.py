@@ -21,6 +21,7 @@ from prooftune.data.readers.encoding import (
     iter_lines,
     read_text_file,
 )
+from prooftune.data.readers.json_shapes import split_list
 from prooftune.data.readers.spreadsheet import read_spreadsheet, split_sheet
 from prooftune.data.readers.sqlite import read_sqlite, split_query
 from prooftune.data.readers.squad import read_squad
@@ -67,7 +68,7 @@ def read_table(path: Path, source: Source) -> Table:
         text = read_text_file(path, source.encoding)
         if is_json_lines(text):  # many .json files are JSON Lines
             return json_parquet.read_jsonl(path.name, io.StringIO(text))
-        return json_parquet.read_json(path.name, text, source.split)
+        return json_parquet.read_json(path.name, text, part or source.split)
     if format_ == "squad":
         return read_squad(path.name, read_text_file(path, source.encoding))
     if format_ == "jsonl":
@@ -89,12 +90,16 @@ def read_table(path: Path, source: Source) -> Table:
 
 
 def split_part(path: Path) -> tuple[Path, str | None]:
-    """Split ``FILE#PART`` into the file and the sheet, table or query; None without a part."""
+    """Split ``FILE#PART`` into the file and the sheet, table, query or list; None without a part."""
     # The name of a file may hold a `#`.
     if path.exists() or "#" not in str(path):
         return path, None
-    path, sheet = split_sheet(path)
-    return (path, sheet) if sheet is not None else split_query(path)
+    path, part = split_sheet(path)
+    if part is None:
+        path, part = split_query(path)
+    if part is None:
+        path, part = split_list(path)
+    return path, part
 
 
 def file_of(path: Path) -> Path:

@@ -59,6 +59,11 @@ def iter_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str,
             ) from None
         except RecursionError:
             raise UsageError(f"{name}:{number}: JSON nested too deeply for a row") from None
+        if first and isinstance(record, list):
+            raise UsageError(
+                f"{name}:{number}: expected an object with columns, found a list. If the file is a "
+                "single JSON array, set data.format: json"
+            )
         _check_object(name, number, record)
         yield number, record
         first = False

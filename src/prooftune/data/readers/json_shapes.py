@@ -6,7 +6,9 @@ pandas' ``orient`` forms; and the exports of Label Studio, doccano, Prodigy and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from prooftune.errors import UsageError, nearest
@@ -14,6 +16,12 @@ from prooftune.errors import UsageError, nearest
 Record = dict[str, Any]
 
 SPLIT_NAMES = ("train", "training", "validation", "valid", "dev", "test", "data")
+
+
+def split_list(path: Path) -> tuple[Path, str | None]:
+    """The file and the list named after ``#``, as in ``file.json#reviews``."""
+    match = re.match(r"(.*\.json)#(.+)", str(path), re.IGNORECASE)
+    return (Path(match[1]), match[2]) if match else (path, None)
 
 
 def records_from_json(name: str, value: object, split: str | None = None) -> list[Any]:
@@ -90,9 +98,9 @@ def _one_list(name: str, value: Mapping[str, object], split: str | None) -> list
         return next(iter(records.values()))
     if len(records) > 1:
         raise UsageError(
-            f"{name} holds several lists of objects: {', '.join(map(repr, records))}. Name one "
-            f"with data.split, or one for each split, as in data.train: {{path: {name}, split: "
-            f"{next(iter(records))}}}"
+            f"{name} holds several lists of objects: {', '.join(map(repr, records))}. Name one, "
+            f"as in {name}#{next(iter(records))}, or one for each split, as in data.train: "
+            f"{{path: {name}, split: {next(iter(records))}}}"
         )
     if len(lists) == 1:
         return next(iter(lists.values()))
