@@ -98,12 +98,12 @@ def test_what_looks_like_ratings(labels: list[str], ratings: bool) -> None:
     assert looks_like_ratings(labels) is ratings
 
 
-def write_reviews(path: Path, first: int = 1) -> Path:
-    draw = random.Random(first)
+def write_reviews(path: Path, name: str = "stars") -> Path:
+    draw = random.Random(1)
     words = [f"{start}{end}" for start in "bdfgklmn" for end in ("ado", "ile", "ure", "ong")]
-    rows = [[" ".join(draw.sample(words, 9)), first + i % 5] for i in range(60)]
+    rows = [[" ".join(draw.sample(words, 9)), 1 + i % 5] for i in range(60)]
     with path.open("w", encoding="utf-8", newline="") as handle:
-        csv.writer(handle).writerows([["review", "stars"], *rows])
+        csv.writer(handle).writerows([["review", name], *rows])
     return path
 
 
@@ -127,7 +127,9 @@ def test_init_recognises_ratings_and_check_warns_without(tmp_path: Path) -> None
     ]
     assert finding.severity == "warning" and "data.ordinal: true" in finding.message
     assert "taking 1 for 5 counts as much as taking 1 for 2" in finding.message
-    text, notes = draft_recipe(write_reviews(tmp_path / "codes.csv", 0), tmp_path / "codes.yaml")
+    text, notes = draft_recipe(
+        write_reviews(tmp_path / "codes.csv", "topic"), tmp_path / "codes.yaml"
+    )
     assert "ordinal" not in text and "If the labels are ratings, add ordinal: true" in " ".join(
         notes
     )

@@ -307,7 +307,8 @@ CLASSIFICATION: dict[str, Way] = {
         {"audit.near_duplicates": None},
     ),
     "file for validation": (
-        {"a.csv": "text,label\none,delivery\ntwo,payment\n", "b.csv": CSV, "c.csv": CSV.replace("on", "at")},
+        {"a.csv": "text,label\none,delivery\ntwo,payment\n", "b.csv": CSV,
+         "c.csv": CSV.replace("on", "at")},
         {"train": "a.csv", "test": "b.csv"},
         r"give data\.validation its own file",
         {"data.validation": "c.csv"},

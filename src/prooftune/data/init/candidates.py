@@ -28,6 +28,9 @@ LABEL_WORDS = {
 """Words in a column's name that suggest a label, with their weights."""
 LABEL_NAMES = {word for word, weight in LABEL_WORDS.items() if weight >= 2}
 """Names that are taken for the label's even if its values are unusual."""
+RATING_WORDS = {"rating", "ratings", "star", "stars", "score", "scores", "grade", "points"}
+RATING_WORDS |= {"satisfaction", "level", "severity", "overall", "quality", "priority"}
+"""Words in a column's name that suggest values on a scale."""
 METADATA_WORDS = {
     **dict.fromkeys(("gender", "sex", "age", "birth", "country", "city", "state", "region"), -2.0),
     **dict.fromkeys(("date", "time", "year", "month", "day", "created", "updated"), -2.0),

@@ -246,7 +246,8 @@ def describe_labels(table: Table, label: Column, inferred: InferredOptions) -> C
         f"{len(table.rows):,} rows, {len(counts)} label{'s' if len(counts) != 1 else ''}: "
         f"{shown}{' …' if len(counts) > 8 else ''}."
     )
-    _note_unusual_labels(counts, blank, inferred)
+    rated = not candidates.RATING_WORDS.isdisjoint(label.words)
+    _note_unusual_labels(counts, blank, inferred, rated=rated)
     return counts
 
 
@@ -284,7 +285,7 @@ def _refuse_too_many(table: Table, label: Column, counts: Counter[str]) -> None:
 
 
 def _note_unusual_labels(
-    counts: Counter[str], blank: Sequence[str], inferred: InferredOptions
+    counts: Counter[str], blank: Sequence[str], inferred: InferredOptions, *, rated: bool
 ) -> None:
     for spellings in label_spelling_variants(counts):
         inferred.notes.append(
@@ -315,8 +316,8 @@ def _note_unusual_labels(
         )
     if counts and all(map(is_number, counts)):
         names = sorted(counts, key=float)
-        # Codes of classes mostly begin with 0, ratings with 1.
-        if looks_like_ratings(names) and float(names[0]) != 0:
+        # Equal distances alone do not tell: topics are coded as 1, 2, 3, too.
+        if rated and looks_like_ratings(names):
             inferred.add(
                 "ordinal",
                 True,

@@ -90,7 +90,7 @@ def read_table(path: Path, source: Source) -> Table:
 
 
 def split_part(path: Path) -> tuple[Path, str | None]:
-    """Split ``FILE#PART`` into the file and the sheet, table, query or list; None without a part."""
+    """Split ``FILE#PART`` into the file and the sheet, table, query or list; None without one."""
     # The name of a file may hold a `#`.
     if path.exists() or "#" not in str(path):
         return path, None
