@@ -3,6 +3,7 @@ that are not wanted, and files that operating systems leave in folders."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from data.tabled import file, table
 from data.test_init_evidence import ROWS, TEXTS, drafted, jsonl, rows_of
+from prooftune.data.init.sniffing import InitChoices
 from prooftune.data.readers.streaming import iter_blocks, scan_file
 from prooftune.data.readers.text_lines import are_trec_lines
 from prooftune.data.sources import read_source
@@ -170,3 +172,66 @@ def test_turns_in_prompt_and_completion(tmp_path: Path) -> None:
     assert rows_of(study) == Counter(
         (f"Be brief.\n\n{t}", a) for t, a in zip(TEXTS, ANSWERS, strict=True)
     )
+
+
+def test_questions_of_few_articles_are_split_by_context(tmp_path: Path) -> None:
+    articles = [
+        {
+            "title": title,
+            "paragraphs": [
+                {
+                    "context": f"{title} paragraph {i} says {word} {i}.",
+                    "qas": [
+                        {
+                            "id": f"{title}{i}{q}",
+                            "question": f"What does {word} {i} say to {q}?",
+                            "answers": [{"text": word, "answer_start": 20}],
+                        }
+                        for q in "ab"
+                    ],
+                }
+                for i, word in enumerate(["one", "two", "three", "four", "five", "six"])
+            ],
+        }
+        for title in ("Kettles", "Letters")
+    ]
+    path = file(tmp_path, "a.json", json.dumps({"data": articles}))
+    values, study, notes = drafted(path)
+    assert (values["data"]["group"], values["data"]["splitting"]["method"]) == (
+        "context",
+        "grouped",
+    )
+    assert any("2 articles are too few" in note for note in notes)
+    contexts = [{e.inputs["context"] for e in part} for part in study.splits().values()]
+    assert all(contexts) and not contexts[0] & contexts[2]
+
+
+def test_names_of_documents_are_no_contexts(tmp_path: Path) -> None:
+    records = [
+        {"question": t, "answer": a, "document": f"manual_{i % 3}.pdf"}
+        for i, (t, a) in enumerate(zip(TEXTS, ANSWERS, strict=True))
+    ]
+    values, _, _ = drafted(jsonl(tmp_path / "a.jsonl", records))
+    assert values["data"]["text"] == {"question": "question"}
+    records = [
+        {**r, "document": f"The manual of kettle number {i}."} for i, r in enumerate(records)
+    ]
+    values, _, _ = drafted(jsonl(tmp_path / "b.jsonl", records))
+    assert values["data"]["text"] == {"question": "question", "context": "document"}
+
+
+def test_questions_with_passages_and_without_answers_are_named(tmp_path: Path) -> None:
+    records = [
+        {"Question": t, "Passages": [{"id": str(i), "text": a}], "Kind": x}
+        for i, ((t, x), a) in enumerate(zip(ROWS, ANSWERS, strict=True))
+    ]
+    path = jsonl(tmp_path / "a.jsonl", records)
+    with pytest.raises(UsageError) as error:
+        drafted(path)
+    assert "passages (column 'Passages') and without answers" in str(error.value)
+    assert "name it with --label" in str(error.value)
+    _, study, _ = drafted(path, InitChoices(label="Kind"))
+    assert rows_of(study) == Counter(ROWS)
+    answered = [{**r, "answer": a} for r, a in zip(records, ANSWERS, strict=True)]
+    values, _, _ = drafted(jsonl(tmp_path / "b.jsonl", answered))
+    assert values["task"] == "free-text-qa"

@@ -69,7 +69,7 @@ def lines(records: list[Any]) -> str:
 
 def workbook(*sheets: str) -> bytes:
     book = openpyxl.Workbook()
-    book.remove(book.active)  # type: ignore[arg-type]
+    book.remove(book.active)
     for name in sheets:
         sheet = book.create_sheet(name)
         for row in [("text", "label"), *ROWS]:

@@ -69,13 +69,24 @@ def detect_question_columns(table: Table) -> dict[str, str] | None:
         if len(values) > 1 and (question not in (QUESTION, "instruction") or _are_flags(values)):
             continue  # a pair of texts with a label
         contexts = ("input", *_CONTEXTS) if question == "instruction" else _CONTEXTS
-        context = next((columns[name] for name in contexts if name in columns), None)
+        context = next(
+            (columns[c] for c in contexts if c in columns and _holds_texts(table, columns[c])), None
+        )
         return {
             QUESTION: columns[question],
             **({CONTEXT: context} if context else {}),
             "answers": answer,
         }
     return None
+
+
+def _holds_texts(table: Table, column: str) -> bool:
+    """Whether a column holds texts rather than names of documents, or nothing in these rows."""
+    position = table.columns.index(column)
+    cells = [(row[position] or "").strip() for row in islice(table.rows, _SAMPLE)]
+    filled = [cell for cell in cells if cell]
+    # Scripts without spaces have long words.
+    return not filled or any(len(cell.split()) > 2 or len(cell) > 40 for cell in filled)
 
 
 def flags_answers(table: Table) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 
-from prooftune.data.init.delimiters import MAX_LABELS, SAMPLE_ROWS
+from prooftune.data.init.delimiters import MAX_LABELS, SAMPLE_ROWS, NoLabels
 from prooftune.data.init.sniffing import InferredOptions
 from prooftune.data.questions import LAYOUTS, flags_answers, parse_answers
 from prooftune.data.readers.table import Table
@@ -13,7 +14,10 @@ from prooftune.errors import UsageError
 from prooftune.types import CONTEXT, QUESTION
 
 _CHOICES = ("choices", "options")
+_PASSAGES = ("passages", "positive_passages", "positive_ctxs", "contexts", "gold_passages")
 _MAX_LABEL_CHARACTERS = 40
+_MIN_ARTICLES = 8
+"""Articles of which a test and a validation set can be held out."""
 
 
 def repeats_few_answers(table: Table, columns: dict[str, str]) -> bool:
@@ -36,6 +40,23 @@ def are_flagged_answers(table: Table) -> bool:
     return any(
         question in names and not names.isdisjoint(answers) for question, answers in LAYOUTS
     ) and flags_answers(table)
+
+
+def refuse_unanswered(table: Table) -> None:
+    """Refuse questions that come with passages and without answers.
+
+    Raises:
+        NoLabels: they do.
+    """
+    names = {name.lower(): name for name in table.columns}
+    passages = next((names[name] for name in _PASSAGES if name in names), None)
+    if passages is None or not {QUESTION, "query"} & names.keys():
+        return
+    raise NoLabels(
+        f"{table.name} holds questions with passages (column '{passages}') and without answers, "
+        "for which there is no task. Add a column 'answer'; if another column holds labels of the "
+        "questions, name it with --label"
+    )
 
 
 def note_columns(table: Table, inferred: InferredOptions, columns: dict[str, str]) -> None:
@@ -82,6 +103,27 @@ def refuse_multiple_choice(table: Table, answers: str) -> None:
             f"{', '.join(map(repr, choices))}: multiple choice, for which there is no task. Write "
             "the chosen words into the answer column"
         )
+
+
+def group_by_context_if_needed(table: Table, inferred: InferredOptions) -> None:
+    """Split questions of few articles by context, since articles could not be held out."""
+    articles = {article for article in _articles(table) if article}
+    # Without titles the reader groups by context anyway.
+    if not articles or len(articles) >= _MIN_ARTICLES:
+        return
+    inferred.add(
+        "group",
+        CONTEXT,
+        f"{len(articles)} articles are too few to hold some out: split by context (data.group).",
+    )
+
+
+def _articles(table: Table) -> Iterator[str]:
+    """The titles of a file in SQuAD's layout, read as plain JSON or as questions."""
+    if "title" not in table.columns:
+        return
+    position = table.columns.index("title")
+    yield from ((row[position] or "") for row in table.rows)
 
 
 def answers_are_in_context(table: Table, columns: dict[str, str]) -> bool:

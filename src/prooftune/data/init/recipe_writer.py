@@ -88,6 +88,8 @@ def draft_recipe(
             "The column 'label' says which answers are right or wanted: read as classification of "
             "question and answer. To train on the wanted answers, keep only their rows."
         )
+    if columns is None and choices.label is None:
+        questions.refuse_unanswered(converted)
     as_labels = bool(columns) and (
         choices.task == "classification"
         or (choices.task is None and questions.repeats_few_answers(converted, columns or {}))
@@ -162,6 +164,8 @@ def _questions_recipe(
 ) -> str:
     questions.note_columns(table, inferred, columns)
     squad = not columns
+    if squad:
+        questions.group_by_context_if_needed(table, inferred)
     asked = questions.question_texts(table, columns)
     # SQuAD's questions are split by article, whatever their wording.
     templated = not squad and _noted_templates(
