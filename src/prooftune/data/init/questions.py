@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
+from prooftune.data.init.candidates import LABEL_NAMES
 from prooftune.data.init.delimiters import MAX_LABELS, SAMPLE_ROWS, NoLabels
 from prooftune.data.init.sniffing import InferredOptions
 from prooftune.data.questions import LAYOUTS, flags_answers, parse_answers
@@ -50,7 +51,7 @@ def refuse_unanswered(table: Table) -> None:
     """
     names = {name.lower(): name for name in table.columns}
     passages = next((names[name] for name in _PASSAGES if name in names), None)
-    if passages is None or not {QUESTION, "query"} & names.keys():
+    if passages is None or not {QUESTION, "query"} & names.keys() or LABEL_NAMES & names.keys():
         return
     raise NoLabels(
         f"{table.name} holds questions with passages (column '{passages}') and without answers, "

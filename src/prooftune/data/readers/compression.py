@@ -109,8 +109,8 @@ def _zip_member(path: Path, member: str) -> Path:
                 raise UsageError(
                     f"{path} holds {len(members)} files ({', '.join(members[:8])}"
                     f"{' …' if len(members) > 8 else ''}): name one, as in "
-                    f"{path.name}#{members[0] if members else 'FILE'}; 'prooftune index' reads an archive "
-                    "of documents"
+                    f"{path.name}#{members[0] if members else 'FILE'}; 'prooftune index' reads an "
+                    "archive of documents"
                 )
             name = member or members[0]
             # Bit 0 of the flags marks an encrypted member.
