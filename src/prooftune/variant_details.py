@@ -10,7 +10,8 @@ class Cost(TypedDict, total=False):
     """Measured cost of a variant.
 
     ``train_seconds`` includes the search for a prompt; ``score_*`` are of the test rows alone;
-    ``peak_memory_bytes`` is the GPU's where there is one, else the process's.
+    ``peak_memory_bytes`` is the GPU's where there is one, else the process's. ``latency_*`` are
+    seconds of a single row, of ``latency_rows`` timed test rows (`variants.latency`).
     """
 
     train_seconds: float
@@ -19,6 +20,9 @@ class Cost(TypedDict, total=False):
     score_tokens: int
     generated_tokens: int
     peak_memory_bytes: int
+    latency_p50: float
+    latency_p99: float
+    latency_rows: int
 
 
 class PromptTrial(TypedDict):

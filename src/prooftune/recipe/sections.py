@@ -70,6 +70,16 @@ class Card(Section):
     """Hub name of the base model, if `model.name` is a folder or a package."""
 
 
+class CostSettings(Section):
+    """Prices, with which the report compares the cost of variants."""
+
+    machine_per_hour: float | None = Field(default=None, gt=0)
+    """Price of this machine for an hour. Training and predictions of variants that compute here are
+    then priced; those behind an endpoint have prices of their own. Default: compared in seconds."""
+    currency: str = "USD"
+    """Currency of the price, for the report."""
+
+
 class Bundle(Section):
     golden: int = Field(default=64, ge=0)
     """Number of validation rows stored in the bundle with their text and the model's predictions
@@ -127,6 +137,7 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     search: Search | None = None
     learning_curve: LearningCurve | None = None
+    cost: CostSettings = CostSettings()
     card: Card = Card()
     bundle: Bundle = Bundle()
     variants: dict[Name, Variant]

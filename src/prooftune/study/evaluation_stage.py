@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prooftune import recipe as recipes
 from prooftune import run_folder
+from prooftune.evaluation.costs import cheaper_sentence, cost_scores
 from prooftune.evaluation.procedure import shipped_training
 from prooftune.evaluation.score_types import Scores, VariantMeasurements, defined
 from prooftune.evaluation.scores import tidy
@@ -75,6 +76,11 @@ def evaluate(
     scores["learning_curve"] = tidy(
         fit_learning_curves(recipe, study, results, curves or [], scores)
     )
+    details = {r.name: _details(r, scores["variants"][r.name]) for r in results}
+    scores["costs"] = tidy(cost_scores(details, scores, recipe.cost.machine_per_hour))
+    scores["verdict"]["sentence"] += cheaper_sentence(
+        scores["costs"]["cheaper"], scores["worthwhile"]
+    )
     scores["errors"] = tidy(analyse_errors(recipe, study, results, scores))
     scores["label_errors"] = tidy(search_label_errors(recipe, study, results, scores, folder))
     # Before the page, so that the figures are there even if rendering fails.
@@ -89,7 +95,8 @@ def evaluate(
         "audit": read_json(folder / "data" / "audit.json"),
         "prooftune_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "variants": {r.name: _details(r, scores["variants"][r.name]) for r in results},
+        "variants": details,
+        "currency": recipe.cost.currency,
         "environment": describe_environment(recipe.base_models().values()),
     }
     # Of exactly this recipe, if `prooftune check` has run.

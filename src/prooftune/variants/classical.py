@@ -18,6 +18,7 @@ from prooftune.utils.profiling import measure_cost
 from prooftune.variant_details import VariantDetails
 from prooftune.variants.class_weights import describe_weights, label_weights, row_weights
 from prooftune.variants.context import VariantContext, VariantOutput
+from prooftune.variants.latency import measure_latency
 
 
 def run_majority(context: VariantContext) -> VariantOutput:
@@ -125,6 +126,7 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
                 "train_seconds": training.seconds,
                 "score_seconds": scoring.seconds,
                 "peak_memory_bytes": max(training.peak_memory_bytes, scoring.peak_memory_bytes),
+                **measure_latency(lambda rows: classifier.predict(rows, study.labels), study.test),
             },
         },
     )

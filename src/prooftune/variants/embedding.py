@@ -18,6 +18,7 @@ from prooftune.recipe import Variant
 from prooftune.utils.profiling import measure_cost
 from prooftune.variants.class_weights import describe_weights, label_weights, row_weights
 from prooftune.variants.context import VariantContext, VariantOutput
+from prooftune.variants.latency import measure_latency
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -86,6 +87,7 @@ def run_embedding(context: VariantContext, variant: Variant, name: str) -> Varia
                 "train_seconds": training.seconds,
                 "score_seconds": scoring.seconds,
                 "peak_memory_bytes": max(training.peak_memory_bytes, scoring.peak_memory_bytes),
+                **measure_latency(lambda rows: classifier.predict(rows, study.labels), study.test),
             },
         },
     )

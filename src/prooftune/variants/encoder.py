@@ -23,6 +23,7 @@ from prooftune.utils.profiling import measure_cost
 from prooftune.variant_details import TrainingRecord
 from prooftune.variants.class_weights import label_weights, row_weights
 from prooftune.variants.context import VariantContext, VariantOutput, training_title
+from prooftune.variants.latency import measure_latency
 from prooftune.variants.model_handle import release_cached_model
 from prooftune.variants.training_record import (
     CHECKPOINTS_FOLDER,
@@ -76,7 +77,7 @@ def run_encoder(context: VariantContext, variant: Variant, name: str) -> Variant
     # Merging an adapter rounds once more.
     compare_probe(probe, trained, record["probe"], exact=variant.method == "full")
 
-    def predict(examples: Sequence[Example], split: str) -> list[Prediction]:
+    def predict(examples: Sequence[Example], split: str | None) -> list[Prediction]:
         return encoder.predict_labels(
             model,
             tokenizer,
@@ -84,7 +85,7 @@ def run_encoder(context: VariantContext, variant: Variant, name: str) -> Variant
             study.labels,
             dtype=loading.compute_dtype(recipe.model.dtype),
             batch_tokens=recipe.scoring.fixed_batch_tokens,
-            description=f"{title}: {split} rows",
+            description=split and f"{title}: {split} rows",
         )
 
     with measure_cost() as scoring:
@@ -102,6 +103,7 @@ def run_encoder(context: VariantContext, variant: Variant, name: str) -> Variant
                 "score_seconds": scoring.seconds,
                 "score_tokens": sum(p.prompt_tokens for p in test),
                 "peak_memory_bytes": max(cost["peak_memory_bytes"], scoring.peak_memory_bytes),
+                **measure_latency(lambda rows: predict(rows, None), study.test),
             },
             "training": record["training"],
             "objective": "head",

@@ -17,6 +17,7 @@ from prooftune.utils.profiling import measure_cost
 from prooftune.variant_details import PromptTrial
 from prooftune.variants.context import VariantContext, VariantOutput
 from prooftune.variants.few_shot import sample_few_shot
+from prooftune.variants.latency import measure_latency
 from prooftune.variants.model_handle import ModelHandle
 
 
@@ -144,6 +145,11 @@ def score_splits(
     study, recipe = context.study, context.recipe
     with measure_cost() as scoring:
         test = handle.predict(recipe, encoder, study.test, head, f"{name}: test rows")
+    # On this rank alone: a single row has no shards.
+    latency = measure_latency(
+        lambda rows: context.task_adapter.predict(handle.model, encoder, rows, head, None),
+        study.test,
+    )
     validation = handle.predict(recipe, encoder, study.validation, head, f"{name}: validation rows")
     if recipe.task == "classification" and not head and recipe.scoring.method == "likelihood":
         test = _with_generated_answers(context, handle, encoder, test, name)
@@ -162,6 +168,7 @@ def score_splits(
                 "score_tokens": _prompt_tokens(test),
                 "generated_tokens": sum(p.generated_tokens for p in test),
                 "peak_memory_bytes": scoring.peak_memory_bytes,
+                **latency,
             },
         },
     )

@@ -1,5 +1,6 @@
 """The content of ``scores.json``, as types."""
 
+from prooftune.evaluation.score_types.costs import CheaperEquivalent, CostScores, VariantCost
 from prooftune.evaluation.score_types.figures import (
     Bounds,
     CalibrationError,
@@ -96,12 +97,14 @@ __all__ = [
     "ChangedExample",
     "ChangedExamples",
     "ChangedSide",
+    "CheaperEquivalent",
     "CitationScores",
     "ClassifierFigures",
     "Comparison",
     "Confusion",
     "ConfusionExample",
     "ConfusionMatrix",
+    "CostScores",
     "CriterionSummary",
     "CurveExtrapolation",
     "CurvePoint",
@@ -149,6 +152,7 @@ __all__ = [
     "SliceScores",
     "ThresholdPoint",
     "Trainings",
+    "VariantCost",
     "VariantCurve",
     "VariantMeasurements",
     "VariantSearch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict, cast
 
+from prooftune.evaluation.score_types.costs import CostScores
 from prooftune.evaluation.score_types.figures import Bounds, Estimate, Figure
 from prooftune.evaluation.score_types.instructions import InstructionScores
 from prooftune.evaluation.score_types.judge import JudgeScores
@@ -172,6 +173,7 @@ class Scores(Measurements):
     judge: NotRequired[JudgeScores]
     search: NotRequired[SearchResults | None]
     learning_curve: NotRequired[LearningCurves | None]
+    costs: NotRequired[CostScores]
     errors: NotRequired[ErrorAnalysis | None]
     label_errors: NotRequired[LabelErrors | None]
 
