@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluation import synthetic
+from prooftune.evaluation.costs import cost_scores
 from prooftune.evaluation.scores import score
 from prooftune.recipe import Evaluation
 from prooftune.types import Example, Study, VariantResult
@@ -75,6 +76,11 @@ def facts(
         study = Study([], [], study.test, study.labels)
         results = [VariantResult(r.name, r.kind, r.test, [], {}, r.folder) for r in results]
     scores = score(study, results, Evaluation(resamples=200), 0)
+    recorded = {
+        name: details(name, kind, texts or synthetic.TEXTS[0], validation)
+        for name, (kind, _) in variants.items()
+    }
+    scores["costs"] = cost_scores(recorded, scores, 0.5, "USD")
     return {
         "name": name,
         "recipe": RECIPE,
@@ -85,10 +91,7 @@ def facts(
         "created": "2026-08-02T09:30:00+00:00",
         "audit": audit(study, validation),
         "environment": ENVIRONMENT,
-        "variants": {
-            name: details(name, kind, texts or synthetic.TEXTS[0], validation)
-            for name, (kind, _) in variants.items()
-        },
+        "variants": recorded,
     }
 
 
@@ -141,7 +144,7 @@ def audit(study: Study, validation: bool) -> dict[str, Any]:
     }
 
 
-def details(name: str, kind: str, text: str, validation: bool) -> dict[str, Any]:
+def details(name: str, kind: str, text: str, validation: bool) -> Any:
     """What a variant records of itself."""
     cost = {"train_seconds": 0.0, "score_seconds": 0.0}
     if kind in ("majority", "tfidf"):

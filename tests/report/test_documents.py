@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from prooftune.report import abstention_section
 from prooftune.report.build import render_page, write_report
 from prooftune.report.format import interval, percent
 from prooftune.report.markdown import escape_markdown
@@ -87,7 +88,13 @@ def test_markdown_tables_are_square_and_complete(case, tmp_path):
     tables = markdown_tables(text)
     scores = facts["scores"]
     tried = any(told.get("prompts_tried") for told in facts["variants"].values())
-    assert len(tables) == 2 + bool(scores["comparisons"]) + tried
+    optional = [
+        bool(scores["comparisons"]),
+        tried,
+        bool(scores.get("costs")),
+        abstention_section.abstention_table(scores) is not None,
+    ]
+    assert len(tables) == 2 + sum(optional)
     by_label = next(table for table in tables if "precision" in "".join(table[0]))
     assert [row[0].strip() for row in by_label[2:]] == [
         escape_markdown(label) for label in scores["labels"]

@@ -290,6 +290,7 @@ def _run_study(name: str, out: Path | None, overrides: list[str], model: str | N
 
 def _print_result(result: Result) -> None:
     from prooftune.bundle.manifest_reader import read_manifest
+    from prooftune.report.costs_section import front_sentence
     from prooftune.report.terminal import (
         precision_and_recall,
         print_paragraph,
@@ -299,6 +300,9 @@ def _print_result(result: Result) -> None:
     print()
     print_variants(result.scores)
     print()
+    if front := front_sentence(result.scores):
+        print_paragraph(front)
+        print()
     print_paragraph(f"{result.headline} {result.verdict}")
     if sentence := precision_and_recall(result.scores):
         print_paragraph(sentence)

@@ -321,7 +321,9 @@ def _detectable(
     n = row["n"]
     if components := _components(plan.primary, first, second):
         error, units = _row_error(plan.primary, first, second, plan.groups)
-        return detectable_by_trainings(error, units, components, level, POWER)
+        return _within_bounds(
+            plan.primary, detectable_by_trainings(error, units, components, level, POWER)
+        )
     if plan.primary == "accuracy" and plan.groups is None:
         smallest = minimum_detectable_difference(n, (row["only_a"] + row["only_b"]) / n, level)
         return smallest if smallest < 1 else nan
@@ -336,8 +338,13 @@ def _detectable(
         # a difference of 0 can be found. Whole outputs must differ often enough for the test.
         whole = minimum_detectable_difference(samples.units, differing / samples.units, level)
         smallest = max(smallest, whole) if whole < 1 else nan
-    bounds = _BOUNDS.get(plan.primary, (-1.0, 1.0))
-    return nan if bounds is not None and smallest > bounds[1] else smallest
+    return _within_bounds(plan.primary, smallest)
+
+
+def _within_bounds(metric: str, difference: float) -> float:
+    """A difference; not-a-number if it is larger than the metric allows."""
+    bounds = _BOUNDS.get(metric, (-1.0, 1.0))
+    return nan if bounds is not None and difference > bounds[1] else difference
 
 
 def _differing_units(plan: Plan, first: Measured, second: Measured) -> int:

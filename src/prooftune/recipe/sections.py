@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from prooftune.errors import nearest
 from prooftune.recipe.base import Name, Section
+from prooftune.recipe.cost import DEFAULT_CURRENCY, CostSettings
 from prooftune.recipe.data import Audit, Data, Task
 from prooftune.recipe.judge import Judge
 from prooftune.recipe.learning_curve import LearningCurve
@@ -68,16 +69,6 @@ class Card(Section):
     """Known limitations and uses that are out of scope."""
     base_model: str | None = None
     """Hub name of the base model, if `model.name` is a folder or a package."""
-
-
-class CostSettings(Section):
-    """Prices, with which the report compares the cost of variants."""
-
-    machine_per_hour: float | None = Field(default=None, gt=0)
-    """Price of this machine for an hour. Training and predictions of variants that compute here are
-    then priced; those behind an endpoint have prices of their own. Default: compared in seconds."""
-    currency: str = "USD"
-    """Currency of the price, for the report."""
 
 
 class Bundle(Section):
@@ -344,6 +335,7 @@ class Recipe(Section):
             yield from search_problems(
                 self.search, self._trained_variants(), self.task, self.training
             )
+        yield from self._cost_problems()
         shipped = self.bundle.variant
         if shipped is not None:
             # Controls and endpoints cannot be bundled.
@@ -363,6 +355,27 @@ class Recipe(Section):
             yield (
                 f"data.gold contradicts retrieval.documents: {DATA_CONTEXT}, where the gold "
                 "passage of a question is its own context"
+            )
+
+    def endpoint_currencies(self) -> list[str]:
+        """Currencies of the endpoints' prices, each once."""
+        prices = [v.endpoint.price for v in self.variants.values() if v.endpoint]
+        return list(dict.fromkeys(price.currency for price in prices if price))
+
+    def cost_currency(self) -> str:
+        """Currency of the machine's price: the recipe's, else that of the endpoints."""
+        return self.cost.currency or (*self.endpoint_currencies(), DEFAULT_CURRENCY)[0]
+
+    def _cost_problems(self) -> Iterator[str]:
+        if self.cost.currency is not None and self.cost.machine_per_hour is None:
+            yield "cost.currency needs cost.machine_per_hour, the price that it belongs to"
+        if self.cost.machine_per_hour is None:
+            return
+        named = dict.fromkeys([self.cost_currency(), *self.endpoint_currencies()])
+        if len(named) > 1:
+            yield (
+                f"cost: prices in {' and '.join(named)} cannot be compared; give "
+                "cost.machine_per_hour and every endpoint.price in one currency"
             )
 
     def _curve_problems(self) -> Iterator[str]:

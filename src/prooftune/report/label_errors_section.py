@@ -53,7 +53,9 @@ def _split_table(errors: LabelErrors) -> Table:
 
 
 def _bounds_table(errors: LabelErrors) -> Table | None:
-    if not errors["comparisons"]:
+    test = errors["splits"].get("test")
+    # Without a flagged test row no other label could move a difference.
+    if not errors["comparisons"] or not test or not test["flagged"]:
         return None
     return Table(
         "label-errors-bounds",

@@ -51,8 +51,8 @@ def learning_curve_tables(scores: Scores) -> list[Table]:
     measured = Table(
         "learning-curve-table",
         "Learning curves",
-        f"{curves['metric']} on the test rows by number of training rows, {level} intervals over "
-        "test rows; means over the subsets of a size.",
+        f"{_capital(curves['metric'])} on the test rows by number of training rows, {level} "
+        "intervals over test rows; means over the subsets of a size.",
         ["variant", *(f"{count(point['rows'])} rows" for point in some["points"])],
         [
             (name, [bounded_cell(point["value"], point) for point in curve["points"]])
@@ -83,6 +83,10 @@ def learning_curve_tables(scores: Scores) -> list[Table]:
         rows,
     )
     return [measured, extrapolated]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def learning_curve_figure(curves: LearningCurves, colours: Mapping[str, str]) -> Markup:
@@ -119,7 +123,8 @@ def learning_curve_figure(curves: LearningCurves, colours: Mapping[str, str]) ->
     whole = plot.x(log2(curves["rows"]))
     parts += [
         line(whole, plot.top, whole, plot.height - plot.bottom, "ideal"),
-        svg_text(whole + 5, plot.top + 9, "extrapolated", class_="tick"),
+        # Curves rise, so that the corner below is free.
+        svg_text(whole + 5, plot.height - plot.bottom - 6, "extrapolated", class_="tick over"),
     ]
     for name, curve in variants.items():
         parts.append(_band(plot, curve, curves["rows"], colours[name]))

@@ -14,6 +14,7 @@ from prooftune.report import (
     abstention_section,
     answers_section,
     cells,
+    costs_section,
     errors_section,
     instructions_section,
     judge_section,
@@ -114,6 +115,7 @@ def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
         ("Hyperparameter search", search_section.search_tables(scores)),
         ("Learning curve", learning_curve_section.learning_curve_tables(scores)),
         ("Doubtful labels", errors["tables"] if errors else []),
+        ("Cost of predictions", [costs_section.costs_table(scores)]),
     ]
     return [(title, present) for title, tables in sections if (present := [t for t in tables if t])]
 

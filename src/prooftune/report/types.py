@@ -48,5 +48,4 @@ class ReportFacts(TypedDict):
     created: NotRequired[str]
     variants: NotRequired[dict[str, ReportedVariant]]
     environment: NotRequired[dict[str, Any]]
-    currency: NotRequired[str]
     estimates: NotRequired[dict[str, dict[str, float]]]

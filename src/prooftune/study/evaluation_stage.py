@@ -77,10 +77,9 @@ def evaluate(
         fit_learning_curves(recipe, study, results, curves or [], scores)
     )
     details = {r.name: _details(r, scores["variants"][r.name]) for r in results}
-    scores["costs"] = tidy(cost_scores(details, scores, recipe.cost.machine_per_hour))
-    scores["verdict"]["sentence"] += cheaper_sentence(
-        scores["costs"]["cheaper"], scores["worthwhile"]
-    )
+    price = recipe.cost.machine_per_hour
+    scores["costs"] = tidy(cost_scores(details, scores, price, recipe.cost_currency()))
+    scores["verdict"]["sentence"] += cheaper_sentence(scores["costs"], scores["worthwhile"])
     scores["errors"] = tidy(analyse_errors(recipe, study, results, scores))
     scores["label_errors"] = tidy(search_label_errors(recipe, study, results, scores, folder))
     # Before the page, so that the figures are there even if rendering fails.
@@ -96,7 +95,6 @@ def evaluate(
         "prooftune_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "variants": details,
-        "currency": recipe.cost.currency,
         "environment": describe_environment(recipe.base_models().values()),
     }
     # Of exactly this recipe, if `prooftune check` has run.

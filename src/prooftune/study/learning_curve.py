@@ -86,6 +86,7 @@ def _run_subsets(stage: VariantStage, name: str) -> list[SubsetResult]:
             # Subsets are stages of their own: a changed share trains only what is new.
             data_fingerprint=fingerprint([stage.data_fingerprint, share, subset]),
             folder=stage.folder / FOLDER / title,
+            with_latency=False,  # that of all training rows is the variant's
         )
         result = part.run(name, part.recipe.variants[name])
         results.append(SubsetResult(share, subset, len(rows), result))

@@ -62,6 +62,7 @@ class VariantStage:
         base: folder against which the recipe's relative paths are resolved.
         folder: the run folder.
         models, passages: loaded and built when the first variant needs them.
+        with_latency: whether to time predictions of single rows.
     """
 
     recipe: Recipe
@@ -71,6 +72,7 @@ class VariantStage:
     folder: Path
     models: BaseModelCache
     passages: PassageProvider
+    with_latency: bool = True
 
     def run(self, name: str, variant: Variant) -> VariantResult:
         """Run a variant, or read its result if none of its inputs has changed.
@@ -136,6 +138,7 @@ class VariantStage:
             # The checkpoint is chosen on the languages that are trained on, as without the others'
             # data.
             selection_rows=_of_languages(study.validation, variant) if missing else None,
+            with_latency=self.with_latency,
         )
         return context, retrieval
 

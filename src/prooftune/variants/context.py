@@ -34,6 +34,7 @@ class VariantContext:
         selection_rows: validation rows by which the training is steered: of the languages that the
             variant is trained on, so that a language that is left out has no part in it. None: all
             validation rows.
+        with_latency: whether to time predictions of single rows.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class VariantContext:
     windowed: bool = True
     training: int = 0
     selection_rows: Sequence[Example] | None = None
+    with_latency: bool = True
 
     @property
     def training_validation(self) -> Sequence[Example]:

@@ -87,7 +87,7 @@ def run_embedding(context: VariantContext, variant: Variant, name: str) -> Varia
                 "train_seconds": training.seconds,
                 "score_seconds": scoring.seconds,
                 "peak_memory_bytes": max(training.peak_memory_bytes, scoring.peak_memory_bytes),
-                **measure_latency(lambda rows: classifier.predict(rows, study.labels), study.test),
+                **measure_latency(context, lambda rows: classifier.predict(rows, study.labels)),
             },
         },
     )

@@ -103,7 +103,7 @@ def run_encoder(context: VariantContext, variant: Variant, name: str) -> Variant
                 "score_seconds": scoring.seconds,
                 "score_tokens": sum(p.prompt_tokens for p in test),
                 "peak_memory_bytes": max(cost["peak_memory_bytes"], scoring.peak_memory_bytes),
-                **measure_latency(lambda rows: predict(rows, None), study.test),
+                **measure_latency(context, lambda rows: predict(rows, None)),
             },
             "training": record["training"],
             "objective": "head",

@@ -9,6 +9,7 @@ import numpy as np
 
 from prooftune.types import Example
 from prooftune.variant_details import Cost
+from prooftune.variants.context import VariantContext
 
 ROWS, MAX_SECONDS = 100, 2.0
 """Rows that are timed at most, and the time after which no other one is begun."""
@@ -16,28 +17,34 @@ WARM_UP = 2
 
 
 def measure_latency(
-    predict: Callable[[Sequence[Example]], object], examples: Sequence[Example]
+    context: VariantContext, predict: Callable[[Sequence[Example]], object]
 ) -> Cost:
-    """Time predictions of single rows.
+    """Time predictions of single test rows, evenly spread, for two seconds and one row at most.
 
     Args:
+        context: its test rows are predicted; nothing is timed without ``with_latency``.
         predict: predicts a list of one row, without a progress bar.
-        examples: rows from which those to time are taken, evenly spread.
 
     Returns:
-        ``latency_p50``, ``latency_p99`` in seconds, and ``latency_rows``, how many were timed.
+        ``latency_p50``, ``latency_p99`` in seconds, and ``latency_rows``, how many were timed;
+        empty if nothing was.
     """
+    examples = context.study.test
+    if not (context.with_latency and examples):
+        return {}
     step = max(1, len(examples) // ROWS)
     rows = [examples[i] for i in range(0, len(examples), step)][:ROWS]
+    end = time.perf_counter() + MAX_SECONDS
     for example in rows[:WARM_UP]:  # caches, kernels compiled for a new shape
         predict([example])
-    seconds: list[float] = []
-    for example in rows:
-        started = time.perf_counter()
-        predict([example])
-        seconds.append(time.perf_counter() - started)
-        if sum(seconds) > MAX_SECONDS:
+        if time.perf_counter() > end:
             break
+    seconds: list[float] = []
+    # One row at least, however slow the model is.
+    while len(seconds) < len(rows) and (not seconds or time.perf_counter() < end):
+        started = time.perf_counter()
+        predict([rows[len(seconds)]])
+        seconds.append(time.perf_counter() - started)
     median, high = np.percentile(seconds, [50, 99])
     return {
         "latency_p50": float(median),

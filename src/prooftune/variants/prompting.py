@@ -145,14 +145,15 @@ def score_splits(
     study, recipe = context.study, context.recipe
     with measure_cost() as scoring:
         test = handle.predict(recipe, encoder, study.test, head, f"{name}: test rows")
-    # On this rank alone: a single row has no shards.
-    latency = measure_latency(
-        lambda rows: context.task_adapter.predict(handle.model, encoder, rows, head, None),
-        study.test,
-    )
     validation = handle.predict(recipe, encoder, study.validation, head, f"{name}: validation rows")
     if recipe.task == "classification" and not head and recipe.scoring.method == "likelihood":
         test = _with_generated_answers(context, handle, encoder, test, name)
+    # After all predictions, so that it cannot change them; on this rank alone, since a single row
+    # has no shards.
+    latency = measure_latency(
+        context,
+        lambda rows: context.task_adapter.predict(handle.model, encoder, rows, head, None),
+    )
     is_generated = (
         recipe.task == "classification" and not head and recipe.scoring.method == "generation"
     )

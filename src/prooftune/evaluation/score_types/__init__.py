@@ -1,6 +1,11 @@
 """The content of ``scores.json``, as types."""
 
-from prooftune.evaluation.score_types.costs import CheaperEquivalent, CostScores, VariantCost
+from prooftune.evaluation.score_types.costs import (
+    CheaperEquivalent,
+    CostScores,
+    CostUnit,
+    VariantCost,
+)
 from prooftune.evaluation.score_types.figures import (
     Bounds,
     CalibrationError,
@@ -105,6 +110,7 @@ __all__ = [
     "ConfusionExample",
     "ConfusionMatrix",
     "CostScores",
+    "CostUnit",
     "CriterionSummary",
     "CurveExtrapolation",
     "CurvePoint",

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+CostUnit = Literal["price", "seconds"]
+"""What variants are compared in: the price, or the seconds, of 1,000 predictions."""
+
 
 class VariantCost(TypedDict):
-    """Cost of one variant; None where it is not known. Latencies are seconds of a single row
-    (median and 99th percentile); prices are in the recipe's currency, of 1,000 test rows and of the
-    training."""
+    """Cost of one variant; None where it is not known. ``endpoint``: it computes elsewhere.
 
+    ``rows_per_second``, ``seconds_per_1000`` and ``price_per_1000`` are of the test rows in
+    batches; ``train_price`` is of all trainings; prices are in ``currency``. Latencies are seconds
+    of a single row: median and 99th percentile of ``latency_rows`` rows.
+    """
+
+    endpoint: bool
     rows_per_second: float | None
     seconds_per_1000: float | None
     price_per_1000: float | None
     train_price: float | None
+    currency: str | None
     latency_p50: float | None
     latency_p99: float | None
+    latency_rows: int | None
 
 
 class CheaperEquivalent(TypedDict):
@@ -29,9 +38,9 @@ class CheaperEquivalent(TypedDict):
 
 class CostScores(TypedDict):
     """Costs of all variants; ``pareto``: those than which no other is both cheaper and better, by
-    price or by seconds per 1,000 rows (``by``)."""
+    price or by seconds of 1,000 predictions (``by``), the cheapest first."""
 
-    by: Literal["price", "seconds"]
+    by: CostUnit
     variants: dict[str, VariantCost]
     pareto: list[str]
     cheaper: list[CheaperEquivalent]

@@ -1,0 +1,165 @@
+"""Costs in a study: measured without changing predictions, reported, and optional in old runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import prooftune
+from prooftune.errors import UsageError
+from prooftune.recipe import Recipe
+from prooftune.types import Example, Study
+from prooftune.utils.files import read_json, write_json
+from prooftune.variants import latency
+from prooftune.variants.context import VariantContext
+from prooftune.variants.latency import measure_latency
+from study.small import predictions_of, small_recipe
+
+ENDPOINT = {
+    "kind": "endpoint",
+    "endpoint": {
+        "model": "large",
+        "base_url": "http://localhost:1/v1",
+        "price": {"input": 1, "output": 2, "currency": "EUR"},
+    },
+}
+
+
+def recipe(folder: Path, **options: Any) -> dict[str, Any]:
+    return small_recipe(Path("unused"), folder, variants=["majority", "tfidf"], **options)
+
+
+class Clock:
+    """Simulated time: every prediction advances it by the next of the given seconds."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.now, self.seconds, self.rows = 0.0, list(seconds), list[str]()
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def predict(self, examples: Sequence[Example]) -> None:
+        [example] = examples
+        self.rows.append(example.id)
+        self.now += self.seconds.pop(0) if len(self.seconds) > 1 else self.seconds[0]
+
+
+def context(folder: Path, rows: int, with_latency: bool = True) -> VariantContext:
+    examples = [Example(str(i), {"text": str(i)}, "a") for i in range(rows)]
+    made = Recipe.model_validate(recipe(folder))
+    return VariantContext(made, Study([], [], examples, ["a"]), folder, with_latency=with_latency)
+
+
+def measured(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, clock: Clock, rows: int
+) -> dict[str, Any]:
+    monkeypatch.setattr("prooftune.variants.latency.time.perf_counter", clock.perf_counter)
+    return dict(measure_latency(context(folder, rows), clock.predict))
+
+
+def test_latency_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Two slow rows to warm up, then those that count: 1, 2, 3 and 4 ms. By linear interpolation the
+    # median is 2.5 ms and the 99th percentile 3 + 0.97 * 1 = 3.97 ms.
+    clock = Clock(0.5, 0.5, 0.001, 0.002, 0.003, 0.004)
+    assert measured(monkeypatch, tmp_path, clock, 4) == {
+        "latency_p50": pytest.approx(0.0025),
+        "latency_p99": pytest.approx(0.00397),
+        "latency_rows": 4,
+    }
+    assert clock.rows == ["0", "1", "0", "1", "2", "3"]
+
+
+def test_latency_takes_few_rows_of_many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clock = Clock(0.001)
+    assert measured(monkeypatch, tmp_path, clock, 1000)["latency_rows"] == 100
+    assert clock.rows[2:5] == ["0", "10", "20"] and clock.rows[-1] == "990"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "calls"),
+    [
+        # Two rows to warm up; then 2 s end within the eighth row.
+        (0.2, 10),
+        # One row warms up, and one is timed, however slow they are.
+        (30.0, 2),
+    ],
+)
+def test_latency_takes_two_seconds_at_most(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, calls: int
+) -> None:
+    clock = Clock(seconds)
+    found = measured(monkeypatch, tmp_path, clock, 1000)
+    assert len(clock.rows) == pytest.approx(calls, abs=1 if seconds < 1 else 0)
+    assert found["latency_p50"] == pytest.approx(seconds)
+
+
+def test_latency_is_left_out_on_request(tmp_path: Path) -> None:
+    clock = Clock(1.0)
+    assert measure_latency(context(tmp_path, 5, with_latency=False), clock.predict) == {}
+    assert not clock.rows
+
+
+def test_a_study_compares_costs(tmp_path: Path) -> None:
+    values = recipe(tmp_path, cost={"machine_per_hour": 3.6, "currency": "CHF"})
+    result = prooftune.run(values, tmp_path / "run")
+    cost = read_json(tmp_path / "run/variants/tfidf/details.json")["cost"]
+    assert 0 < cost["latency_p50"] <= cost["latency_p99"] and cost["latency_rows"] == 60
+    costs = read_json(tmp_path / "run/scores.json")["costs"]
+    assert costs["by"] == "price" and costs["pareto"] == ["tfidf"]
+    tfidf = costs["variants"]["tfidf"]
+    # 3.6 an hour is a thousandth for a second.
+    assert tfidf["price_per_1000"] == pytest.approx(cost["score_seconds"] / 60, rel=1e-4)
+    assert tfidf["train_price"] == pytest.approx(cost["train_seconds"] / 1000, rel=1e-4)
+    page = (tmp_path / "run/report.html").read_text()
+    assert 'id="prediction-cost-table"' in page and "CHF" in page
+    assert "Cost of predictions" in (tmp_path / "run/report.md").read_text()
+    assert result.scores["costs"] == costs
+
+
+def test_latency_changes_no_prediction(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = recipe(tmp_path)
+    prooftune.run(values, tmp_path / "timed")
+    monkeypatch.setattr(latency, "measure_latency", lambda *_: {})
+    for module in ("classical", "embedding"):
+        monkeypatch.setattr(f"prooftune.variants.{module}.measure_latency", lambda *_: {})
+    prooftune.run(values, tmp_path / "untimed")
+    assert predictions_of(tmp_path / "timed") == predictions_of(tmp_path / "untimed")
+
+
+def test_runs_without_latencies_are_scored(tmp_path: Path) -> None:
+    values = recipe(tmp_path)
+    prooftune.run(values, tmp_path / "run")
+    path = tmp_path / "run/variants/tfidf/details.json"
+    details = read_json(path)
+    # As runs of earlier versions have them.
+    details["cost"] = {k: v for k, v in details["cost"].items() if not k.startswith("latency")}
+    write_json(path, details)
+    scores = prooftune.run(values, tmp_path / "run").scores
+    tfidf = scores["costs"]["variants"]["tfidf"]
+    assert tfidf["latency_p50"] is None and tfidf["seconds_per_1000"]
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        ({"machine_per_hour": 0}, "greater than 0"),
+        ({"machine_per_hour": 2, "currency": "USD"}, "prices in USD and EUR cannot be compared"),
+        ({"currency": "EUR"}, "cost.currency needs cost.machine_per_hour"),
+        ({"machine_per_hours": 2}, "machine_per_hour"),
+    ],
+)
+def test_prices_that_cannot_be_used(tmp_path: Path, cost: dict[str, Any], message: str) -> None:
+    values = {**recipe(tmp_path), "variants": {"tfidf": None, "large": ENDPOINT}, "cost": cost}
+    with pytest.raises(UsageError, match=message):
+        prooftune.run(values, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_currency_is_that_of_the_endpoints(tmp_path: Path) -> None:
+    values = {**recipe(tmp_path), "cost": {"machine_per_hour": 2}}
+    assert Recipe.model_validate(values).cost_currency() == "USD"
+    mixed = {**values, "variants": {"tfidf": None, "large": ENDPOINT}}
+    assert Recipe.model_validate(mixed).cost_currency() == "EUR"
