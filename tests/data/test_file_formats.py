@@ -292,9 +292,10 @@ def test_pandas_agrees_on_its_own_shapes(tmp_path: Path) -> None:
 def test_splits_in_one_json_object_need_a_name(tmp_path: Path) -> None:
     path = tmp_path / "data.json"
     path.write_text(json.dumps({"train": RECORDS, "test": RECORDS[:1]}), "utf-8")
-    with pytest.raises(UsageError, match=r"'train', 'test'.*data\.split"):
+    with pytest.raises(UsageError, match=r"'train', 'test'.*as in data\.json#train"):
         rows_of(path)
     assert rows_of(path, split="test") == ROWS[:1]
+    assert rows_of(tmp_path / "data.json#test") == ROWS[:1]
     with pytest.raises(UsageError, match=r"no list 'tset'.*test"):
         rows_of(path, split="tset")
 
