@@ -215,7 +215,7 @@ def _document(facts: dict[str, Any], rows: Sequence[PrecisionRow], notes: list[s
         [
             "weights",
             title,
-            "difference",
+            "change",
             "p (Holm)",
             "same answers",
             "memory",
