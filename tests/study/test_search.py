@@ -408,6 +408,17 @@ def test_what_else_is_missing_is_said_before_anything_is_computed(
 
 def test_its_cost_is_one_training_for_each_trial_up_to_the_limit() -> None:
     estimate = CostEstimate("tuned", 300.0, 30.0, 345.0, 0.0, trainings=3)
-    assert search_seconds(estimate, settings(trials=20)) == 2000
-    assert search_seconds(estimate, settings(trials=20, hours=0.5)) == 1800
-    assert search_seconds(estimate, settings(trials=20, hours=0.01)) == 100
+    assert search_seconds(estimate, settings(trials=20), 2) == 2000
+    assert search_seconds(estimate, settings(trials=20, hours=0.5), 2) == 1800
+    assert search_seconds(estimate, settings(trials=20, hours=0.01), 2) == 100
+    more_epochs = settings(trials=5, space={"training.num_train_epochs": [2, 6]})
+    assert search_seconds(estimate, more_epochs, 2) == 100 + 4 * 200
+
+
+def test_the_mean_of_a_range_is_that_of_its_draws() -> None:
+    import numpy as np
+
+    drawn = np.exp(np.linspace(np.log(1), np.log(16), 100_001))
+    assert SearchRange(low=1, high=16).mean == pytest.approx(drawn.mean(), rel=1e-3)
+    assert SearchRange(low=1, high=16, log=False).mean == 8.5
+    assert SearchRange(choices=[1, 2, 6]).mean == 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from statistics import fmean
 from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -100,6 +102,16 @@ class SearchRange(Section):
         if self.log is not None:
             return self.log
         return self.low > 0 and self.high >= LOGARITHMIC_RATIO * self.low
+
+    @property
+    def mean(self) -> float:
+        """Mean of the values that random trials draw; of choices that are no numbers, NaN."""
+        if self.low is None or self.high is None:
+            numbers = [c for c in self.choices or () if isinstance(c, int | float)]
+            return fmean(numbers) if numbers else math.nan
+        if self.is_logarithmic:
+            return (self.high - self.low) / math.log(self.high / self.low)
+        return (self.low + self.high) / 2
 
     def contains(self, value: object) -> bool:
         """Whether the value is in the range or among the choices."""

@@ -237,18 +237,38 @@ def _print_search_cost(console: Console, recipe: Recipe, estimates: Sequence[Cos
     known = [item for item in estimates if item.name in names]
     text = f"   note  search: {settings.trials} trials each for {', '.join(names)}"
     if known:
-        seconds = sum(search_seconds(item, settings) for item in known)
-        text += f", about {duration(seconds)} at most beside the study itself"
+        seconds = sum(search_seconds(item, settings, _epochs(recipe, item.name)) for item in known)
+        text += f", about {duration(seconds)} besides the study itself"
         text += "; stopped trials take less" if settings.pruning else ""
     console.print(f"{text}.", markup=False)
 
 
-def search_seconds(estimate: CostEstimate, settings: Search) -> float:
-    """Seconds of a variant's search if no trial is stopped and values of other sizes cost as much:
-    one training per trial, up to the time limit and one trial."""
+def _epochs(recipe: Recipe, name: str) -> float:
+    """Epochs of a training with the recipe's own values."""
+    from prooftune.variants import encoder
+
+    variant = recipe.variants[name]
+    is_encoder = variant.kind == "encoder"
+    options = {**({} if is_encoder else recipe.training), **variant.training}
+    return float(options.get("num_train_epochs", encoder.EPOCHS if is_encoder else 2))
+
+
+def search_seconds(estimate: CostEstimate, settings: Search, epochs: float) -> float:
+    """Seconds of a variant's search if no trial is stopped: one training per trial, up to the time
+    limit and one trial.
+
+    Args:
+        estimate: of the variant.
+        settings: the search; trials take as long as the variant's training, unless the space has
+            the number of epochs.
+        epochs: of the variant's training.
+    """
     one = estimate.train_seconds / estimate.trainings
+    searched = settings.space.get("training.num_train_epochs")
+    factor = 1.0 if searched is None else searched.mean / epochs
     limit = math.inf if settings.hours is None else 3600 * settings.hours
-    return min(settings.trials * one, max(limit, one))
+    # The first trial has the recipe's own values.
+    return min(one * (1 + (settings.trials - 1) * factor), max(limit, one))
 
 
 def _print_curve_cost(console: Console, recipe: Recipe, estimates: Sequence[CostEstimate]) -> None:
