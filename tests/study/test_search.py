@@ -280,7 +280,7 @@ def test_test_rows_are_never_read(model_folders: dict[str, Path], tmp_path: Path
 
 @pytest.mark.slow
 def test_a_study_trains_with_the_chosen_values(tmp_path: Path) -> None:
-    values = encoder_study(tmp_path)
+    values = encoder_study(tmp_path, bundle={"variant": "encoder"})
     result = prooftune.run(values, out=tmp_path / "run")
     found = (result.scores.get("search") or {})["encoder"]
     trial = found["trials"][found["chosen"]]
@@ -295,9 +295,13 @@ def test_a_study_trains_with_the_chosen_values(tmp_path: Path) -> None:
     assert trial["loss"] == pytest.approx(
         min(e["eval_loss"] for e in logged if "eval_loss" in e), rel=1e-4
     )
-    repeated, _ = recipes.load(result.folder / "search" / "recipe.yaml")
-    assert repeated.search is None
-    assert repeated.variants["encoder"].training["learning_rate"] == trial["values"][RATE]
+    for folder in ("search", "bundle"):
+        repeated, _ = recipes.load(result.folder / folder / "recipe.yaml")
+        assert repeated.search is None
+        assert repeated.variants["encoder"].training["learning_rate"] == trial["values"][RATE]
+    assert sorted(path.name for path in (result.folder / "search" / "encoder").iterdir()) == [
+        "search.json", "stage.json", "study.db",
+    ]  # fmt: skip
     page = result.report.read_text("utf-8")
     assert "Hyperparameter search" in page and "Validation metric by trial" in page
     summary = (result.folder / "report.md").read_text("utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from prooftune.recipe import Variant
 from prooftune.variant_details import LogEntry
 from prooftune.variants.context import VariantContext
 from prooftune.variants.model_handle import release_cached_model
+from prooftune.variants.training_record import CHECKPOINTS_FOLDER
 from prooftune.variants.training_setup import TrainingSetup
 
 Stop = Callable[[int, float], bool]
@@ -112,6 +114,8 @@ def run_trial(
             {key: _value_in_use(setup, key) for key in keys},
         )
     finally:
+        # The trainer makes its folder even if it saves nothing.
+        shutil.rmtree(context.folder / CHECKPOINTS_FOLDER, ignore_errors=True)
         # The next trial loads its own model.
         del setup
         gc.collect()
