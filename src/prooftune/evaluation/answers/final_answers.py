@@ -114,7 +114,9 @@ def final_predictions(
 def answer_counts(predictions: Sequence[Prediction], outputs: Sequence[str]) -> AnswerCounts:
     """What happened on the way to the final answers."""
     n = len(predictions)
-    cited = sum(bool(p.cited) for p in predictions)
+    # An answer that the threshold turned into none cites nothing.
+    given = [p for p, output in zip(predictions, outputs, strict=True) if output]
+    cited = sum(bool(p.cited) for p in given)
     return {
         "invalid": sum(
             bool(output) and not p.valid for p, output in zip(predictions, outputs, strict=True)
@@ -127,5 +129,5 @@ def answer_counts(predictions: Sequence[Prediction], outputs: Sequence[str]) -> 
         "abstained": sum(not output for output in outputs),
         "cited": cited,
         "cited_share": cited / n if n else 0.0,
-        "unknown_citations": sum(p.unknown_citations for p in predictions),
+        "unknown_citations": sum(p.unknown_citations for p in given),
     }
