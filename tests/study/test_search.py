@@ -125,6 +125,7 @@ def test_values_go_into_the_variant() -> None:
     assert whole.method == "full" and whole.lora == {}
 
 
+@pytest.mark.slow
 def test_a_search_starts_with_the_recipe_and_finds_better_values(tmp_path: Path) -> None:
     calls: list[dict[str, HyperparameterValue]] = []
     folder = tmp_path / "a?b #1 %20"  # characters that mean something in a URL
@@ -148,6 +149,7 @@ def test_a_search_starts_with_the_recipe_and_finds_better_values(tmp_path: Path)
     assert {t["state"] for t in unpruned["trials"]} == {"complete"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [0, 1, 5])
 def test_a_killed_search_has_the_trials_of_an_uninterrupted_one(
     tmp_path: Path, killed_at: int
@@ -371,6 +373,7 @@ def test_bad_input_is_one_message_before_anything_is_computed(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_else_is_missing_is_said_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
