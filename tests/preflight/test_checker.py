@@ -78,6 +78,10 @@ def test_what_needs_a_gpu_is_refused_without_one(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"training": {"adam_beta1": 2}}, "training.adam_beta1: 2 is out of range: 0 or more, and "
+         "below 1"),
+        ({"training": {"weight_decay": -0.1}}, "training.weight_decay: -0.1 is out of range: 0 or "
+         "more"),
         ({"training": {"report_to": "tensorbord"}}, "training.report_to: no tracker 'tensorbord' "
          "(did you mean 'tensorboard'?)"),
         ({"training": {"report_to": ["clearml"]}}, "training.report_to: clearml is not "

@@ -2,9 +2,10 @@
 two answers were.
 
 Floating-point addition is not associative, and the order of a matrix product's sums depends on the
-number of rows (Goldberg 1991; https://thinkingmachines.ai/blog/defeating-nondeterminism-in-llm-inference).
-bfloat16 has 8 significant bits, so that logits between 16 and 32 are multiples of 1/8. Two tokens
-closer than that change places, and the rest of a generated answer follows from the other one.
+number of rows (Goldberg 1991, ACM Computing Surveys 23:5; for batches of language models: He 2025,
+"Defeating nondeterminism in LLM inference"). bfloat16 has 8 significant bits, so that logits
+between 16 and 32 are multiples of 1/8. Two tokens closer than that change places, and the rest of a
+generated answer follows from the other one.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ is known before anything is computed."""
 from __future__ import annotations
 
 import copy
+import math
 import os
 import re
 import tempfile
@@ -37,6 +38,19 @@ _NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 _OPTIMIZER_FIELDS = ("optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")
 """Fields that some optimisers do not read."""
 
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "learning_rate": (0.0, math.inf, "0 or more"),
+    "weight_decay": (0.0, math.inf, "0 or more"),
+    "max_grad_norm": (0.0, math.inf, "0 or more; 0 turns clipping off"),
+    "label_smoothing_factor": (0.0, 0.999, "0 or more, and below 1"),
+    "adam_beta1": (0.0, 0.999999, "0 or more, and below 1"),
+    "adam_beta2": (0.0, 0.999999, "0 or more, and below 1"),
+    "adam_epsilon": (0.0, math.inf, "0 or more"),
+    "num_train_epochs": (0.0, math.inf, "0 or more"),
+}
+"""Field -> lowest and highest value, and the range in words. The libraries take some of these
+without a word: a negative weight decay makes weights grow."""
+
 _SAMPLING = ("group_by_length", "random", "sequential")
 
 
@@ -58,6 +72,9 @@ def check_training(
         yield error(options.key_path(key), message)
     yield from check_trackers(options)
     yield from _values(options, recipe, rows)
+    if out_of_range := list(_out_of_range(options)):
+        yield from out_of_range
+        return  # the library would refuse some of them in its own words
     refused = {*device_errors, *REFUSED, *NOTED}
     # What is reported already must not fail again with the library's words.
     clean = {k: v for k, v in options.values.items() if k not in refused and k != "report_to"}
@@ -123,6 +140,13 @@ def _values(options: Options, recipe: Recipe, rows: tuple[int, int] | None) -> I
         )
     if rows is not None and not rows[1]:
         yield from _without_validation(options, recipe)
+
+
+def _out_of_range(options: Options) -> Iterator[Finding]:
+    for key, (low, high, words) in _RANGES.items():
+        value = options.values.get(key)
+        if isinstance(value, int | float) and not low <= value <= high:
+            yield error(options.key_path(key), f"{value} is out of range: {words}")
 
 
 def _metric_is_unused(values: dict[str, Any]) -> bool:

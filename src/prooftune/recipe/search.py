@@ -118,8 +118,9 @@ class SearchRange(Section):
         if self.choices is not None:
             return any(type(value) is type(c) and value == c for c in self.choices)
         low, high = self.low, self.high
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and low is not None and high is not None and low <= value <= high  # type: ignore[operator]
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        return low is not None and high is not None and low <= value <= high
 
 
 class Search(Section):
