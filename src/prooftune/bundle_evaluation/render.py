@@ -51,6 +51,7 @@ def print_evaluation(facts: EvaluationFacts) -> None:
 def evaluation_document(facts: EvaluationFacts) -> Document:
     """The evaluation as tables."""
     tables = [DocumentTable("Metrics", *metric_rows(facts))]
+    # A wider matrix cannot be read, and errors by label say the same.
     few_labels = len(facts["labels"]) <= MAX_MATRIX_LABELS
     if facts["labels"]:
         # A long list of labels is in the report, and not in the terminal.

@@ -90,11 +90,13 @@ def shared_keys(first: Table, second: Table) -> list[str]:
 def _is_key(table: Table, name: str) -> bool:
     position = table.columns.index(name)
     values = [row[position] for row in table.rows]
+    # An empty key would join every row that lacks one.
     return all(values) and len(set(values)) == len(values)
 
 
 def _join_tables(first: Table, second: Table, key: str) -> Joined:
     position = second.columns.index(key)
+    # Keys are unique in both files, so that no row is multiplied.
     matches = {row[position]: row for row in second.rows}
     # Of a column that both have, the first table's values.
     added = [(i, name) for i, name in enumerate(second.columns) if name not in first.columns]

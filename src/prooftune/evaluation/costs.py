@@ -41,6 +41,7 @@ def cost_scores(
         name: _variant_cost(own, scores["n"], machine_per_hour, currency)
         for name, own in details.items()
     }
+    # Prices compare machines and endpoints; without one, seconds compare variants of this machine.
     by: CostUnit = "seconds" if machine_per_hour is None else "price"
     costs = {
         name: cost
@@ -131,6 +132,7 @@ def pareto_front(costs: Mapping[str, float], quality: Mapping[str, float]) -> li
     front: list[str] = []
     # From the cheapest on, every variant on the front is better than the one before it.
     for name in sorted(costs, key=lambda name: (costs[name], -quality[name])):
+        # As good for more money is not on the front.
         if not front or quality[name] > quality[front[-1]]:
             front.append(name)
     return front
@@ -146,6 +148,7 @@ def cheaper_equivalents(scores: Scores, costs: Mapping[str, float]) -> list[Chea
         other = entry["variant"]
         if entry["worthwhile"] != "equivalent" or judged not in costs or other not in costs:
             continue
+        # Either may be the cheaper one: the verdict says which to prefer.
         cheap, dear = sorted((judged, other), key=lambda name: costs[name])
         ratio = costs[dear] / costs[cheap] if costs[cheap] > 0 else None
         # Two variants that cost nothing are equally cheap.

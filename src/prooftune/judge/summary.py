@@ -119,7 +119,9 @@ def paired_difference(
             for a, b in zip(first.judgements, second.judgements, strict=True)
             if a.criterion == name
         ]
+        # A row whose score failed for one variant is left out for both: the comparison is paired.
         both = [(id_, a, b) for id_, a, b in pairs if a is not None and b is not None]
+        # The reshape keeps two rows where no pair is left.
         scores = np.array([(a, b) for _, a, b in both], dtype=np.float64).reshape(-1, 2).T
         signs = np.sign(scores[0] - scores[1])
         own = _groups_of([id_ for id_, _, _ in both], groups)
@@ -130,6 +132,7 @@ def paired_difference(
         ends: Figure = {"value": None, "low": None, "high": None}
         if mean is not None:
             found: Figure = {"value": mean.value, "low": mean.low, "high": mean.high}
+            # The interval may not exclude 0 where the test does not reject.
             ends = {**consistent(defined(found), p < 1 - confidence)}
         result[name] = {
             "difference": ends["value"],
@@ -174,8 +177,10 @@ def summarize_preferences(
     twice = [(p.shown_first, p.shown_second) for p in asked]
     agree = [a == b for a, b in twice]
     resampling = Resampling(resamples, confidence, seed)
+    # How often the order of the answers did not matter.
     low, high = _share_interval(agree, resampling, _groups_of([p.id for p in asked], groups))
     own = _groups_of([p.id for p in judged], groups)
+    # Bonferroni over the pairs of variants that the judge compared.
     simultaneous = Resampling(resamples, 1 - (1 - confidence) / pairs, seed)
     net = bounded_mean(outcomes, SIGNED, simultaneous, own)
     return {
@@ -214,6 +219,7 @@ def _summarize_criterion(
     resampling: Resampling,
     groups: Grouping | None,
 ) -> CriterionSummary:
+    # A failed reply is no low score; failures have a rate of their own.
     valid = [(j.id, j.score) for j in judgements if j.score is not None]
     counts = Counter(score for _, score in valid)
     scores = np.array([score for _, score in valid], dtype=np.float64)
@@ -293,6 +299,7 @@ def _sign_test(signs: Floats, seed: int, groups: Groups | None) -> float:
     """Two-sided p-value of signs [n], -1, 0 or 1: are positive and negative ones a fair coin? Zeros
     say nothing. Exact, or by flipping the signs of whole groups."""
     if groups is None:
+        # Single answers: the sign test, which is exact.
         return mcnemar_p(int((signs > 0).sum()), int((signs < 0).sum()))
     return _flip_test(signs, seed, groups)
 
@@ -300,6 +307,7 @@ def _sign_test(signs: Floats, seed: int, groups: Groups | None) -> float:
 def _flip_test(differences: Floats, seed: int, groups: Groups | None) -> float:
     """Two-sided p-value of the mean of paired differences [n], by flipping their signs, of whole
     groups where there are any."""
+    # To swap a difference with 0 is to flip its sign.
     zeros = np.zeros((1, 1))
     return swap_test(
         differences[:, None], zeros, lambda summed: summed[..., 0], seed, groups=groups

@@ -195,6 +195,7 @@ class Variant(Section):
         if self.method == "full" and self.lora:
             problems.append("'lora' contradicts method: full")
         if self.adapter is not None:
+            # An adapter of another variant brings its own training.
             problems += [
                 f"'{name}' contradicts adapter: the variant is not trained"
                 for name in (*TRAINING_OPTIONS, *LANGUAGE_OPTIONS)

@@ -59,6 +59,7 @@ class Index:
         if self.embedding is not None:
             return self.embedding
         model = embeddings.resolve(self.state.embedding)
+        # Vectors of two models cannot be compared.
         check_model(self.state, self.state.embedding, model, self.folder)
         return model
 
@@ -87,6 +88,7 @@ class Index:
             UsageError: unknown mode, k below 1, or a weight outside 0 to 1.
         """
         _check_options(mode, k, depth, dense_weight)
+        # Fusion and reranking need more than k: a passage may be far down in one list.
         num_candidates = max(k, depth) if rerank or mode == "fused" else k
         if mode == "fused":
             lexical, dense = (
@@ -131,6 +133,7 @@ class Index:
         if self.vectors is None:
             return self._search_table(query_vectors, k)
         lists: list[RankedList] = []
+        # In blocks, since queries x chunks may not fit into memory.
         for start in range(0, len(query_vectors), QUERY_BLOCK):
             lists += top_k(query_vectors[start : start + QUERY_BLOCK] @ self.vectors.T, k)
         return lists
@@ -200,6 +203,7 @@ def open_index(folder: str | Path, embedding: str | None = None) -> Index:
         model = embeddings.resolve(embedding)
         check_model(state, embedding, model, folder)
     with store.storage_errors(folder):
+        # Up to this size a matmul over all vectors is faster than an index, and exact.
         in_memory = database.open_table("chunks").count_rows() <= MAX_IN_MEMORY_CHUNKS
     chunks, vectors = store.load_chunks(database, vectors=in_memory)
     return Index(folder, state, chunks, vectors, model)
@@ -226,6 +230,7 @@ def search_index(
     """
     from prooftune.retrieval.rerank import load_cross_encoder
 
+    # An empty query would give every passage a score of 0.
     if not query.strip():
         raise UsageError("the query is empty: give a question, or words to search for")
     index = open_index(folder)

@@ -65,7 +65,9 @@ def optimize(
     _discard_interrupted(study)
     while True:
         trials = _finished_trials(study)
+        # Counted over all sessions: a search that is resumed has no new hours.
         spent = sum(trial.user_attrs["seconds"] for trial in trials)
+        # Checked between trials; a trial in progress is stopped by `stop`.
         limit = None if settings.hours is None else 3600 * settings.hours
         if len(trials) >= settings.trials or (trials and limit is not None and spent >= limit):
             break
@@ -77,6 +79,7 @@ def optimize(
         trials = _finished_trials(study)
         if _best(trials, metric) is not None:
             finished(_summary(trials, space, metric, rows))
+    # A search that had more trials before gives the result of the number that is asked for now.
     trials = trials[: settings.trials]
     if _best(trials, metric) is None:
         raise UsageError(
@@ -91,6 +94,7 @@ def _open_study(folder: Path, metric: str) -> optuna.Study:
         import optuna
     except ImportError:
         raise UsageError("search needs Optuna: pip install 'prooftune[search]'") from None
+    # Its log would interrupt the progress bars; trials are announced by the study.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     # Connected to by its path: in a URL some characters of a path would mean something else.
@@ -138,6 +142,7 @@ def _recipe_trial(study: optuna.Study, space: dict[str, SearchRange], train: Tra
         attributes |= {"seconds": time.perf_counter() - started, "failure": str(failure)}
         study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs=attributes))
         return
+    # The recipe's value of a hyperparameter may be outside of the range that is searched.
     inside = all(entry.contains(result.values[key]) for key, entry in space.items())
     attributes |= {
         "seconds": time.perf_counter() - started,
@@ -184,6 +189,7 @@ def _sampled_trial(
 
     def stop(step: int, value: float) -> bool:
         trial.report(value, step)
+        # A trial may not take more than the hours that are left.
         late = seconds_left is not None and time.perf_counter() - started > seconds_left
         return late or trial.should_prune()
 
@@ -209,6 +215,7 @@ def _best(trials: list[FrozenTrial], metric: str) -> int | None:
     from optuna.trial import TrialState
 
     sign = -1 if metric == LOSS else 1
+    # Of equal values, the lower loss; of equal losses, the earlier trial.
     complete = [
         (sign * float(trial.value), -float(trial.user_attrs["loss"]), -position)
         for position, trial in enumerate(trials)

@@ -41,6 +41,7 @@ def run_search(stage: VariantStage) -> Recipe:
         return recipe
     blind = replace(
         stage,
+        # The search cannot see test rows: the study that it gets has none.
         study=replace(stage.study, test=[]),
         # Its own: the provider remembers the passages of a split.
         passages=PassageProvider(recipe, stage.base, stage.folder),
@@ -83,6 +84,7 @@ def _search_variant(
     )
     limits = fingerprint([identity, settings.trials, settings.hours])
     file = folder / FILE
+    # A finished search is not repeated, whatever other parts of the recipe change.
     if file.is_file() and read_json(file).get("limits") == limits:
         notify(f"search: {name}: unchanged", "dim")
         known: VariantSearch = read_json(file)["result"]

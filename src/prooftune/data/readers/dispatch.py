@@ -50,6 +50,7 @@ def read_table(path: Path, source: Source) -> Table:
         UsageError: the file is missing or empty, has another format or encoding, or its rows are
             inconsistent.
     """
+    # Before the archive is opened: the part names something inside it.
     path, part = split_part(path)
     path = uncompressed(path)
     format_ = source.format or detect_format(path)
@@ -109,6 +110,7 @@ def file_of(path: Path) -> Path:
 
 def is_json_lines(text: str) -> bool:
     """Whether a text is JSON Lines rather than a single JSON value, by its first two lines."""
+    # Two lines tell: a document that is indented has no whole object in its first line.
     lines = [line for line in itertools.islice(text.lstrip().splitlines(), 2) if line.strip()]
     if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
         return False
@@ -129,6 +131,7 @@ def iter_delimited_lines(path: Path, source: Source) -> Iterator[str]:
         skipped = number < source.skip_lines or (
             number == source.skip_lines and _SEPARATOR_LINE.match(line)
         )
+        # An empty line in its place keeps line numbers those of the file.
         yield "\n" if skipped else line
 
 
@@ -149,6 +152,7 @@ def default_delimiter(path: Path) -> str:
 
 def _read_folders(path: Path, source: Source) -> Table:
     """Read a folder with one folder of text files per label."""
+    # A missing folder and a file each have another remedy.
     if not path.is_dir():
         raise (
             missing_file(path)
@@ -195,6 +199,7 @@ def _encodings_of_files(
     others = [file for file in others if b"\0" not in file.read_bytes()]  # refused as binary
     if not others:
         return {}, ()
+    # Together, since a single short file is too little to tell encodings apart.
     guess = detect_encoding(b"\n".join(file.read_bytes() for file in others))
     shown = ", ".join(f"{file.parent.name}/{file.name}" for file in others[:3])
     more = f" and {len(others) - 3:,} more" if len(others) > 3 else ""

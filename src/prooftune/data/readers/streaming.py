@@ -117,6 +117,7 @@ def scan_file(path: Path, source: Source) -> ScannedFile:
     if kind == "jsonl":
         columns: dict[str, None] = {}
         rows = 0
+        # All rows are read, since a later one may have a key that the first ones lack.
         for record in _records(path, source):
             columns.update(dict.fromkeys(record))
             rows += 1
@@ -170,6 +171,7 @@ def iter_blocks(stream: ScannedFile, start: int, rows: int, characters: int) -> 
         ):
             yield Block(stream.columns, table=_concatenate(batches))
     elif stream.kind == "jsonl":
+        # Skipped rows are still parsed: a line has no fixed length.
         records = itertools.islice(_records(stream.path, stream.source), start, None)
         for objects in _group(
             records, rows, characters, lambda _: 1, lambda row: sum(map(_length, row.values()))
@@ -210,6 +212,7 @@ def _group(
         group.append(item)
         group_rows += count(item)
         group_size += measure(item)
+        # Both limits: rows bound the work of a block, characters its memory.
         if group_rows >= rows or group_size >= size:
             yield group
             group, group_rows, group_size = [], 0, 0

@@ -110,6 +110,7 @@ def _counts(answer: Cited, minimum: float) -> list[float]:
     cited = len(set(answer.sources)) + answer.unknown
     right = len(set(answer.sources) & set(answer.gold))
     with_gold = bool(answer.gold)
+    # Precision needs citations; without any, only recall is affected.
     judged = with_gold and cited > 0
     return [
         1.0,
@@ -187,6 +188,7 @@ def citation_figures(
         for output, p, e in zip(outputs, result.test, study.test, strict=True)
     ]
     columns = citation_columns(answers)
+    # Ratios of sums: numerator and denominator are resampled together.
     (drawn,) = resample([columns.values], settings.resamples, seed, groups)
     samples = drawn.map(lambda summed: citation_rates(summed, columns.names))
     total = columns.values.sum(axis=0)
