@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prooftune.utils.disk_list import DiskBackedList
+from prooftune.utils.label_sets import parse_label_set
 from prooftune.variant_details import VariantDetails
 
 SplitName = Literal["train", "validation", "test"]
@@ -28,7 +29,7 @@ class Example:
         id: unique within the study and stable between runs (``file.csv:17``, or the id column).
         inputs: field name -> text, in the order of the recipe's ``text`` columns.
         target: the label, or the answer (empty for an unanswerable question); None if unknown (in
-            prediction).
+            prediction). With several labels per text, their JSON list (`utils.label_sets`).
         source: origin, for messages: ``file.csv:17``.
         group: value of the group column; a grouped split puts a group into one split.
         references: all accepted answers, empty for an unanswerable question; None in
@@ -66,6 +67,11 @@ class Example:
         )
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """The labels of a text in ``task: multilabel``, sorted; may be empty."""
+        return parse_label_set(self.target)
+
+    @property
     def stratum(self) -> str:
         """What stratified sampling balances: the label, or whether a question has an answer."""
         if self.references is None:
@@ -80,11 +86,11 @@ class Prediction:
     Attributes:
         id: the example's id.
         output: the predicted label, empty if the output is invalid; or the answer, empty for "no
-            answer".
+            answer"; or the JSON list of predicted labels (`utils.label_sets`).
         valid: False if a generated text is no label, or if an extractive answer is no span of its
             context.
-        log_probs: log-probability of every label in nats, in the study's label order; normalised.
-            Empty for variants without probabilities.
+        log_probs: log-probability of every label in nats, in the study's label order; normalised,
+            but in ``task: multilabel`` each of its own. Empty for variants without probabilities.
         prompt_tokens: tokens of the prompt (of all windows).
         truncated_tokens: input tokens truncated to fit `prompt.max_length`.
         raw: the generated text; for questions, the best answer other than "no answer".

@@ -126,13 +126,19 @@ def test_encodings_are_written_into_the_recipe(tmp_path: Path, encoding: str) ->
         [{"text": t, "label": str([x, "urgent"])} for t, x in ROWS],
     ],
 )
-def test_several_labels_per_row_are_refused_with_the_rows(
+def test_several_labels_per_row_make_the_task_multilabel(
     tmp_path: Path, records: list[Any]
 ) -> None:
+    path = jsonl(tmp_path / "a.jsonl", records)
+    recipe, study, _ = drafted(path)
+    assert recipe["task"] == "multilabel"
+    assert study.labels == sorted({*(x for _, x in ROWS), "urgent"})
+    assert any(len(example.targets) == 2 for example in study.train)
+    # One label per text was asked for, and cannot be had.
     with pytest.raises(
         UsageError, match=r"several labels in column 'label' \(a\.jsonl:1: delivery, urg"
     ):
-        drafted(jsonl(tmp_path / "a.jsonl", records))
+        draft_recipe(path, tmp_path / "r.yaml", InitChoices(task="classification"))
 
 
 def test_labels_with_commas_that_do_not_recur_are_labels(tmp_path: Path) -> None:

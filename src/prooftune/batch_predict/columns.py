@@ -13,6 +13,7 @@ from prooftune import recipe
 from prooftune.bundle.classifier import abstention_threshold, has_probabilities
 from prooftune.bundle.manifest import CommonManifest
 from prooftune.errors import UsageError, nearest
+from prooftune.recipe.data import LABEL_TASKS
 from prooftune.types import CONTEXT
 from prooftune.utils.encoding_detection import decodes, detect_encoding
 from prooftune.utils.progress import notify
@@ -120,7 +121,7 @@ def match_columns(
 
 def output_columns(manifest: CommonManifest) -> list[str]:
     """Names of the columns that a bundle adds, before conflicts with the file are resolved."""
-    if manifest["task"] != "classification":
+    if manifest["task"] not in LABEL_TASKS:
         return ["answer", "sources", "truncated_tokens"]
     probabilities = (
         [f"probability_{label}" for label in manifest["labels"]]
@@ -128,6 +129,8 @@ def output_columns(manifest: CommonManifest) -> list[str]:
         else []
     )
     abstained = ["abstained"] if abstention_threshold(manifest) is not None else []
+    if manifest["task"] == "multilabel":
+        return ["labels", *probabilities, "truncated_tokens"]
     return ["label", "probability", *probabilities, *abstained, "truncated_tokens"]
 
 
@@ -187,7 +190,7 @@ def prediction_columns(
         predictions: results of the bundle's `predict`, one per row.
         manifest: the bundle's manifest.
     """
-    if manifest["task"] != "classification":
+    if manifest["task"] not in LABEL_TASKS:
         sources = [
             json.dumps([asdict(source) for source in a.sources], ensure_ascii=False)
             for a in predictions
@@ -198,7 +201,10 @@ def prediction_columns(
             [a.truncated_tokens for a in predictions],
         ]
         return dict(zip(output_columns(manifest), values, strict=True))
-    values = [[a.label for a in predictions], [a.probability for a in predictions]]
+    # The label; with several, their JSON list, which has no probability of its own.
+    values = [[a.label for a in predictions]]
+    if manifest["task"] == "classification":
+        values.append([a.probability for a in predictions])
     if has_probabilities(manifest):
         values += [[a.probabilities[label] for a in predictions] for label in manifest["labels"]]
     if abstention_threshold(manifest) is not None:

@@ -113,6 +113,12 @@ _HEAD = """def log_probabilities(texts):
     return dict(zip(manifest["labels"], torch.log_softmax(logits.float(), -1).tolist()))
 """
 
+_LABEL_SETS_HEAD = """def log_probabilities(texts):  # of every label by itself
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt(texts)])).logits[0]
+    return dict(zip(manifest["labels"], torch.nn.functional.logsigmoid(logits.float()).tolist()))
+"""
+
 _INSTRUCTION = """def log_probabilities(texts):
     ids, sums = prompt(texts), []
     for label in manifest["labels"]:
@@ -142,6 +148,10 @@ def _bundle_code(manifest: AnyManifest) -> str:
 
 def _encoder_code(manifest: EncoderManifest) -> str:
     texts = "text" if len(manifest["fields"]) == 1 else ", ".join(manifest["fields"])
+    several = manifest["task"] == "multilabel"
+    normalized = (
+        "torch.nn.functional.logsigmoid(logits)" if several else "torch.log_softmax(logits, -1)"
+    )
     if len(manifest["fields"]) > 2:
         texts = f'"\\n".join([{texts}])'
     return f"""With transformers alone:
@@ -158,7 +168,7 @@ def log_probabilities({", ".join(manifest["fields"]) if len(manifest["fields"]) 
                        max_length={manifest["encoder"]["max_length"]})
     with torch.no_grad():
         logits = model(**inputs).logits[0]
-    return dict(zip(model.config.id2label.values(), torch.log_softmax(logits, -1).tolist()))
+    return dict(zip(model.config.id2label.values(), {normalized}.tolist()))
 ```
 
 Prooftune's own `predict` also applies the temperature of `bundle.json`.
@@ -259,7 +269,7 @@ def transformers_code(manifest: Manifest) -> str:
     if not manifest["labels"]:
         score = _GENERATION.replace("LIMIT", str(manifest["answering"]["max_new_tokens"]))
     elif manifest["objective"] == "head":
-        score = _HEAD
+        score = _LABEL_SETS_HEAD if manifest["task"] == "multilabel" else _HEAD
     else:
         by_length = manifest["scoring"]["normalize"] == "length"
         score = _INSTRUCTION.replace("SUM", "mean" if by_length else "sum")

@@ -14,6 +14,7 @@ from prooftune.bundle.manifest import (
     is_text_classifier,
 )
 from prooftune.evaluation.primary import title_of
+from prooftune.recipe.data import LABEL_TASKS
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LICENCES = (
@@ -108,7 +109,7 @@ def _pipeline(manifest: AnyManifest | None) -> str:
     task = manifest["task"] if manifest else None
     if task == "extractive-qa":
         return "question-answering"
-    return "text-classification" if task == "classification" else "text-generation"
+    return "text-classification" if task in LABEL_TASKS else "text-generation"
 
 
 def _tags(manifest: AnyManifest | None, *, tuned: bool) -> list[str]:

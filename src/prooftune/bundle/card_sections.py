@@ -12,6 +12,7 @@ from prooftune.bundle.manifest import (
     is_language_model,
 )
 from prooftune.evaluation.primary import title_of
+from prooftune.utils.label_sets import DEFAULT_THRESHOLD
 from prooftune.utils.secrets import redact
 
 _NOT_STATED = "not stated"
@@ -124,7 +125,13 @@ def _default_limits(manifest: AnyManifest) -> str:
         text += f" Prompts of more than {manifest['rendering']['max_length']} tokens are truncated."
     if is_encoder(manifest):
         text += f" Texts of more than {manifest['encoder']['max_length']} tokens are truncated."
-    if manifest["labels"]:
+    if manifest["task"] == "multilabel":
+        threshold = manifest.get("label_threshold")
+        text += (
+            f" A label is given if its probability is at least "
+            f"{DEFAULT_THRESHOLD if threshold is None else threshold:g}; a text may get none."
+        )
+    elif manifest["labels"]:
         text += " Every text gets one of the labels, even if none fits."
     return text
 

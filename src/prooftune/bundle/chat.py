@@ -130,6 +130,11 @@ def _predict(session: _Session, inputs: Mapping[str, str]) -> Iterator[str]:
 def _format_label(prediction: LabelPrediction) -> Iterator[str]:
     confidence = "" if prediction.probability is None else f"  {prediction.probability:.1%}"
     warning = "  below the threshold" if prediction.abstained else ""
+    if prediction.labels is not None:
+        yield ", ".join(prediction.labels) or "(no label)"
+        ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+        yield "  " + ", ".join(f"{label} {p:.1%}" for label, p in ranked[:_MAX_LABELS])
+        return
     yield f"{prediction.label or '(no label)'}{confidence}{warning}"
     ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
     if runners_up := ranked[1:_MAX_LABELS]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import exp
 
 import numpy as np
 
@@ -17,21 +18,27 @@ from prooftune.bundle.inputs import progress_label, to_examples
 from prooftune.bundle.manifest import CommonManifest, is_language_model
 from prooftune.evaluation.calibration import apply_temperature
 from prooftune.types import Example, Prediction
+from prooftune.utils.label_sets import DEFAULT_THRESHOLD, chosen_labels, parse_label_set
 from prooftune.utils.progress import Subtask
 
 
 @dataclass(frozen=True, slots=True)
 class LabelPrediction:
-    """The predicted label of one text.
+    """The predicted label of one text, or its labels.
 
     Attributes:
-        label: the most probable label; an empty string if the generated text names no label.
-        probability: its probability after temperature scaling; None if labels are generated.
-        probabilities: label -> probability, summing to 1; empty if labels are generated.
+        label: the most probable label; an empty string if the generated text names no label. With
+            several labels per text, their JSON list.
+        probability: its probability after temperature scaling; None if labels are generated, or
+            several.
+        probabilities: label -> probability, summing to 1; with several labels per text each of its
+            own; empty if labels are generated.
         truncated_tokens: tokens of the text beyond the prompt limit, which the model did not see.
         abstained: whether `probability` is below the bundle's threshold for its target accuracy;
             None without a threshold.
         prompt_tokens: number of prompt tokens.
+        labels: with several labels per text, those whose probability is at least the bundle's
+            threshold, sorted; may be empty. None with one label per text.
     """
 
     label: str
@@ -40,6 +47,7 @@ class LabelPrediction:
     truncated_tokens: int = 0
     abstained: bool | None = None
     prompt_tokens: int = 0
+    labels: tuple[str, ...] | None = None
 
 
 class Classifier(ABC):
@@ -62,6 +70,11 @@ class Classifier(ABC):
     def facts(self) -> CommonManifest:
         """The manifest, under its name in version 0.1."""
         return self.manifest
+
+    @property
+    def several(self) -> bool:
+        """Whether a text has any number of labels."""
+        return self.manifest["task"] == "multilabel"
 
     @property
     def shared_model(self) -> object:
@@ -113,6 +126,8 @@ class Classifier(ABC):
             tuned=tuned,
             description=progress_label(progress, "Predicting", len(examples)),
         )
+        if self.several:
+            return [self._label_set(prediction) for prediction in predictions]
         # Both were fitted to the tuned model's probabilities.
         temperature = float(self.manifest.get("temperature") or 1.0) if tuned else 1.0
         threshold = abstention_threshold(self.manifest) if tuned else None
@@ -121,6 +136,23 @@ class Classifier(ABC):
     def examples(self, texts: Sequence[str | Mapping[str, str]]) -> list[Example]:
         """The texts as examples with the bundle's fields, in order."""
         return to_examples(texts, self.fields, "text")
+
+    def _label_set(self, prediction: Prediction) -> LabelPrediction:
+        """The labels whose own probability is at least the threshold of the study."""
+        threshold = self.manifest.get("label_threshold")
+        output = chosen_labels(
+            prediction.log_probs,
+            self.labels,
+            DEFAULT_THRESHOLD if threshold is None else threshold,
+        )
+        return LabelPrediction(
+            output,
+            None,
+            dict(zip(self.labels, map(exp, prediction.log_probs), strict=True)),
+            prediction.truncated_tokens,
+            prompt_tokens=prediction.prompt_tokens,
+            labels=parse_label_set(output),
+        )
 
     def _calibrate(
         self, prediction: Prediction, temperature: float, threshold: float | None

@@ -47,6 +47,13 @@ def probabilities(texts):
     return [dict(zip(manifest["classifier"]["classes"], row)) for row in rows.tolist()]
 """
 
+_LABEL_SETS = """
+def probabilities(texts):  # of every label by itself
+    scores = features(texts) @ weights["coefficients"].T + weights["intercept"]
+    rows = 1 / (1 + np.exp(-scores))
+    return [dict(zip(manifest["classifier"]["classes"], row)) for row in rows.tolist()]
+"""
+
 _CONSTANT = """
 manifest = json.load(open("THIS_FOLDER/bundle.json", encoding="utf-8"))
 log_probabilities = load_file("THIS_FOLDER/classifier.safetensors")["intercept"]
@@ -57,10 +64,11 @@ print(dict(zip(manifest["classifier"]["classes"], np.exp(log_probabilities))))
 def classifier_code(manifest: ClassifierManifest) -> str:
     """The card's section, as Markdown."""
     section = manifest["classifier"]
+    computed = _LABEL_SETS if section.get("several") else _PROBABILITIES
     library, code = {
         "none": ("safetensors", f"{_IMPORTS}{_CONSTANT}"),
-        "tfidf": ("scikit-learn", f"{_IMPORTS}{_TFIDF}{_PROBABILITIES}"),
-        "embedding": ("sentence-transformers", f"{_IMPORTS}{_EMBEDDING}{_PROBABILITIES}"),
+        "tfidf": ("scikit-learn", f"{_IMPORTS}{_TFIDF}{computed}"),
+        "embedding": ("sentence-transformers", f"{_IMPORTS}{_EMBEDDING}{computed}"),
     }[section["features"]]
     embedding = section["embedding"]
     if embedding is not None:

@@ -72,7 +72,12 @@ def load_encoder_bundle(folder: Path, manifest: EncoderManifest) -> EncoderClass
         raise UsageError(f"{folder} is damaged: adapter_config.json beside a model")
     tokenizer = encoder.load_tokenizer(folder, manifest["encoder"]["max_length"])
     try:
-        model = encoder.load_encoder(folder, manifest["labels"], recipe.Model(name=str(folder)))
+        model = encoder.load_encoder(
+            folder,
+            manifest["labels"],
+            recipe.Model(name=str(folder)),
+            several=manifest["task"] == "multilabel",
+        )
     except RuntimeError as error:
         raise Failure(f"{folder} could not be loaded: {error}") from error
     # transformers fills in missing weights at random, and only logs it.

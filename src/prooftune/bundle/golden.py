@@ -188,9 +188,15 @@ def _log_probs(
         bundle.manifest["objective"] == "head",
     )
     scores = classification.label_scores(
-        bundle.model, bundle.encoder, prompts, scoring, head=head, description=None
+        bundle.model,
+        bundle.encoder,
+        prompts,
+        scoring,
+        head=head,
+        several=bundle.several,
+        description=None,
     )
-    log_probs = scores.log_softmax(1)
+    log_probs = scores if bundle.several else scores.log_softmax(1)
     # Six decimals are far below the limits of any export (`exporters.formats`).
     rows: list[dict[str, Any]] = [
         {"log_probs": tuple(round(value, 6) for value in row)} for row in log_probs.tolist()

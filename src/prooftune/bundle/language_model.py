@@ -19,6 +19,7 @@ from prooftune.bundle.layout import (
 from prooftune.bundle.manifest import Manifest, base_quantization
 from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.models import adapters, loading
+from prooftune.recipe.data import LABEL_TASKS
 from prooftune.tasks.classification import predict
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.types import Example, Prediction
@@ -73,6 +74,7 @@ class LanguageModelClassifier(Classifier):
                 examples,
                 self._scoring,
                 head=head,
+                several=self.several,
                 description=description,
             )
 
@@ -84,7 +86,7 @@ def load_language_model(
     model, adapter = _load_model(folder, manifest, shared)
     tokenizer = _load_tokenizer(tokenizer_folder(folder, manifest))
     with _explain_load_errors(folder / "bundle.json"):
-        if manifest["task"] == "classification":
+        if manifest["task"] in LABEL_TASKS:
             return LanguageModelClassifier(manifest, model, tokenizer, adapter)
         from prooftune.bundle.qa import QuestionAnswerer
 

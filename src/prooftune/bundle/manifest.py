@@ -172,7 +172,7 @@ class CommonManifest(TypedDict):
     Attributes:
         format: version of this layout (`FORMAT`).
         prooftune_version: version that wrote the bundle.
-        task: ``classification``, ``extractive-qa`` or ``free-text-qa``.
+        task: ``classification``, ``multilabel``, ``extractive-qa`` or ``free-text-qa``.
         labels: label names; empty in question answering.
         fields: names of the input texts.
         variant: name of the variant.
@@ -180,6 +180,7 @@ class CommonManifest(TypedDict):
             as ``few-shot`` or ``tfidf``.
         temperature: temperature of the label probabilities; None without calibration.
         abstention: confidence threshold; None without one.
+        label_threshold: probability from which a label is predicted, in ``multilabel``; None: 0.5.
         study: summary of the study.
         retrieval: the recipe's ``retrieval`` section; None without documents (question answering
             only).
@@ -194,6 +195,7 @@ class CommonManifest(TypedDict):
     method: str
     temperature: float | None
     abstention: NotRequired[AbstentionSection | None]
+    label_threshold: NotRequired[float | None]
     study: NotRequired[StudySummary]
     retrieval: NotRequired[JsonObject | None]
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from prooftune import recipe
 from prooftune.bundle.manifest import AnyManifest, Manifest, is_language_model
 from prooftune.errors import UsageError, nearest
+from prooftune.recipe.data import LABEL_TASKS
 from prooftune.tasks.rendering import Rendering
 
 READABLE_FORMATS = (1, 2)
@@ -49,11 +50,14 @@ class _CommonSchema(BaseModel):
     fields: Annotated[list[str], Field(min_length=1)]
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
     abstention: _Abstention | None = None
+    label_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
         labels = self.labels
-        if self.task == "classification" and (len(labels) < 2 or len(set(labels)) < len(labels)):
+        # Several labels per text may be one, which applies or not.
+        least = {"classification": 2, "multilabel": 1}.get(self.task)
+        if least and (len(labels) < least or len(set(labels)) < len(labels)):
             raise ValueError("'labels' must be two or more different names")
         return self
 
@@ -68,6 +72,7 @@ class _Classifier(BaseModel):
     features: Literal["none", "tfidf", "embedding"]
     classes: Annotated[list[str], Field(min_length=1)]
     embedding: _Embedding | None
+    several: bool = False
 
 
 class _ClassifierSchema(_CommonSchema):
@@ -76,11 +81,14 @@ class _ClassifierSchema(_CommonSchema):
     @model_validator(mode="after")
     def _check_classes(self) -> Self:
         classes = self.classifier.classes
-        if self.task != "classification":
+        if self.task not in LABEL_TASKS:
             raise ValueError(f"a classifier cannot have task: {self.task}")
+        if self.classifier.several != (self.task == "multilabel"):
+            raise ValueError(f"'classifier.several' contradicts task: {self.task}")
         if not set(classes) <= set(self.labels) or len(set(classes)) < len(classes):
             raise ValueError("'classifier.classes' must be different names from 'labels'")
-        if self.classifier.features != "none" and len(classes) < 2:
+        single = self.task == "classification" and len(classes) < 2
+        if self.classifier.features != "none" and single:
             raise ValueError("'classifier.classes' must be two or more")
         return self
 
@@ -99,7 +107,7 @@ class _EncoderSchema(_CommonSchema):
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:
-        if self.task != "classification":
+        if self.task not in LABEL_TASKS:
             raise ValueError(f"an encoder cannot have task: {self.task}")
         return self
 
@@ -119,7 +127,9 @@ class _LanguageModelSchema(_CommonSchema):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        answers = self.task != "classification"
+        answers = self.task not in LABEL_TASKS
+        if self.task == "multilabel" and self.objective != "head":
+            raise ValueError("several labels per text need a head")
         if answers and self.answering is None:
             raise ValueError("a bundle that answers questions needs 'answering'")
         if answers and self.objective == "head":

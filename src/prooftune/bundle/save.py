@@ -198,7 +198,7 @@ def _common_manifest(
     recipe: Recipe, study: Study, result: VariantResult, scores: Scores, run: Path
 ) -> CommonManifest:
     variant_scores = scores["variants"][result.name]
-    return {
+    manifest: CommonManifest = {
         "format": FORMAT,
         "prooftune_version": __version__,
         "task": recipe.task,
@@ -210,6 +210,9 @@ def _common_manifest(
         "abstention": variant_scores.get("abstention"),
         "study": study_summary(recipe, study, result, scores, _audit_findings(run)),
     }
+    if recipe.task == "multilabel":
+        manifest["label_threshold"] = variant_scores.get("threshold")
+    return manifest
 
 
 def _make_manifest(
@@ -236,7 +239,7 @@ def _make_manifest(
         "scoring": recipe.scoring.model_dump(),
         "part": _part(recipe, result),
     }
-    if recipe.task != "classification":
+    if not recipe.has_labels:
         manifest["answering"] = recipe.answering.model_dump()
         threshold = scores["variants"][result.name].get("no_answer")
         manifest["threshold"] = threshold["value"] if threshold else None

@@ -16,7 +16,7 @@ from prooftune.bundle.manifest import (
 from prooftune.evaluation.score_types import Estimate, Scores, Trainings, defined
 from prooftune.models.environment import describe_environment
 from prooftune.models.loading import ORIGINS
-from prooftune.recipe import Recipe, Source, Variant
+from prooftune.recipe import Recipe, Source, Task, Variant
 from prooftune.run_folder import trained_folder
 from prooftune.types import Example, Study, VariantResult
 from prooftune.utils import package_files
@@ -60,7 +60,7 @@ def study_summary(
         },
         "sources": {split: _public_source(source) for split, source in sources.items() if source},
         "rows": {split: len(examples) for split, examples in study.splits().items()},
-        "label_counts": _label_counts(study),
+        "label_counts": _label_counts(study, recipe.task),
         "text_lengths": text_lengths(study.test),
         "notes": list(study.notes),
         "audit": audit,
@@ -107,13 +107,17 @@ def _repeated_training(trainings: Trainings, mean: Estimate) -> RepeatedTraining
     }
 
 
-def _label_counts(study: Study) -> dict[str, dict[str, int]]:
+def _label_counts(study: Study, task: Task) -> dict[str, dict[str, int]]:
     """Label counts of the training and test rows, with which new data can be compared."""
     if not study.labels:
         return {}
     counts = {}
     for split, examples in (("train", study.train), ("test", study.test)):
-        targets = Counter(example.target for example in examples)
+        targets = Counter(
+            label
+            for example in examples
+            for label in (example.targets if task == "multilabel" else (example.target,))
+        )
         counts[split] = {label: targets[label] for label in study.labels}
     return counts
 

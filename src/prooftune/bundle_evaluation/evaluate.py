@@ -126,7 +126,8 @@ def evaluate_bundle(
         "drift": {
             "metrics": metric_changes(scores, measured["metrics"], study) if study else {},
             "labels": label_shift(scores["support"], counts.get("test"), confidence)
-            if scores["labels"]
+            # Labels of one text depend on one another, and the test needs independent counts.
+            if scores["task"] == "classification"
             else None,
             "lengths": length_shift(
                 rows.examples, study.get("text_lengths") if study else None, confidence

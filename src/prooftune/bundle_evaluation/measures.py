@@ -47,6 +47,10 @@ def measure_bundles(
         from prooftune.evaluation.scores import score
 
         return score(study, results, settings, recipe.seed, bundled=results[0].name)
+    if recipe.task == "multilabel":
+        from prooftune.evaluation.multilabel.scores import score_label_sets
+
+        return score_label_sets(study, results, settings, recipe.seed, results[0].name)
     from prooftune.evaluation.answers.scores import require_libraries, score_answers
 
     require_libraries()

@@ -59,7 +59,7 @@ def _from_label(example: Example, prediction: LabelPrediction, labels: Sequence[
     return Prediction(
         example.id,
         prediction.label,
-        valid=prediction.label in labels,
+        valid=prediction.labels is not None or prediction.label in labels,
         log_probs=log_probs,
         prompt_tokens=prediction.prompt_tokens,
         truncated_tokens=prediction.truncated_tokens,

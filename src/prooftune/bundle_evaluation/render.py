@@ -56,7 +56,7 @@ def evaluation_document(facts: EvaluationFacts) -> Document:
     if facts["labels"]:
         # A long list of labels is in the report, and not in the terminal.
         tables.append(DocumentTable("Labels", *label_rows(facts), printed=few_labels))
-        if few_labels:
+        if few_labels and "confusion" in facts:
             tables.append(DocumentTable("Confusion matrix", *_confusion_rows(facts), printed=False))
     tables += [_slice_table(column, facts) for column in facts["slices"]]
     calibration = facts.get("calibration")
@@ -208,7 +208,7 @@ def _methods(facts: EvaluationFacts) -> list[str]:
     methods = list(dict.fromkeys(c["method"] for c in change))
     found = [f"Change since the study: {'; '.join(methods)}."] if methods else []
     labels = facts["drift"]["labels"]
-    if labels is None and facts["labels"]:
+    if labels is None and facts["task"] == "classification":
         found.append("The bundle carries no label counts of its study, so shares are not compared.")
     elif labels:
         found.append(f"Label shares: {labels['method']}.")

@@ -15,13 +15,21 @@ from prooftune.data.readers.dispatch import detect_format, read_table, split_par
 from prooftune.data.readers.shards import expand_path
 from prooftune.data.sources import read_source
 from prooftune.errors import UsageError, nearest
-from prooftune.recipe import Recipe, Source, SourceOptions
+from prooftune.recipe import Recipe, Source, SourceOptions, Task
 from prooftune.types import CONTEXT, Example
 from prooftune.utils.encoding_detection import decodes, detect_encoding
 
 FILE_OPTIONS = ("format", "delimiter", "quoting", "encoding", "skip_lines", "header", "columns")
 """Recipe options on the layout of a file; a file with another extension has a layout of its own."""
-MEANING_OPTIONS = ("text", "label", "labels", "bins", "group", "unlabelled")
+MEANING_OPTIONS = (
+    "text",
+    "label",
+    "labels",
+    "label_separator",
+    "bins",
+    "group",
+    "unlabelled",
+)
 """Recipe options on the content of the rows, whatever the file's layout."""
 TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "trec", "squad")
 MAX_NAMED = 8
@@ -74,8 +82,8 @@ def read_rows(
         if " has no column " not in str(error):
             raise
         raise UsageError(f"{error}. Other columns: --text COLUMN, --label COLUMN") from None
-    if recipe.task == "classification":
-        _check_labels(loaded.examples, manifest["labels"], loaded.name)
+    if recipe.has_labels:
+        _check_labels(loaded.examples, manifest["labels"], loaded.name, recipe.task)
     # Once more for each column: a source has one group column.
     columns = {column: _column(source, recipe, column, loaded.examples) for column in slices}
     return LabelledRows(loaded.examples, [*notes, *loaded.notes], columns)
@@ -202,10 +210,17 @@ def _encoding(path: Path, first: Path, own: str, source: Source) -> str:
     return own
 
 
-def _check_labels(examples: Sequence[Example], labels: Sequence[str], name: str) -> None:
+def _check_labels(
+    examples: Sequence[Example], labels: Sequence[str], name: str, task: Task
+) -> None:
     """Refuse labels that the bundle cannot predict."""
     known = set(labels)
-    unknown = Counter(e.target for e in examples if e.target not in known)
+    unknown = Counter(
+        label
+        for e in examples
+        for label in (e.targets if task == "multilabel" else (e.target,))
+        if label not in known
+    )
     if not unknown:
         return
     shown = ", ".join(f"'{str(label)[:60]}' ({n:,})" for label, n in unknown.most_common(MAX_NAMED))

@@ -93,7 +93,8 @@ def init(
     task: Annotated[
         str | None,
         typer.Option(
-            "--task", help="classification, extractive-qa or free-text-qa. Default: detected."
+            "--task",
+            help="classification, multilabel, extractive-qa or free-text-qa. Default: detected.",
         ),
     ] = None,
     format_: Annotated[

@@ -1,4 +1,5 @@
-"""Labels in lists: one per row is unwrapped, several per row are recognised and refused."""
+"""Labels in lists: one per row is unwrapped, several per row are recognised; they are the targets
+of ``task: multilabel`` and refused elsewhere."""
 
 from __future__ import annotations
 
@@ -53,6 +54,20 @@ def separator_of_several(cells: Sequence[str]) -> str | None:
     return None
 
 
+def labels_of_cell(cell: str, separator: str | None) -> list[str]:
+    """The labels of a cell in ``task: multilabel``, without empty ones; none if it is empty.
+
+    Args:
+        cell: a list, as JSON or as Python prints it; or with a separator, labels between it. Other
+            cells are one label.
+        separator: `data.label_separator`.
+    """
+    labels = list_of_labels(cell)
+    if labels is None:
+        labels = cell.split(separator) if separator is not None else [cell]
+    return [label.strip() for label in labels if label.strip()]
+
+
 def refuse_several(name: str, column: str, rows: Sequence[tuple[str, list[str]]]) -> None:
     """Refuse rows with several labels.
 
@@ -70,6 +85,6 @@ def refuse_several(name: str, column: str, rows: Sequence[tuple[str, list[str]]]
     raise UsageError(
         f"{name}: {len(rows):,} row{'s have' if len(rows) > 1 else ' has'} several labels in "
         "column "
-        f"'{column}' ({shown}). Classification here gives each text one label. Keep the rows with "
-        "one label, or make one study per label: a column that says yes or no for each text"
+        f"'{column}' ({shown}). task: classification gives each text one label. For several labels "
+        "per text, set task: multilabel"
     )

@@ -13,17 +13,19 @@ from prooftune.data import questions
 from prooftune.data.audit.duplicates import duplicate_indices
 from prooftune.data.audit.findings import count_noun, preview
 from prooftune.data.hub_datasets import read_hub_dataset
-from prooftune.data.multilabel import list_of_labels, refuse_several
+from prooftune.data.multilabel import labels_of_cell, list_of_labels, refuse_several
 from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.data.readers.dispatch import file_of, read_table
 from prooftune.data.readers.shards import concatenate_tables, expand_path
 from prooftune.data.readers.table import Table, without_blank_rows
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Data, Source, Task
+from prooftune.recipe.data import LABEL_TASKS
 from prooftune.types import SPLITS, Example, SplitName
 from prooftune.utils import package_files
 from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.files import missing_file, sha256
+from prooftune.utils.label_sets import label_set_text
 
 UNKNOWN_LANGUAGE = "unknown"
 """Language of rows whose cell in the column `data.language` is empty."""
@@ -60,10 +62,10 @@ def read_source(source: Source, base: Path, task: Task = "classification") -> Lo
         return _read_languages(by_language, base, task)
     table = without_blank_rows(_read_tables(source, base))
     named = [source.text] if isinstance(source.text, str) else [*(source.text or ())]
-    if task != "classification" or not {*named, source.label or "label"} <= {*table.columns}:
+    if task not in LABEL_TASKS or not {*named, source.label or "label"} <= {*table.columns}:
         table = conversations_to_questions(table)  # texts and labels may be in the turns
-    if task == "classification":
-        loaded = _labelled_examples(table, source)
+    if task in LABEL_TASKS:
+        loaded = _labelled_examples(table, source, several_labels=task == "multilabel")
     else:
         loaded = LoadedSource(questions.questions_from_table(table, source, task), table.name, [])
     _check_ids(loaded, source.id)
@@ -92,7 +94,7 @@ def _read_languages(by_language: Mapping[str, Source], base: Path, task: Task) -
     )
 
 
-def _labelled_examples(table: Table, source: Source) -> LoadedSource:
+def _labelled_examples(table: Table, source: Source, *, several_labels: bool) -> LoadedSource:
     text_columns, label = _resolve_columns(table, source)
     label_column = table.columns.index(label)
     input_columns = {field: table.columns.index(column) for field, column in text_columns.items()}
@@ -103,9 +105,30 @@ def _labelled_examples(table: Table, source: Source) -> LoadedSource:
     unlabelled: list[str] = []
     several: list[tuple[str, list[str]]] = []
 
+    def example(number: int, row: Sequence[str | None], target: str) -> Example:
+        return Example(
+            id=(row[id_column] or "") if id_column is not None else table.location(number),
+            inputs={field: row[i] or "" for field, i in input_columns.items()},
+            target=target,
+            source=table.location(number),
+            group=row[group_column] if group_column is not None else None,
+            language=(row[language_column] or UNKNOWN_LANGUAGE)
+            if language_column is not None
+            else None,
+            metadata=tuple((c, row[i] or "") for c, i in metadata_columns.items()),
+        )
+
     def read_examples() -> Iterator[Example]:
         for number, row in enumerate(table.rows):
             value = row[label_column]
+            if several_labels:
+                names = labels_of_cell(value or "", source.label_separator)
+                if not names and source.unlabelled == "drop":
+                    unlabelled.append(table.location(number))
+                    continue
+                mapped = [_target(name, source, table, number, label) or "" for name in names]
+                yield example(number, row, label_set_text(mapped))
+                continue
             labels = list_of_labels(value) if value is not None else None
             if labels is not None:
                 value = labels[0] if labels else None
@@ -117,17 +140,7 @@ def _labelled_examples(table: Table, source: Source) -> LoadedSource:
                 continue
             target = _target(value.strip(), source, table, number, label)
             if target is not None:
-                yield Example(
-                    id=(row[id_column] or "") if id_column is not None else table.location(number),
-                    inputs={field: row[i] or "" for field, i in input_columns.items()},
-                    target=target,
-                    source=table.location(number),
-                    group=row[group_column] if group_column is not None else None,
-                    language=(row[language_column] or UNKNOWN_LANGUAGE)
-                    if language_column is not None
-                    else None,
-                    metadata=tuple((c, row[i] or "") for c, i in metadata_columns.items()),
-                )
+                yield example(number, row, target)
 
     examples = DiskBackedList(read_examples())
     refuse_several(table.name, label, several)

@@ -58,6 +58,7 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
     )
     for name, share, offset in holdouts:
         if name not in splits:
+            several = recipe.task == "multilabel"
             splits["train"], splits[name] = split_holdout(
                 splits["train"],
                 share,
@@ -65,8 +66,9 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
                 seed + offset,
                 name,
                 recipe.audit.near_duplicates,
+                merge_rare=several,
             )
-            if name == "test" and data.splitting.method == "stratified":
+            if name == "test" and data.splitting.method == "stratified" and not several:
                 notes += rare_label_note(splits["train"], splits[name], name)
     # The files of two splits may both count their rows from 1.
     splits = _with_unique_ids(splits)
@@ -89,6 +91,8 @@ def split_holdout(
     seed: int,
     name: str,
     near_duplicates: float | None = None,
+    *,
+    merge_rare: bool = False,
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """Hold out a share of the examples; both parts keep the order of the source.
 
@@ -101,6 +105,8 @@ def split_holdout(
         name: name of the holdout split, for error messages.
         near_duplicates: minimum Jaccard similarity at which texts stay in one part; None: exact
             duplicates only.
+        merge_rare: label sets with fewer than two texts to hold out form one stratum. Otherwise a
+            label of a single text stays in training.
 
     Returns:
         The remaining and the held-out examples.
@@ -148,6 +154,8 @@ def split_holdout(
         # Interned: a million labels read from disk would be a million strings.
         all_strata = [sys.intern(_stratum(examples[i])) for i in first_rows]
         # A label of one text cannot be in both parts; it is more use in training.
+        if merge_rare:
+            all_strata = _merged_rare(all_strata, share)
         counts = Counter(all_strata)
         candidates = [unit for unit, label in enumerate(all_strata) if counts[label] > 1]
         strata = [all_strata[unit] for unit in candidates]
@@ -171,6 +179,17 @@ def split_holdout(
 def _stratum(example: Example) -> str:
     """Label and language: each language has its share in every part."""
     return f"{example.language}\0{example.stratum}" if example.language else example.stratum
+
+
+def _merged_rare(strata: Sequence[str], share: float) -> list[str]:
+    """The strata, with one name for all that are too rare to hold out two texts of."""
+    counts = Counter(strata)
+    merged = [stratum if counts[stratum] * share >= 2 else "" for stratum in strata]
+    if merged.count("") != 1:
+        return merged
+    # A single rare text would be a stratum of its own again, so it joins the largest one.
+    [(largest, _)] = Counter(strata).most_common(1)
+    return [stratum or largest for stratum in merged]
 
 
 def _stratified_size(
@@ -283,8 +302,12 @@ def _with_prefixed_ids(split: str, examples: Sequence[Example]) -> Sequence[Exam
 
 def _label_set(recipe: Recipe, splits: dict[SplitName, Sequence[Example]]) -> list[str]:
     """Return the labels in the order of the recipe, or sorted; empty for question answering."""
-    if recipe.task != "classification":
+    if not recipe.has_labels:
         return []
-    present = {e.target for examples in splits.values() for e in examples if e.target is not None}
+    rows = (e for examples in splits.values() for e in examples if e.target is not None)
+    if recipe.task == "multilabel":
+        present = {label for e in rows for label in e.targets}
+    else:
+        present = {str(e.target) for e in rows}
     ordered = list(dict.fromkeys([*(recipe.data.bins or {}), *(recipe.data.labels or {}).values()]))
     return [label for label in ordered if label in present] + sorted(present - set(ordered))

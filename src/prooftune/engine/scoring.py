@@ -150,6 +150,7 @@ def score_classes(
     rows: Sequence[Sequence[int]],
     *,
     batch_tokens: int = 4096,
+    independent: bool = False,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Log-probability of every class by a classification head at each row's last token.
 
@@ -158,6 +159,8 @@ def score_classes(
         prefix: token ids that all rows start with.
         rows: token ids after the prefix.
         batch_tokens: maximum number of tokens in a batch, padding and copied prefixes included.
+        independent: every class has a probability of its own (sigmoid), for several labels per
+            row. Otherwise they sum to 1 (softmax).
 
     Yields:
         Row numbers of a batch, and natural-log probabilities [batch_size, classes] in float32.
@@ -181,7 +184,12 @@ def score_classes(
                 batch = to_device(collate(selected, last, len(prefix)), device)
                 hidden = hidden_states(backbone, batch, cache)
             logits = output_head(hidden)
-            yield row_ids, torch.log_softmax(logits, dim=-1).cpu()
+            normalize = torch.nn.functional.logsigmoid if independent else _log_softmax
+            yield row_ids, normalize(logits).cpu()
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return torch.log_softmax(logits, dim=-1)
 
 
 def _with_tree(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: int) -> Batch:

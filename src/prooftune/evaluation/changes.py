@@ -121,7 +121,8 @@ def _shown_output(prediction: Prediction, labels: list[str]) -> ShownOutput:
         }
     if not prediction.valid:
         return {"output": prediction.raw[:80], "valid": False, "probability": None}
-    known = bool(prediction.log_probs)
+    # A label set has no single probability.
+    known = bool(prediction.log_probs) and prediction.output in labels
     probability = (
         float(np.exp(prediction.log_probs[labels.index(prediction.output)])) if known else None
     )

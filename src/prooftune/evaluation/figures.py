@@ -106,10 +106,10 @@ def variant_figures(
 def _interval(name: str, value: float, samples: Samples, n: int, level: float) -> Figure:
     # A share times n is a count, but for rounding errors.
     rows = wilson_interval(round(value * n), n, level) if name in PROPORTIONS else None
-    return _widest(value, samples, rows, n, level, BOUNDS.get(name, UNIT))
+    return widest_figure(value, samples, rows, n, level, BOUNDS.get(name, UNIT))
 
 
-def _widest(
+def widest_figure(
     value: float,
     samples: Samples,
     rows: tuple[float, float] | None,
@@ -157,7 +157,7 @@ def _of_label(
         if np.isnan(values[name]):
             return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
         samples = measured.samples[f"class_{name}"].at(label)
-        return _widest(values[name], samples, rows[name], len(target), level, UNIT)
+        return widest_figure(values[name], samples, rows[name], len(target), level, UNIT)
 
     return {"precision": figure("precision"), "recall": figure("recall"), "f1": figure("f1")}
 

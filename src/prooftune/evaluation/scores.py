@@ -123,7 +123,7 @@ def score(
         # Figures of single predictions need one model, so they are those of the training that
         # ships.
         chosen, own = calibrated[name][number], losses[name, number]
-        counts = _counts(shown[name].test)
+        counts = output_counts(shown[name].test)
         variants[name] = {
             "kind": result.kind,
             "model": result.details.get("model"),
@@ -149,7 +149,9 @@ def score(
             variants[name]["trainings"] = trainings_facts
     classes, scale = len(study.labels), next(iter(tests.values())).scale
     plan = Plan(
-        pairs(_systems(results, bundled), {r.name: r.details.get("model") for r in results}),
+        pairs(
+            compared_systems(results, bundled), {r.name: r.details.get("model") for r in results}
+        ),
         primary,
         # `fromkeys` keeps the order and drops a primary metric that is in `COMPARED`.
         tuple(dict.fromkeys((*COMPARED, *(ORDINAL if study.scale else ()), primary))),
@@ -223,7 +225,7 @@ def score(
     return scores
 
 
-def _systems(results: Sequence[VariantResult], bundled: str | None) -> dict[str, str]:
+def compared_systems(results: Sequence[VariantResult], bundled: str | None) -> dict[str, str]:
     """Kinds of the variants that are compared with one another: those without a language are only
     compared with the same variant with it, on the rows of that language, unless they ship."""
     partly = {*partly_trained(results)} - {bundled}
@@ -377,7 +379,8 @@ def _abstention(
     return abstention(calibrated.validation, calibrated.test, target, confidence, groups)
 
 
-def _counts(predictions: list[Prediction]) -> OutputCounts:
+def output_counts(predictions: Sequence[Prediction]) -> OutputCounts:
+    """Invalid and truncated outputs, and tokens, of predictions."""
     return {
         "invalid": sum(not p.valid for p in predictions),
         "truncated": sum(p.truncated_tokens > 0 for p in predictions),

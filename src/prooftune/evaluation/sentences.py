@@ -7,6 +7,7 @@ from math import isnan
 
 from prooftune.evaluation.primary import title_of
 from prooftune.evaluation.score_types import Measurements, Reference, VerdictFacts, defined
+from prooftune.recipe.data import LABEL_TASKS
 
 WORDS = {"beats": "beats", "loses": "loses to", "undecided": "cannot be told apart from"}
 UNTUNED_MODEL = ("zero_shot", "prompt", "retrieval")
@@ -202,7 +203,7 @@ def _does(scores: Measurements, best: str) -> str:
             f"labels {figure['value']:.1%} of {_what(scores)} correctly{mean} "
             f"({ends} {figure['low']:.1%} to {figure['high']:.1%})"
         )
-    does = "labels" if scores.get("task", "classification") == "classification" else "answers"
+    does = "labels" if scores.get("task", "classification") in LABEL_TASKS else "answers"
     return (
         f"{does} {_what(scores)} with {scores['primary_title']} {points(figure['value'])}{mean} "
         f"({ends} {points(figure['low'])} to {points(figure['high'])})"
@@ -210,7 +211,7 @@ def _does(scores: Measurements, best: str) -> str:
 
 
 def _what(scores: Measurements) -> str:
-    noun = "examples" if scores.get("task", "classification") == "classification" else "questions"
+    noun = "examples" if scores.get("task", "classification") in LABEL_TASKS else "questions"
     groups = scores.get("groups")
     return f"{scores['n']:,} test {noun}" + (f" in {groups['count']:,} groups" if groups else "")
 

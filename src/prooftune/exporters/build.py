@@ -102,6 +102,12 @@ def export(
 def _exportable(bundle: Path, to: str) -> Manifest:
     """The manifest of a bundle with a language model, the only kind that can be converted."""
     manifest = read_manifest(bundle)
+    if manifest["task"] == "multilabel":
+        raise UsageError(
+            f"--to {to}: exports do not support task: multilabel yet. predict, serve, evaluate and "
+            "publish work with the bundle as it is, and its README.md has code that loads it "
+            "without Prooftune"
+        )
     if is_language_model(manifest):
         return manifest
     if is_encoder(manifest):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +23,14 @@ from prooftune.errors import Failure, UsageError
 from prooftune.models import loading
 from prooftune.models.gguf import configure_libraries
 from prooftune.types import Example, Prediction
+from prooftune.utils.label_sets import chosen_labels
 from prooftune.utils.progress import Subtask, progress_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+SEVERAL_LABELS = "multi_label_classification"
+"""transformers' name of the problem of several labels per text."""
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod")
 """Model types that count positions from behind the padding id."""
 
@@ -144,13 +148,16 @@ def load_tokenizer(
     return EncoderTokenizer(tokenizer, min(limit, max_length))
 
 
-def load_encoder(folder: Path, labels: Sequence[str], options: recipes.Model) -> nn.Module:
+def load_encoder(
+    folder: Path, labels: Sequence[str], options: recipes.Model, *, several: bool = False
+) -> nn.Module:
     """Load an encoder with a classification head; its new layers are drawn from torch's seed.
 
     Args:
         folder: a model folder, pretrained or trained.
         labels: label names, in the order of the head's outputs.
         options: attention and trust of the recipe's ``model``.
+        several: whether a text has any number of labels, each with a probability of its own.
 
     Returns:
         The model in float32. Its attribute ``new_modules`` has the names of the layers that the
@@ -185,7 +192,7 @@ def load_encoder(folder: Path, labels: Sequence[str], options: recipes.Model) ->
     new = {key.rpartition(".")[0] for key in {*info["missing_keys"], *mismatched}}
     model.new_modules = sorted(new)
     # transformers would otherwise guess it from the first labels that it is given.
-    model.config.problem_type = "single_label_classification"
+    model.config.problem_type = SEVERAL_LABELS if several else "single_label_classification"
     loaded: nn.Module = model.to(loading.device()).eval()
     return loaded
 
@@ -229,7 +236,8 @@ def label_log_probs(
     batch_tokens: int,
     description: str | Subtask | None = None,
 ) -> Tensor:
-    """Log-probabilities of all labels [rows, labels], float64, in the order of the rows.
+    """Log-probabilities of all labels [rows, labels], float64, in the order of the rows; each of
+    its own where the model was loaded for several labels per text.
 
     Rows of similar length share a batch of at most `batch_tokens` tokens with padding, so the
     result is deterministic for the same rows, batch size and machine.
@@ -250,6 +258,8 @@ def label_log_probs(
             scores[rows] = logits.double().cpu()
             progress.advance(0, len(rows))  # type: ignore[arg-type]
     model.train(was_training)
+    if classifier.config.problem_type == SEVERAL_LABELS:
+        return nn.functional.logsigmoid(scores)
     return torch.log_softmax(scores, dim=1)
 
 
@@ -273,14 +283,16 @@ def predict_labels(
         batch_tokens=batch_tokens,
         description=description,
     )
+    config: Any = model.config
+    several = config.problem_type == SEVERAL_LABELS
     return [
         Prediction(
             example.id,
-            labels[int(row.argmax())],
+            chosen_labels(row, labels) if several else labels[int(np.argmax(row))],
             True,
-            tuple(row.tolist()),
+            tuple(row),
             len(e.ids),
             e.truncated_tokens,
         )
-        for example, e, row in zip(examples, encoded, log_probs, strict=True)
+        for example, e, row in zip(examples, encoded, log_probs.tolist(), strict=True)
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from prooftune.errors import Failure, UsageError
 from prooftune.types import Example, Prediction
 from prooftune.utils.files import read_json, write_json
+from prooftune.utils.label_sets import chosen_labels
 from prooftune.utils.progress import Subtask
 
 if TYPE_CHECKING:
@@ -60,8 +61,10 @@ class ClassifierSection(TypedDict):
         features: kind of features computed from a text.
         classes: labels of the training rows, in the order of the weights.
         embedding: the embedding model; None for other features.
+        several: whether each class has a probability of its own (``task: multilabel``).
     """
 
+    several: NotRequired[bool]
     features: FeatureKind
     classes: list[str]
     embedding: EmbeddingSection | None
@@ -114,6 +117,29 @@ class EmbeddingFeatures:
 
 
 @dataclass(frozen=True, slots=True)
+class OneVsRest:
+    """One logistic regression for each label, as one matrix.
+
+    Attributes:
+        coef_: [labels, columns].
+        intercept_: [labels].
+        classes_: label names, [labels].
+    """
+
+    coef_: Floats
+    intercept_: Floats
+    classes_: list[str]
+
+    def predict_log_proba(self, features: object) -> Floats:
+        """Log-probability of every label by itself, [texts, labels]."""
+        from sklearn.utils.extmath import safe_sparse_dot
+
+        logits = safe_sparse_dot(features, self.coef_.T, dense_output=True) + self.intercept_
+        # log(1 / (1 + exp(-x))) without overflow.
+        return np.asarray(-np.logaddexp(0.0, -logits))
+
+
+@dataclass(frozen=True, slots=True)
 class TextClassifier:
     """A fitted classifier.
 
@@ -122,12 +148,14 @@ class TextClassifier:
         model: logistic regression over `features`; None where texts are ignored.
         priors: log-probability of each of `classes` where texts are ignored.
         classes: labels of the training rows.
+        several: each label has a probability of its own, and a text any number of labels.
     """
 
     features: TfidfFeatures | EmbeddingFeatures | None
-    model: LogisticRegression | None
+    model: LogisticRegression | OneVsRest | None
     priors: Floats
     classes: list[str]
+    several: bool = False
 
     def predict(
         self,
@@ -146,22 +174,28 @@ class TextClassifier:
             return []
         if self.features is None or self.model is None:
             log_probs = tuple(self.priors.tolist())
+            if self.several:
+                output = chosen_labels(log_probs, self.classes)
+                return [Prediction(example.id, output, True, log_probs) for example in examples]
             label = self.classes[int(np.argmax(self.priors))]
             return [Prediction(example.id, label, True, log_probs) for example in examples]
         features = self.features.transform(joined_texts(examples), description)
+        if isinstance(self.model, OneVsRest):
+            return label_set_predictions(self.model, features, examples, labels)
         return class_predictions(self.model, features, examples, labels)
 
     def section(self) -> ClassifierSection:
         """The description that is stored beside the weights."""
+        several: ClassifierSection = {"several": True} if self.several else {}  # type: ignore[typeddict-item]
         if not isinstance(self.features, EmbeddingFeatures):
             kind: FeatureKind = "none" if self.features is None else "tfidf"
-            return {"features": kind, "classes": self.classes, "embedding": None}
+            return {"features": kind, "classes": self.classes, "embedding": None, **several}
         model: EmbeddingSection = {
             "name": self.features.name,
             "sha256": _weights_digest(self.features.folder),
             "prompt": self.features.prompt,
         }
-        return {"features": "embedding", "classes": self.classes, "embedding": model}
+        return {"features": "embedding", "classes": self.classes, "embedding": model, **several}
 
     def save(self, folder: Path) -> None:
         """Write the weights, the vocabulary and the section into a folder."""
@@ -225,6 +259,54 @@ def class_predictions(
     ]
 
 
+def label_set_predictions(
+    model: OneVsRest, features: object, examples: Sequence[Example], labels: Sequence[str]
+) -> list[Prediction]:
+    """Predicted label sets at the default threshold, with each label's own log-probability."""
+    log_probs = np.full((len(examples), len(labels)), np.log(_MIN_PROBABILITY))
+    columns = [list(labels).index(label) for label in model.classes_]
+    log_probs[:, columns] = np.maximum(model.predict_log_proba(features), log_probs[:, columns])
+    return [
+        Prediction(example.id, chosen_labels(row, labels), True, tuple(row))
+        for example, row in zip(examples, log_probs.tolist(), strict=True)
+    ]
+
+
+def fit_one_vs_rest(
+    features: object, targets: Sequence[Sequence[str]], strength: float, seed: int
+) -> OneVsRest:
+    """Logistic regression for each label against the rest (binary relevance).
+
+    Labels that all rows have, or none, are predicted by their share alone, with add-one smoothing.
+
+    Args:
+        features: [rows, columns], dense or sparse.
+        targets: labels of each row.
+        strength: C, the inverse regularisation strength.
+        seed: of the solver.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    classes = sorted({label for row in targets for label in row})
+    width = int(features.shape[1])  # type: ignore[attr-defined]
+    coefficients, intercepts = np.zeros((len(classes), width)), np.zeros(len(classes))
+    for i, label in enumerate(classes):
+        present = np.array([label in row for row in targets])
+        if present.all():
+            intercepts[i] = np.log(len(targets) + 1.0)
+            continue
+        model = LogisticRegression(C=strength, max_iter=2000, random_state=seed)
+        model.fit(features, present)
+        coefficients[i], intercepts[i] = model.coef_[0], model.intercept_[0]
+    return OneVsRest(coefficients, intercepts, classes)
+
+
+def label_set_prior(labels: Sequence[str], chosen: Sequence[str]) -> TextClassifier:
+    """A classifier that always predicts one label set; its probabilities are almost 0 and 1."""
+    shares = [1 - _MIN_PROBABILITY if label in chosen else _MIN_PROBABILITY for label in labels]
+    return TextClassifier(None, None, np.log(shares), list(labels), several=True)
+
+
 def load_classifier(folder: Path, section: ClassifierSection) -> TextClassifier:
     """Load a stored classifier.
 
@@ -249,12 +331,14 @@ def load_classifier(folder: Path, section: ClassifierSection) -> TextClassifier:
     # From here on shapes are checked, before scikit-learn computes with strangers' arrays.
     classes = section["classes"]
     intercept = tensors.get("intercept", np.zeros(0))
+    several = bool(section.get("several"))
     if section["features"] == "none":
         if intercept.shape != (len(classes),):
             raise UsageError(f"{path} is damaged: {len(classes)} classes, but {intercept.shape}")
-        return TextClassifier(None, None, intercept, classes)
+        return TextClassifier(None, None, intercept, classes, several)
     coefficients = tensors.get("coefficients", np.zeros((0, 0)))
-    rows = 1 if len(classes) == 2 else len(classes)  # as scikit-learn stores them
+    # Two classes have one row in scikit-learn, unless each has a probability of its own.
+    rows = 1 if len(classes) == 2 and not several else len(classes)
     if coefficients.shape[:1] != (rows,) or intercept.shape != (rows,):
         raise UsageError(f"{path} is damaged: its shapes do not fit {len(classes)} classes")
     width = coefficients.shape[1]
@@ -269,9 +353,12 @@ def load_classifier(folder: Path, section: ClassifierSection) -> TextClassifier:
         features = TfidfFeatures(vectorizer)
     else:
         features = _load_embedding(section["embedding"], path)
-    return TextClassifier(
-        features, _restore(coefficients, intercept, classes), np.zeros(0), classes
+    model = (
+        OneVsRest(coefficients, intercept, classes)
+        if several
+        else _restore(coefficients, intercept, classes)
     )
+    return TextClassifier(features, model, np.zeros(0), classes, several)
 
 
 def _is_vocabulary(value: object, width: int) -> bool:

@@ -206,7 +206,7 @@ def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
         yield from _refused(_model_key(recipe, name), partial(check_model_name, view.model.name))
     yield from _embedding_models(recipe)
     yield from _endpoints(recipe)
-    if recipe.task != "classification":
+    if not recipe.has_labels:
         from prooftune.evaluation.answers.scores import require_libraries
         from prooftune.variants.document_files import check_documents
 

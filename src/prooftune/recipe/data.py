@@ -14,7 +14,7 @@ from prooftune.recipe.base import Section
 Bin = tuple[float | None, float | None]
 """Lower and upper bound, both inclusive; None: unbounded."""
 
-Task = Literal["classification", "extractive-qa", "free-text-qa"]
+Task = Literal["classification", "multilabel", "extractive-qa", "free-text-qa"]
 Format = Literal[
     "csv",
     "json",
@@ -29,7 +29,9 @@ Format = Literal[
     "folders",
     "squad",
 ]
-TASKS: tuple[Task, ...] = ("classification", "extractive-qa", "free-text-qa")
+TASKS: tuple[Task, ...] = ("classification", "multilabel", "extractive-qa", "free-text-qa")
+LABEL_TASKS: tuple[Task, ...] = ("classification", "multilabel")
+"""Tasks whose targets are labels of a closed set."""
 
 
 class SourceOptions(Section):
@@ -60,6 +62,10 @@ class SourceOptions(Section):
     """Target column. Default: ``label``; for question answering ``answers``, ``answer`` or
     ``output``. An answer column can hold a list of accepted answers (as JSON in a text file), or be
     empty if the question has no answer."""
+    label_separator: str | None = Field(default=None, min_length=1)
+    """multilabel: what separates the labels of a cell, such as ``,`` or ``|``. Default: cells are
+    lists, as JSON or as Python prints them. An empty cell and an empty list mean that no label
+    applies."""
     labels: dict[str, str] | None = None
     """Raw value -> label name, for data that codes labels as 1, 2, 3. Any other value is an error.
     """
@@ -67,8 +73,8 @@ class SourceOptions(Section):
     """Label name -> [low, high] for a numeric target column. Rows outside all bins are dropped and
     counted."""
     unlabelled: Literal["error", "drop"] = "error"
-    """Classification: what to do about rows without a label. ``error``: stop. ``drop``: leave them
-    out and count them."""
+    """Classification: what to do about rows without a label. ``error``: stop; in ``multilabel``,
+    where no label may apply, keep them. ``drop``: leave them out and count them."""
     id: str | None = None
     """Column of unique row ids. Default: file name and line number."""
     gold: str | None = None

@@ -166,11 +166,11 @@ def dump(recipe: Recipe) -> str:
     for split in ("train", "validation", "test"):
         if values["data"][split] is not None:
             values["data"][split] = explicit["data"][split]
-    if recipe.task == "classification":
+    if recipe.has_labels:
         del values["answering"], values["retrieval"]
     for name, variant in values["variants"].items():
         used = ["kind", *OPTIONS_BY_KIND[variant["kind"]]]
-        if recipe.task == "classification":
+        if recipe.has_labels:
             used = [key for key in used if key not in QA_OPTIONS]
         if variant["adapter"] is not None:
             used = [key for key in used if key not in (*TRAINING_OPTIONS, *LANGUAGE_OPTIONS)]

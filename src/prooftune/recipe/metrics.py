@@ -16,6 +16,12 @@ _CLASSIFICATION = {
     "mae": "mean absolute error",
     "mae_score": "1 − MAE / range",
 }
+_MULTILABEL = {
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "samples_f1": "example-based F1",
+    "subset_accuracy": "subset accuracy",
+}
 _ANSWERS = {
     "f1": "F1",
     "exact": "exact match",
@@ -27,6 +33,7 @@ _ANSWERS = {
 }
 PRIMARY_METRICS: dict[Task, dict[str, str]] = {
     "classification": _CLASSIFICATION,
+    "multilabel": _MULTILABEL,
     "extractive-qa": _ANSWERS,
     "free-text-qa": _ANSWERS,
 }

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from prooftune.errors import nearest
 from prooftune.recipe.base import Name, Section
 from prooftune.recipe.cost import DEFAULT_CURRENCY, CostSettings
-from prooftune.recipe.data import Audit, Data, Task
+from prooftune.recipe.data import LABEL_TASKS, Audit, Data, Task
 from prooftune.recipe.judge import Judge
 from prooftune.recipe.learning_curve import LearningCurve
 from prooftune.recipe.metrics import ORDINAL_METRICS, PRIMARY_METRICS
@@ -19,6 +19,7 @@ from prooftune.recipe.search import Search, search_problems
 from prooftune.recipe.variants import (
     LANGUAGE_OPTIONS,
     LEARNING_KINDS,
+    MULTILABEL_KINDS,
     QA_OPTIONS,
     TRAINED_KINDS,
     ClassWeights,
@@ -33,9 +34,11 @@ class Evaluation(Section):
     """Metric that decides the verdict and which tuned variant ships. Classification: ``accuracy``,
     ``balanced_accuracy``, ``macro_f1``, ``macro_precision``, ``macro_recall``, ``weighted_f1`` or
     ``mcc``; with `data.ordinal` also ``quadratic_kappa`` or ``mae`` (shown as 1 - MAE / range).
+    Several labels per text: ``micro_f1``, ``macro_f1``, ``samples_f1`` or ``subset_accuracy``.
     Question answering: ``f1``, ``exact``, ``rouge1``, ``rouge2``, ``rougeL``, ``rougeL_or_none`` or
     ``meteor``. Default: accuracy, or macro F1 if the most frequent training label has more than 10
-    times the rows of the rarest, or quadratic kappa with `data.ordinal`; SQuAD F1 for
+    times the rows of the rarest, or quadratic kappa with `data.ordinal`; micro F1 for
+    ``multilabel``; SQuAD F1 for
     ``extractive-qa``; ROUGE-L for ``free-text-qa``, or ``rougeL_or_none`` if some questions have no
     answer."""
     worthwhile: float | None = Field(default=None, gt=0, lt=100)
@@ -53,6 +56,16 @@ class Evaluation(Section):
 
 BEST = "best"
 """Value of ``bundle.variant``: the best variant on validation rows, whatever its kind."""
+
+
+SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+
+
+def _with_head(options: object) -> object:
+    """The options of a variant, with ``objective: head`` if it is tuned and says none."""
+    if not isinstance(options, Mapping) or options.get("kind") != "tuned" or "adapter" in options:
+        return options
+    return {"objective": "head", **options}
 
 
 class Card(Section):
@@ -88,7 +101,8 @@ class Recipe(Section):
     name: Name
     """Name of the study and of its run folder: letters, digits, ``.``, ``_``, ``+`` and ``-``."""
     task: Task = "classification"
-    """``classification``: one label from a closed set. ``extractive-qa``: the answer is a span of
+    """``classification``: one label from a closed set. ``multilabel``: any number of labels from a
+    closed set, also none. ``extractive-qa``: the answer is a span of
     the context, or there is no answer. ``free-text-qa``: the answer is generated freely."""
     seed: int = Field(default=0, ge=0)
     """Random seed for splits, sampling, few-shot examples, initialisation, training order and
@@ -143,7 +157,12 @@ class Recipe(Section):
         if variant.context in ("gold", "random") or variant.kind == "endpoint":
             return False
         # The most frequent answer to questions is none at all.
-        return self.task == "classification" or variant.kind != "majority"
+        return self.has_labels or variant.kind != "majority"
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether targets are labels of a closed set: one per text, or several."""
+        return self.task in LABEL_TASKS
 
     @property
     def uses_language_model(self) -> bool:
@@ -256,6 +275,9 @@ class Recipe(Section):
             return values
         # Kinds first: the names of added variants are no kinds.
         variants = {n: infer_kind(str(n), v) for n, v in values["variants"].items()}
+        if values.get("task") == "multilabel":
+            # Several labels are predicted by a head only, so it need not be asked for.
+            variants = {n: _with_head(v) for n, v in variants.items()}
         data = values.get("data")
         train = data.get("train") if isinstance(data, Mapping) else None
         return {**values, "variants": leave_languages_out(variants, train)}
@@ -326,8 +348,9 @@ class Recipe(Section):
                 f"evaluation.primary: {self.evaluation.primary} needs data.ordinal, which says "
                 "that labels are values on a scale"
             )
-        if self.data.ordinal and self.task != "classification":
+        if self.data.ordinal and not self.has_labels:
             yield f"data.ordinal does not apply to task: {self.task}, which has no labels"
+        yield from self._multilabel_problems()
         if self.seeds > 1 and not any(v.kind in TRAINED_KINDS for v in self.variants.values()):
             yield f"seeds: {self.seeds} does not apply: no variant is trained (tuned, encoder)"
         yield from self._curve_problems()
@@ -345,10 +368,10 @@ class Recipe(Section):
                     f"bundle.variant: '{shipped}' is not a variant that can be served"
                     f"{nearest(shipped, able)}; name one of {', '.join((*able, BEST))}"
                 )
-        if self.task == "classification":
+        if self.has_labels:
             for section in ("answering", "retrieval"):
                 if section in self.model_fields_set and getattr(self, section) is not None:
-                    yield f"'{section}' does not apply to task: classification"
+                    yield f"'{section}' does not apply to task: {self.task}"
         elif self.class_weights:
             yield f"'class_weights' does not apply to task: {self.task}, which has no labels"
         if self.retrieval and self.retrieval.documents == DATA_CONTEXT and self.data.gold:
@@ -378,6 +401,24 @@ class Recipe(Section):
                 "cost.machine_per_hour and every endpoint.price in one currency"
             )
 
+    def _multilabel_problems(self) -> Iterator[str]:
+        sources = [s for s in SPLITS if getattr(self.data, s) is not None]
+        separated = any(self.data.source(s).label_separator for s in sources)
+        if self.task != "multilabel":
+            if separated:
+                yield (
+                    f"data.label_separator does not apply to task: {self.task}; several labels "
+                    "per text are task: multilabel"
+                )
+            return
+        if self.data.ordinal:
+            yield "data.ordinal does not apply to task: multilabel, whose labels have no order"
+        if any(self.data.source(s).bins for s in sources):
+            yield "data.bins does not apply to task: multilabel, whose targets are no numbers"
+        for section in ("class_weights", "learning_curve", "judge", "search"):
+            if getattr(self, section):
+                yield f"'{section}' does not support task: multilabel"
+
     def _curve_problems(self) -> Iterator[str]:
         if self.learning_curve is None:
             return
@@ -400,10 +441,20 @@ class Recipe(Section):
             for language in named:
                 if known and language not in known:
                     yield f"{option}: no language '{language}' in data.train ({', '.join(known)})"
-        if self.task == "classification":
+        if self.task == "multilabel":
+            if variant.kind not in MULTILABEL_KINDS:
+                yield (
+                    f"kind: {variant.kind} cannot give several labels per text; task: multilabel "
+                    f"has the kinds {', '.join(MULTILABEL_KINDS)}"
+                )
+            elif variant.kind == "tuned" and variant.objective != "head":
+                yield "objective: instruction cannot give several labels per text; use head"
+            if variant.class_weights:
+                yield "'class_weights' does not support task: multilabel"
+        if self.has_labels:
             for option in QA_OPTIONS:
                 if option in variant.model_fields_set:
-                    yield f"'{option}' does not apply to task: classification"
+                    yield f"'{option}' does not apply to task: {self.task}"
         else:
             if variant.kind in ("tfidf", "embedding", "encoder"):
                 yield f"kind: {variant.kind} cannot answer questions"

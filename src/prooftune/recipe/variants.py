@@ -211,6 +211,9 @@ CHEAP_KINDS = ("tfidf", "embedding")
 LEARNING_KINDS = (*CHEAP_KINDS, *TRAINED_KINDS)
 """Kinds of variants that learn from labels, so that more rows may help them."""
 
+MULTILABEL_KINDS = ("majority", *CHEAP_KINDS, *TRAINED_KINDS)
+"""Kinds of variants that can give a text several labels."""
+
 QA_OPTIONS = ("context", "gold_share")
 """Options that apply only to question answering."""
 

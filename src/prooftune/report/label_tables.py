@@ -80,8 +80,9 @@ def label_table(scores: Scores) -> Table | None:
 
 
 def confusion_matrices(scores: Scores, colours: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Confusion matrices with row shares, those of the verdict's variants first."""
-    if not scores["labels"]:
+    """Confusion matrices with row shares, those of the verdict's variants first; none where a text
+    has several labels."""
+    if scores["task"] != "classification":
         return []
     verdict = scores["verdict"]
     first = [

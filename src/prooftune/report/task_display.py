@@ -12,6 +12,7 @@ from prooftune.evaluation.score_types import (
     VariantMeasurements,
     defined,
 )
+from prooftune.recipe.data import LABEL_TASKS
 from prooftune.recipe.metrics import ORDINAL_METRICS
 from prooftune.report.format import DECIMAL, ONE_DECIMAL, PERCENT, NumberFormat
 
@@ -168,8 +169,40 @@ _FREE_TEXT = TaskDisplay(
     answer_names=("accepted", "invalid"),
 )
 
+_MULTILABEL = TaskDisplay(
+    noun="examples",
+    metrics={
+        "micro_f1": Metric("micro F1", "micro F1"),
+        "micro_precision": Metric("micro precision", "micro precision"),
+        "micro_recall": Metric("micro recall", "micro recall"),
+        "macro_f1": Metric("macro F1", "macro F1"),
+        "macro_precision": Metric("macro precision", "macro precision"),
+        "macro_recall": Metric("macro recall", "macro recall"),
+        "samples_f1": Metric("example-based F1", "F1 per example"),
+        "subset_accuracy": Metric("subset accuracy", "subset accuracy"),
+        "hamming_loss": Metric("Hamming loss", "Hamming loss"),
+        "labels_per_text": Metric("labels given per text", "labels per text", DECIMAL),
+    },
+    variant_metrics=("macro_f1", "samples_f1", "subset_accuracy", "hamming_loss"),
+    difference_metrics=("macro_f1", "samples_f1", "subset_accuracy"),
+    terminal_metrics=("macro_f1", "samples_f1", "subset_accuracy", "hamming_loss"),
+    count_columns=(("truncated", "truncated"),),
+    output_columns=(),
+    table_note="Micro F1 counts all pairs of text and label together; macro F1 is the mean over "
+    "labels, F1 per example the mean over texts. Subset accuracy: texts with exactly the right "
+    "labels. Hamming loss: share of wrong decisions among all texts and labels, lower is better. "
+    "Labels are given from a probability that each variant's validation rows decide. Truncated: "
+    "inputs cut to the length limit.",
+    correct_phrase="gives exactly the right labels",
+    significance_test="permutation test",
+    invalid_phrase="are outside the label set and count as wrong",
+    balance_heading=("Labels", "label"),
+    answer_names=("true labels", "no label"),
+)
+
 TASKS = {
     "classification": _CLASSIFICATION,
+    "multilabel": _MULTILABEL,
     "extractive-qa": _EXTRACTIVE,
     "free-text-qa": _FREE_TEXT,
 }
@@ -186,7 +219,7 @@ def display_for(scores: Setup) -> TaskDisplay:
         test = "exact McNemar test on these" if by == "example" else _SWAPS.format("accuracy", by)
         return replace(display, significance_test=test)
     title = display.metrics[key].title
-    if scores["task"] == "classification":
+    if scores["task"] in LABEL_TASKS:
         return replace(display, significance_test=_SWAPS.format(title, by))
     return replace(
         display,

@@ -137,7 +137,9 @@ async def classify_texts(
         Labels, word attributions (None without `explain` or probabilities), and the number of
         prompt tokens.
     """
-    pieces = split_pieces(rows[0]) if explain and entry.probabilities else []
+    # The attribution is of the one label that a text has.
+    explained = explain and entry.probabilities and not entry.several
+    pieces = split_pieces(rows[0]) if explained else []
     predictions: list[LabelPrediction] = await predict_rows(
         request, entry, tuned, leave_one_out(pieces) if pieces else rows, log_texts
     )
@@ -154,17 +156,21 @@ async def classify_texts(
         ]
         # The first row is the whole text; the others served the attribution only.
         predictions = predictions[:1]
-    results = [
-        schemas.LabelResult(
-            label=a.label,
-            probability=a.probability,
-            probabilities=a.probabilities,
-            abstained=a.abstained,
-            truncated_tokens=a.truncated_tokens,
-        )
-        for a in predictions
-    ]
+    results = [_to_label_result(a) for a in predictions]
     return results, attributions, sum(a.prompt_tokens for a in predictions)
+
+
+def _to_label_result(prediction: LabelPrediction) -> schemas.LabelResult:
+    result = schemas.LabelResult(
+        label=prediction.label,
+        probability=prediction.probability,
+        probabilities=prediction.probabilities,
+        abstained=prediction.abstained,
+        truncated_tokens=prediction.truncated_tokens,
+    )
+    if prediction.labels is None:
+        return result
+    return schemas.LabelSetResult(**result.model_dump(), labels=list(prediction.labels))
 
 
 async def answer_questions(

@@ -43,8 +43,13 @@ class ServedBundle:
 
     @property
     def classifies(self) -> bool:
-        """Whether the task is classification."""
+        """Whether the task is classification, with one label per text or several."""
         return isinstance(self.bundle, Classifier)
+
+    @property
+    def several(self) -> bool:
+        """Whether a text has any number of labels."""
+        return isinstance(self.bundle, Classifier) and self.bundle.several
 
     @property
     def why_no_base_model(self) -> str | None:

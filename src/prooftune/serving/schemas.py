@@ -82,18 +82,27 @@ class LabelResult(BaseModel):
     ]
 
 
+class LabelSetResult(LabelResult):
+    """The predicted labels of a text that may have several; ``label`` is their JSON list."""
+
+    labels: Annotated[
+        list[str],
+        Field(description="Labels whose own probability is at least the threshold; may be empty."),
+    ]
+
+
 class ClassifyResponse(BaseModel):
     model: str
     labels: list[str]
     threshold: Annotated[
         float | None, Field(description="The probability below which the bundle abstains.")
     ]
-    results: list[LabelResult]
+    results: list[LabelSetResult | LabelResult]
     words: Annotated[
         list[WordAttribution] | None,
         Field(
             description="With explain: leave-one-out changes of the label's log-probability; "
-            "null for bundles that give no probabilities."
+            "null for bundles that give no probabilities, or several labels."
         ),
     ] = None
 

@@ -22,6 +22,8 @@ from prooftune.evaluation.intervals import (
     paired_means_interval,
 )
 from prooftune.evaluation.metrics import Floats
+from prooftune.evaluation.multilabel.scores import PRIMARY
+from prooftune.evaluation.multilabel.thresholds import label_sets
 from prooftune.evaluation.outcomes import outcomes_of
 from prooftune.evaluation.primary import title_of
 from prooftune.evaluation.significance import mcnemar, permutation_p
@@ -30,6 +32,7 @@ from prooftune.recipe import Task
 from prooftune.recipe import load as load_recipe
 from prooftune.types import Example
 from prooftune.utils.files import read_json
+from prooftune.utils.label_sets import parse_label_set, set_f1
 
 CONFIDENCE = 0.95
 """Level of the interval, and one minus the significance level of the test."""
@@ -77,6 +80,8 @@ class RunComparison:
         share = f"mean {self.metric} on {self.n:,} shared test questions"
         if self.task == "classification":
             share = f"of {self.n:,} shared test examples right"
+        elif self.task == "multilabel":
+            share = f"mean {self.metric} on {self.n:,} shared test examples"
         if max(self.trainings) > 1:
             test = f"test over examples and trainings p = {self.p_value:.3g}"
         elif self.only_first is not None:
@@ -210,7 +215,27 @@ def _side(reference: str, metric: str | None = None) -> _Side:
     study = run_folder.read_study(folder / "data")
     kind, trainings = recipe.variants[variant].system, recipe.trainings(variant)
     result = run_folder.read_result(folder / "variants" / variant, kind, trainings)
-    if recipe.task == "classification":
+    if recipe.task == "multilabel":
+        # A mean over rows, unlike micro F1, so that runs on different rows can share a test.
+        metric = "samples_f1"
+        by_training = [
+            np.array([set_f1(parse_label_set(p.output), e.targets) for p, e in rows])
+            for rows in (
+                zip(
+                    label_sets(
+                        study.labels,
+                        study.validation if t.validation else [],
+                        t.test,
+                        t.validation,
+                        recipe.evaluation.primary or PRIMARY,
+                    ).outputs,
+                    study.test,
+                    strict=True,
+                )
+                for t in result.trainings
+            )
+        ]
+    elif recipe.task == "classification":
         metric = "accuracy"
         by_training = [test.correct * 1.0 for test, _ in outcomes_of(study, [result])[variant]]
     else:

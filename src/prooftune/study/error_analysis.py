@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from math import exp
 
 import numpy as np
@@ -13,12 +14,19 @@ from prooftune.evaluation.error_slices import Slice, slice_scores
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.outcomes import groups_in_test
 from prooftune.evaluation.procedure import shipped_training
-from prooftune.evaluation.score_types import Confusion, ConfusionExample, ErrorAnalysis, Scores
+from prooftune.evaluation.score_types import (
+    Confusion,
+    ConfusionExample,
+    ErrorAnalysis,
+    Scores,
+    VariantMeasurements,
+)
 from prooftune.evaluation.slice_discovery import cluster_slices, discover_slices, text_vectors
 from prooftune.models.text_classifier import joined_texts
 from prooftune.recipe import Recipe
 from prooftune.tasks.task import task_for
 from prooftune.types import Prediction, Study, VariantResult
+from prooftune.utils.label_sets import chosen_labels
 from prooftune.variants.cross_validation import embedding_features
 
 MAX_CONFUSIONS, EXAMPLES = 8, 2
@@ -43,6 +51,11 @@ def analyse_errors(
     rivals = [entry["variant"] for entry in verdict["against"]]
     shipped = {r.name: shipped_training(r, scores["variants"][r.name]) for r in results}
     task = task_for(recipe)
+    if recipe.task == "multilabel":
+        shipped = {
+            name: replace(r, test=_at_threshold(r, scores["variants"][name], study.labels))
+            for name, r in shipped.items()
+        }
     quality: dict[str, Floats] = {
         name: np.array(
             [task.quality(p, e) for p, e in zip(shipped[name].test, study.test, strict=True)]
@@ -55,8 +68,21 @@ def analyse_errors(
         "slices": slice_scores(
             slices, quality, judged, rivals, scores["confidence"], scores["seed"], groups
         ),
-        "confusions": _confusions(study, shipped, judged, rivals) if study.labels else [],
+        # A label set is not confused with another one: labels are missed or wrongly given.
+        "confusions": _confusions(study, shipped, judged, rivals)
+        if recipe.task == "classification"
+        else [],
     }
+
+
+def _at_threshold(
+    result: VariantResult, variant: VariantMeasurements, labels: Sequence[str]
+) -> list[Prediction]:
+    """The label sets at the threshold that was chosen on validation rows."""
+    threshold = variant.get("threshold")
+    if threshold is None:
+        return result.test
+    return [replace(p, output=chosen_labels(p.log_probs, labels, threshold)) for p in result.test]
 
 
 def _clusters(recipe: Recipe, study: Study) -> list[Slice]:

@@ -60,6 +60,11 @@ def evaluate(
             recipe.seed,
             bundled=bundled or recipe.bundle.variant,
         )
+    elif recipe.task == "multilabel":
+        from prooftune.evaluation.multilabel.scores import score_label_sets
+
+        shipped = bundled or recipe.bundle.variant
+        scores = score_label_sets(study, results, recipe.evaluation, recipe.seed, shipped)
     else:
         from prooftune.evaluation.answers.scores import score_answers
 

@@ -265,7 +265,7 @@ def _options_read(recipe: Recipe, variant: Variant) -> list[Any]:
         recipe.prompt.model_dump(),
         recipe.scoring.model_dump(),
     ]
-    if recipe.task != "classification":
+    if not recipe.has_labels:
         parts += [recipe.answering.model_dump(), recipe.retrieval and recipe.retrieval.model_dump()]
     if variant.adapter:
         # Other options of the adapter's variant train other weights.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from prooftune.recipe.model import CPU_SCORING_TOKENS
 from prooftune.tasks.prompt_encoding import EncodedPrompt, PromptEncoder
 from prooftune.types import Example, Prediction
 from prooftune.utils.label_parsing import parse_label
+from prooftune.utils.label_sets import chosen_labels
 from prooftune.utils.progress import Subtask, progress_bar
 
 _CONTENT_FREE = ("N/A", "[MASK]", "")
@@ -32,6 +34,7 @@ def predict(
     settings: recipes.Scoring,
     *,
     head: bool = False,
+    several: bool = False,
     description: str | Subtask | None = "Scoring",
 ) -> list[Prediction]:
     """Predict the label of every example, in their order.
@@ -42,13 +45,21 @@ def predict(
         examples: their targets are not used.
         settings: likelihood or generation, length normalisation, contextual calibration.
         head: whether the model has a classification head.
+        several: whether the head gives every label a probability of its own, and a text the set of
+            labels above `utils.label_sets.DEFAULT_THRESHOLD`.
         description: text of the progress bar, or the bar of which this is a part; None: no bar.
     """
     encoded = [encoder.encode(example.inputs) for example in examples]
     if not head and settings.method == "generation":
         return _generated(model, encoder, examples, encoded, settings, description)
     scores = label_scores(
-        model, encoder, [e.token_ids for e in encoded], settings, head=head, description=description
+        model,
+        encoder,
+        [e.token_ids for e in encoded],
+        settings,
+        head=head,
+        several=several,
+        description=description,
     )
     if not head and settings.calibration:
         fields = examples[0].inputs if examples else {}
@@ -60,18 +71,18 @@ def predict(
             label_scores(model, encoder, content_free, settings, description=None), dim=1
         ).mean(dim=0)
         scores = scores - neutral.log()
-    log_probs = torch.log_softmax(scores, dim=1)
+    log_probs = scores if several else torch.log_softmax(scores, dim=1)
     labels = encoder.rendering.labels
     return [
         Prediction(
             example.id,
-            labels[int(row.argmax())],
+            chosen_labels(row, labels) if several else labels[int(np.argmax(row))],
             True,
-            tuple(row.tolist()),
+            tuple(row),
             len(encoder.prefix) + len(e.token_ids),
             e.truncated_tokens,
         )
-        for example, e, row in zip(examples, encoded, log_probs, strict=True)
+        for example, e, row in zip(examples, encoded, log_probs.tolist(), strict=True)
     ]
 
 
@@ -111,13 +122,17 @@ def label_scores(
     settings: recipes.Scoring,
     *,
     head: bool = False,
+    several: bool = False,
     description: str | Subtask | None = "Scoring",
 ) -> Tensor:
-    """Unnormalised log-probabilities [rows, labels] in float64, in the order of `rows`."""
+    """Unnormalised log-probabilities [rows, labels] in float64, in the order of `rows`; with
+    `several`, log-probabilities of each label by itself."""
     scores = torch.zeros(len(rows), len(encoder.rendering.labels), dtype=torch.float64)
     budget = batch_budget(model, encoder, rows, settings, head=head)
     if head:
-        batches = scoring.score_classes(model, encoder.prefix, rows, batch_tokens=budget)
+        batches = scoring.score_classes(
+            model, encoder.prefix, rows, batch_tokens=budget, independent=several
+        )
     else:
         batches = scoring.score_labels(
             model,
@@ -214,6 +229,18 @@ def class_pairs(
         (encoder.encode(example.inputs).token_ids, numbers[_known_label(example, numbers)])
         for example in examples
     )
+
+
+def label_set_pairs(
+    examples: Iterable[Example], encoder: PromptEncoder, sets: Sequence[str]
+) -> Iterator[tuple[list[int], int]]:
+    """Token ids of every training row's prompt, and the index of its label set in `sets`.
+
+    Raises:
+        KeyError: an example has another label set.
+    """
+    numbers = {text: i for i, text in enumerate(sets)}
+    return ((encoder.encode(e.inputs).token_ids, numbers[e.target or "[]"]) for e in examples)
 
 
 def _known_label(example: Example, known: Container[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prooftune.recipe import Task
+from prooftune.recipe.data import LABEL_TASKS
 from prooftune.types import HISTORY
 
 _EXTRACT = (
@@ -23,12 +24,14 @@ def default_template(task: Task, fields: Sequence[str], no_answer: str) -> str:
     """The default template of a task for the data's fields."""
     if HISTORY in fields:
         return "{question}"  # a message of a conversation, as it is
-    if task != "classification":
+    if task not in LABEL_TASKS:
         return _question_templates(task, fields, no_answer)[0]
     if list(fields) == ["text"]:
         inputs = "Text: {text}"
     else:
         inputs = "\n".join(f"{name.replace('_', ' ').capitalize()}: {{{name}}}" for name in fields)
+    if task == "multilabel":
+        return f"Which of these labels apply to the text below: {{labels}}?\n\n{inputs}"
     return f"Classify the text below. Answer with one of: {{labels}}.\n\n{inputs}"
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prooftune.models.encoder import EncoderTokenizer
-from prooftune.training.objective import TuningModule, summed_loss
+from prooftune.training.objective import TuningModule
 from prooftune.training.rows import TrainingRow, weight_inputs, with_weights
 from prooftune.types import Example
 from prooftune.utils.disk_list import DiskBackedList
@@ -22,6 +22,8 @@ def encoder_rows(
     weights: Iterable[float] | None = None,
 ) -> DiskBackedList[TrainingRow]:
     """Token ids, class index and weight (default: 1) of each example.
+
+    Classes are `labels`, or the label sets where examples have several labels.
 
     The rows are those of the causal trainer: the start of a pair's second text is in
     `TrainingRow.label_positions`, whose other use, positions of targets, an encoder does not have.
@@ -61,7 +63,7 @@ class EncoderModule(TuningModule):
     def forward(  # type: ignore[override]
         self, labels: Tensor, weights: Tensor | None = None, **inputs: Any
     ) -> dict[str, Tensor]:
-        """Cross-entropy of a batch, summed over its rows.
+        """The loss of a batch, summed over its rows.
 
         Args:
             labels: class indices [rows]; empty for a batch without rows.
@@ -70,5 +72,5 @@ class EncoderModule(TuningModule):
         """
         # The row that stands in for an empty shard has logits but no label.
         logits = self.model(**inputs).logits.float()[: labels.numel()]
-        loss = summed_loss(logits, labels, weights, self.label_smoothing if self.training else 0.0)
+        loss = self.target_loss(logits, labels, weights)
         return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}

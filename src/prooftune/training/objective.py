@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from prooftune.engine.forward import hidden_states, packed_hidden_states
 from prooftune.engine.model_parts import get_backbone, get_output_head
 from prooftune.engine.packing import PAD_MULTIPLE, PackedBatch
 from prooftune.errors import Failure
+from prooftune.utils.label_sets import parse_label_set
 
 
 def summed_loss(
@@ -42,6 +43,27 @@ def summed_loss(
     return (losses * weights).sum()
 
 
+def summed_binary_loss(logits: Tensor, sets: Tensor, label_smoothing: float) -> Tensor:
+    """Binary cross-entropy, summed over rows and averaged over labels, in nats.
+
+    The mean over labels is that of transformers' ``multi_label_classification``.
+
+    Args:
+        logits: [rows, labels].
+        sets: 1 for the labels of a row, else 0, [rows, labels].
+        label_smoothing: share of a target that is moved to the other side, halved.
+    """
+    targets = sets * (1 - label_smoothing) + label_smoothing / 2
+    losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return losses.mean(dim=1).sum()
+
+
+def label_set_matrix(sets: Sequence[str], labels: Sequence[str]) -> Tensor:
+    """1 where a label is in a set, [sets, labels]; the sets are canonical texts."""
+    members = [set(parse_label_set(text)) for text in sets]
+    return torch.tensor([[float(label in of_set) for label in labels] for of_set in members])
+
+
 class TuningModule(nn.Module):
     """The module that the Trainer trains: batches in, loss out.
 
@@ -53,13 +75,18 @@ class TuningModule(nn.Module):
             supports.
         pad_multiple: multiple of tokens to which packed batches are filled up.
         causal: whether the engine computes the model; False for encoders.
+        label_sets: labels of each target number, [sets, labels], where rows have several labels:
+            the target of a row is then the number of its label set, and the loss binary
+            cross-entropy. None: targets are classes or tokens.
     """
 
     causal = True
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, label_sets: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
+        # A number per row, so that batches are the same as those of a single label.
+        self.label_sets = label_sets
         # The Trainer reads `config` from the module that it trains.
         self.config: Any = getattr(model, "config", None)
         self.label_smoothing = 0.0
@@ -102,8 +129,16 @@ class TuningModule(nn.Module):
         else:
             raise TypeError("a batch has lengths or an attention mask")
         logits = get_output_head(self.model)(hidden)
-        loss = summed_loss(logits, labels, weights, self.label_smoothing if self.training else 0.0)
+        loss = self.target_loss(logits, labels, weights)
         return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
+
+    def target_loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """The loss summed over targets, in nats; arguments as of `summed_loss`."""
+        smoothing = self.label_smoothing if self.training else 0.0
+        if self.label_sets is None:
+            return summed_loss(logits, labels, weights, smoothing)
+        sets = self.label_sets.to(logits.device)[labels]
+        return summed_binary_loss(logits.float(), sets, smoothing)
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Called by the Trainer for ``gradient_checkpointing: true``."""

@@ -14,9 +14,11 @@ from prooftune.recipe import Recipe, Task
 from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.tasks.task import task_for
 from prooftune.types import Example, Prediction
+from prooftune.utils.label_sets import parse_label_set
 
 QUALITY_METRICS: dict[Task, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1"),
+    "multilabel": ("micro_f1", "macro_f1"),
     "extractive-qa": ("f1", "exact_match"),
     "free-text-qa": ("f1", "exact_match"),
 }
@@ -47,7 +49,7 @@ def validation_quality(
     task = task_for(recipe)
     # The scorers of the final evaluation, so that the chosen checkpoint is the best by the same
     # measure.
-    measure = _labels if recipe.task == "classification" else _answers
+    measure = {"classification": _labels, "multilabel": _label_sets}.get(recipe.task, _answers)
 
     def quality(model: nn.Module) -> dict[str, float]:
         predictions = task.predict(model, encoder, rows, head, None)
@@ -58,9 +60,7 @@ def validation_quality(
 
 def quality_rows(recipe: Recipe, examples: Sequence[Example], head: bool) -> list[Example]:
     """The validation rows that are measured at every evaluation."""
-    generates = recipe.task != "classification" or (
-        recipe.scoring.method == "generation" and not head
-    )
+    generates = not recipe.has_labels or (recipe.scoring.method == "generation" and not head)
     return sample_rows(examples, GENERATED_ROWS if generates else SCORED_ROWS, recipe.seed)
 
 
@@ -76,6 +76,25 @@ def _labels(
     predictions: Sequence[Prediction], rows: Sequence[Example], encoder: PromptEncoder
 ) -> dict[str, float]:
     return label_quality(predictions, rows, encoder.rendering.labels)
+
+
+def _label_sets(
+    predictions: Sequence[Prediction], rows: Sequence[Example], encoder: PromptEncoder
+) -> dict[str, float]:
+    return label_set_quality(predictions, rows, encoder.rendering.labels)
+
+
+def label_set_quality(
+    predictions: Sequence[Prediction], rows: Sequence[Example], labels: Sequence[str]
+) -> dict[str, float]:
+    """Micro and macro F1 of predicted label sets, at the default threshold."""
+    from prooftune.evaluation.multilabel.metrics import label_matrix, measure
+
+    values = measure(
+        label_matrix([row.targets for row in rows], labels),
+        label_matrix([parse_label_set(p.output) for p in predictions], labels),
+    )
+    return {name: values[name] for name in QUALITY_METRICS["multilabel"]}
 
 
 def label_quality(

@@ -11,14 +11,17 @@ from prooftune.models.text_classifier import (
     TfidfFeatures,
     class_predictions,
     joined_texts,
+    label_set_prior,
     make_vectorizer,
 )
 from prooftune.types import Prediction
+from prooftune.utils.label_sets import parse_label_set
 from prooftune.utils.profiling import measure_cost
 from prooftune.variant_details import VariantDetails
 from prooftune.variants.class_weights import describe_weights, label_weights, row_weights
 from prooftune.variants.context import VariantContext, VariantOutput
 from prooftune.variants.latency import measure_latency
+from prooftune.variants.one_vs_rest import choose_strength
 
 
 def run_majority(context: VariantContext) -> VariantOutput:
@@ -28,6 +31,8 @@ def run_majority(context: VariantContext) -> VariantOutput:
     """
     study = context.study
     counts = Counter(example.target for example in study.train)
+    if context.recipe.task == "multilabel":
+        return _majority_set(context, str(counts.most_common(1)[0][0]))
     if not study.labels:
         [(answer, _)] = counts.most_common(1)
         description = (
@@ -62,6 +67,57 @@ def run_majority(context: VariantContext) -> VariantOutput:
     )
 
 
+def _majority_set(context: VariantContext, text: str) -> VariantOutput:
+    """Always predict one label set, given as canonical text."""
+    study = context.study
+    classifier = label_set_prior(study.labels, parse_label_set(text))
+    classifier.save(context.folder)
+    return VariantOutput(
+        classifier.predict(study.test, study.labels),
+        classifier.predict(study.validation, study.labels),
+        {
+            "description": f"always {text}, the most frequent label set of the training rows",
+            "cost": {"train_seconds": 0.0, "score_seconds": 0.0},
+        },
+    )
+
+
+def _run_multilabel_tfidf(context: VariantContext) -> VariantOutput:
+    """TF-IDF, and one logistic regression for each label; C by log-loss on validation rows."""
+    study, seed = context.study, context.recipe.seed
+    with measure_cost() as training:
+        vectorizer = make_vectorizer()
+        features = vectorizer.fit_transform(joined_texts(study.train))
+        model, strength = choose_strength(
+            features,
+            [e.targets for e in study.train],
+            vectorizer.transform(joined_texts(context.training_validation))
+            if context.training_validation
+            else None,
+            [e.targets for e in context.training_validation],
+            seed,
+        )
+    classifier = TextClassifier(
+        TfidfFeatures(vectorizer), model, np.zeros(0), model.classes_, several=True
+    )
+    classifier.save(context.folder)
+    with measure_cost() as scoring:
+        test = classifier.predict(study.test, study.labels)
+    return VariantOutput(
+        test,
+        classifier.predict(study.validation, study.labels),
+        {
+            "description": "TF-IDF of words and word pairs, one logistic regression per label "
+            f"(C={strength:g}, {features.shape[1]:,} features)",
+            "cost": {
+                "train_seconds": training.seconds,
+                "score_seconds": scoring.seconds,
+                "peak_memory_bytes": max(training.peak_memory_bytes, scoring.peak_memory_bytes),
+            },
+        },
+    )
+
+
 def run_tfidf(context: VariantContext) -> VariantOutput:
     """TF-IDF of words and word pairs, classified by logistic regression (scikit-learn).
 
@@ -70,6 +126,8 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
     """
     from sklearn.linear_model import LogisticRegression
 
+    if context.recipe.task == "multilabel":
+        return _run_multilabel_tfidf(context)
     study = context.study
     with measure_cost() as training:
         # Vocabulary and document frequencies of the training rows alone.

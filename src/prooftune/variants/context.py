@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,15 @@ class VariantContext:
         """Names of the input fields."""
         return list(self.study.train[0].inputs)
 
+    @cached_property
+    def label_sets(self) -> list[str]:
+        """The label sets of training and validation rows as canonical texts, whose numbers are
+        the targets of a head; empty where a text has one label."""
+        if self.recipe.task != "multilabel":
+            return []
+        rows = chain(self.study.train, self.training_validation)
+        return sorted({str(example.target) for example in rows})
+
     @property
     def variants_folder(self) -> Path:
         """The folder ``variants`` of the run."""
@@ -96,7 +106,7 @@ class VariantContext:
         # A model without a chat template is prompted with plain text.
         chat = merged.chat if merged.chat is not None else bool(self.tokenizer.chat_template)
         answering = self.recipe.answering
-        is_qa = self.recipe.task != "classification"
+        is_qa = not self.recipe.has_labels
         default = default_template(self.recipe.task, self.fields, answering.no_answer)
         return Rendering(
             template=template or merged.template or default,

@@ -11,6 +11,7 @@ import numpy as np
 from prooftune.models.text_classifier import (
     EMBEDDING_BATCH_TOKENS,
     EmbeddingFeatures,
+    OneVsRest,
     TextClassifier,
     joined_texts,
 )
@@ -19,6 +20,7 @@ from prooftune.utils.profiling import measure_cost
 from prooftune.variants.class_weights import describe_weights, label_weights, row_weights
 from prooftune.variants.context import VariantContext, VariantOutput
 from prooftune.variants.latency import measure_latency
+from prooftune.variants.one_vs_rest import cross_validate_strength
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -57,17 +59,24 @@ def run_embedding(context: VariantContext, variant: Variant, name: str) -> Varia
             f"{name}: training rows",
             prompt=prompt,
         )
-        model, strength = fit_classifier(
-            features,
-            [str(e.target) for e in study.train],
-            context.recipe.seed,
-            row_weights(label_weights(context.recipe.class_weights, study.train), study.train),
-        )
+        model: LogisticRegression | OneVsRest
+        several = context.recipe.task == "multilabel"
+        if several:
+            targets = [e.targets for e in study.train]
+            model, strength = cross_validate_strength(features, targets, context.recipe.seed)
+        else:
+            model, strength = fit_classifier(
+                features,
+                [str(e.target) for e in study.train],
+                context.recipe.seed,
+                row_weights(label_weights(context.recipe.class_weights, study.train), study.train),
+            )
     classifier = TextClassifier(
         EmbeddingFeatures(model_name, folder, prompt),
         model,
         np.zeros(0),
         [str(label) for label in model.classes_],
+        several,
     )
     classifier.save(context.folder)
     with measure_cost() as scoring:
@@ -78,8 +87,9 @@ def run_embedding(context: VariantContext, variant: Variant, name: str) -> Varia
         test,
         validation,
         {
-            "description": f"embeddings of {model_name} ({features.shape[1]} dimensions), logistic "
-            f"regression (C={strength:g})"
+            "description": f"embeddings of {model_name} ({features.shape[1]} dimensions), "
+            + ("one logistic regression per label" if several else "logistic regression")
+            + f" (C={strength:g})"
             + describe_weights(context.recipe.class_weights)
             + (f", prompt '{prompt.strip()}'" if prompt else "")
             + (f"; {truncated:,} test texts exceed the model's length" if truncated else ""),

@@ -15,7 +15,14 @@ from prooftune.models import adapters, embeddings, encoder, loading
 from prooftune.models.encoder import EncoderTokenizer
 from prooftune.recipe import Variant
 from prooftune.training.encoder_objective import EncoderModule, encoder_collator, encoder_rows
-from prooftune.training.quality import SCORED_ROWS, Quality, label_quality, sample_rows
+from prooftune.training.objective import label_set_matrix
+from prooftune.training.quality import (
+    SCORED_ROWS,
+    Quality,
+    label_quality,
+    label_set_quality,
+    sample_rows,
+)
 from prooftune.types import Example, Prediction
 from prooftune.utils import distributed
 from prooftune.utils.files import atomic_path, read_json, write_json
@@ -72,7 +79,8 @@ def run_encoder(context: VariantContext, variant: Variant, name: str) -> Variant
         record_file.unlink(missing_ok=True)
         distributed.run_on_all_ranks(_train, context, variant, name, tokenizer, record_file)
     record: TrainingRecord = read_json(record_file)
-    model = encoder.load_encoder(trained, study.labels, recipe.model)
+    several = recipe.task == "multilabel"
+    model = encoder.load_encoder(trained, study.labels, recipe.model, several=several)
     probe = _probe_scores(context, model, tokenizer)
     # Merging an adapter rounds once more.
     compare_probe(probe, trained, record["probe"], exact=variant.method == "full")
@@ -123,7 +131,10 @@ def encoder_to_train(context: VariantContext, variant: Variant, seed: int) -> nn
     """Load the encoder with its trainable parameters. The seed sets its new layers and adapters."""
     torch.manual_seed(seed)
     base: Any = encoder.load_encoder(
-        base_folder(context), context.study.labels, context.recipe.model
+        base_folder(context),
+        context.study.labels,
+        context.recipe.model,
+        several=bool(context.label_sets),
     )
     if variant.method == "full":
         return adapters.make_trainable(base, variant, {})
@@ -228,8 +239,10 @@ def encoder_setup(
 
     recipe, study = context.recipe, context.study
     weights = label_weights(recipe.class_weights, study.train)
+    classes = context.label_sets or study.labels
+    sets = label_set_matrix(context.label_sets, study.labels) if context.label_sets else None
     rows, validation = (
-        encoder_rows(examples, tokenizer, study.labels, row_weights(weights, examples))
+        encoder_rows(examples, tokenizer, classes, row_weights(weights, examples))
         for examples in (study.train, context.training_validation)
     )
     seed = recipe.training_seed(name, context.training)
@@ -246,7 +259,7 @@ def encoder_setup(
         dtype=loading.compute_dtype(recipe.model.dtype),
         patience=recipe.early_stopping,
     )
-    module = EncoderModule(model)
+    module = EncoderModule(model, sets)
     keeps_checkpoints = "save_total_limit" in options
     run = partial(
         train,
@@ -294,6 +307,7 @@ def _validation_quality(context: VariantContext, tokenizer: EncoderTokenizer) ->
             dtype=loading.compute_dtype(recipe.model.dtype),
             batch_tokens=recipe.scoring.fixed_batch_tokens,
         )
-        return label_quality(predictions, rows, labels)
+        measure = label_set_quality if recipe.task == "multilabel" else label_quality
+        return measure(predictions, rows, labels)
 
     return quality

@@ -16,6 +16,7 @@ from prooftune.models.encoder import EncodedText, EncoderTokenizer
 from prooftune.recipe import Variant
 from prooftune.training.arguments import training_arguments
 from prooftune.training.encoder_objective import EncoderModule, encoder_collator, encoder_rows
+from prooftune.training.objective import label_set_matrix
 from prooftune.training.rows import TrainingRow
 from prooftune.training.trainer import train
 from prooftune.utils import profiling
@@ -102,7 +103,9 @@ def _training_rate(
     budget: TimeBudget,
 ) -> MeasuredRate:
     """Measure a few steps of the real trainer."""
-    rows = encoder_rows(context.study.train, tokenizer, context.study.labels)
+    labels = context.study.labels
+    rows = encoder_rows(context.study.train, tokenizer, context.label_sets or labels)
+    sets = label_set_matrix(context.label_sets, labels) if context.label_sets else None
 
     def run_steps(padded: Sequence[TrainingRow], size: int) -> tuple[list[float], profiling.Cost]:
         timer = StepTimer()
@@ -118,7 +121,7 @@ def _training_rate(
             )
             with profiling.measure_cost() as cost:
                 train(
-                    EncoderModule(model),
+                    EncoderModule(model, sets),
                     list(padded),
                     [],
                     [],

@@ -157,7 +157,7 @@ def _batch_tokens(
 ) -> int:
     """Tokens per batch of predictions."""
     recipe, encoder = context.recipe, counter.encoder
-    if recipe.task == "classification":
+    if recipe.has_labels:
         # `batch_budget` uses the lengths only, so ranges stand in for token ids.
         rows = [range(length - counter.label_tokens) for length in lengths]
         return classification.batch_budget(model, encoder, rows, recipe.scoring, head=head)

@@ -19,9 +19,9 @@ from prooftune.models import adapters, loading, weight_changes
 from prooftune.models.stored_tensors import load_output_head
 from prooftune.recipe import Variant
 from prooftune.run_folder import training_folder
-from prooftune.tasks.classification import class_pairs
+from prooftune.tasks.classification import class_pairs, label_set_pairs
 from prooftune.tasks.prompt_encoding import PromptEncoder
-from prooftune.training.objective import TuningModule
+from prooftune.training.objective import TuningModule, label_set_matrix
 from prooftune.training.rows import TrainingRow, head_rows, instruction_rows
 from prooftune.types import Example
 from prooftune.utils import distributed
@@ -271,7 +271,9 @@ def tuned_setup(
         patience=recipe.early_stopping,
         learning_rate=default_learning_rate(adapters.trainable_counts(model)[1], variant.method),
     )
-    module = TuningModule(model)
+    labels = context.study.labels
+    sets = label_set_matrix(context.label_sets, labels) if context.label_sets else None
+    module = TuningModule(model, sets)
     keeps_checkpoints = "save_total_limit" in options
     run = partial(
         train,
@@ -312,6 +314,8 @@ def training_rows(
     weights = row_weights(
         label_weights(context.recipe.class_weights, context.study.train), examples
     )
+    if head and context.label_sets:
+        return head_rows(label_set_pairs(examples, encoder, context.label_sets))
     if head:
         return head_rows(class_pairs(examples, encoder), weights)
     return instruction_rows(

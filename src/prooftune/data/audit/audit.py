@@ -13,6 +13,7 @@ import numpy as np
 from prooftune.data.audit.fertility import Fertility, fertility_findings, measure_fertility
 from prooftune.data.audit.findings import Finding, count_noun, preview, row_locations
 from prooftune.data.audit.label_names import numeric_labels, unordered_ratings
+from prooftune.data.audit.label_sets import check_label_sets, count_set_labels
 from prooftune.data.audit.labels import check_labels, count_labels
 from prooftune.data.audit.leakage import (
     SplitKeys,
@@ -99,6 +100,8 @@ def audit_study(study: Study, recipe: Recipe) -> AuditReport:
     if recipe.task == "classification":
         findings += find_conflicting_labels(study, keys) + check_labels(study)
         findings += numeric_labels(study, recipe) + unordered_ratings(study, recipe)
+    elif recipe.task == "multilabel":
+        findings += find_conflicting_labels(study, keys) + check_label_sets(study)
     else:
         findings += context_leakage(study)
         if recipe.task == "extractive-qa":
@@ -107,7 +110,12 @@ def audit_study(study: Study, recipe: Recipe) -> AuditReport:
     return AuditReport(
         _by_severity(findings),
         {name: len(examples) for name, examples in study.splits().items()},
-        {name: count_labels(study, examples) for name, examples in study.splits().items()},
+        {
+            name: (count_set_labels if recipe.task == "multilabel" else count_labels)(
+                study, examples
+            )
+            for name, examples in study.splits().items()
+        },
         leaked_ids=leaked_ids,
     )
 

@@ -12,7 +12,12 @@ from prooftune.data.init import candidates
 from prooftune.data.init.candidates import Candidate, Column
 from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels, is_number
 from prooftune.data.init.sniffing import InferredOptions, InitChoices
-from prooftune.data.multilabel import list_of_labels, refuse_several, separator_of_several
+from prooftune.data.multilabel import (
+    labels_of_cell,
+    list_of_labels,
+    refuse_several,
+    separator_of_several,
+)
 from prooftune.data.normalization import label_spelling_variants
 from prooftune.data.ordinal import looks_like_ratings
 from prooftune.data.readers.table import Table
@@ -207,14 +212,24 @@ def _note_other_columns(
         )
 
 
-def describe_labels(table: Table, label: Column, inferred: InferredOptions) -> Counter[str]:
+def describe_labels(
+    table: Table, label: Column, inferred: InferredOptions, task: str | None = None
+) -> Counter[str]:
     """Count the labels of all rows and note what a user should know of them.
+
+    Rows with several labels make the task ``multilabel``, unless another one is named.
+
+    Args:
+        table: the rows.
+        label: the label column.
+        inferred: options and notes, which are added to.
+        task: the task that the user named.
 
     Returns:
         Label -> rows.
 
     Raises:
-        UsageError: rows have several labels, or there are too many labels.
+        UsageError: rows have several labels in ``classification``, or there are too many labels.
     """
     counts: Counter[str] = Counter()
     blank, several = [], []
@@ -237,6 +252,8 @@ def describe_labels(table: Table, label: Column, inferred: InferredOptions) -> C
             for row, cells in enumerate(table.rows)
             if separator in (cells[label.position] or "")
         ]
+    if task == "multilabel" or (several and task is None):
+        return _describe_label_sets(table, label, inferred, separator)
     refuse_several(table.name, label.name, several)
     if _is_scores(counts):
         counts = _add_bins(counts, inferred)
@@ -274,6 +291,31 @@ def _add_bins(counts: Counter[str], inferred: InferredOptions) -> Counter[str]:
     inferred.add("ordinal", True, "The ranges are a scale (data.ordinal).")
     names = ("low" if v <= low else "medium" if v <= high else "high" for v in values)
     return Counter(names)
+
+
+def _describe_label_sets(
+    table: Table, label: Column, inferred: InferredOptions, separator: str | None
+) -> Counter[str]:
+    """Count the labels of rows that may have several, and note how they are read."""
+    inferred.several_labels = True
+    if separator is not None:
+        inferred.add("label_separator", separator, f"Labels of one text are between '{separator}'.")
+        inferred.comments["label_separator"] = "between the labels of one text"
+    counts: Counter[str] = Counter()
+    sizes = []
+    for cells in table.rows:
+        labels = set(labels_of_cell(cells[label.position] or "", separator))
+        counts.update(labels)
+        sizes.append(len(labels))
+    _refuse_too_many(table, label, counts)
+    shown = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(8))
+    several, none = sum(size > 1 for size in sizes), sizes.count(0)
+    inferred.notes.append(
+        f"{len(sizes):,} rows, {len(counts)} labels: {shown}{' …' if len(counts) > 8 else ''}. "
+        f"{several:,} rows have several labels (task: multilabel)"
+        + (f", and {none:,} none." if none else ".")
+    )
+    return counts
 
 
 def _refuse_too_many(table: Table, label: Column, counts: Counter[str]) -> None:

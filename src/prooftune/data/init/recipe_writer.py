@@ -26,6 +26,7 @@ from prooftune.data.init.templated import are_templates
 from prooftune.data.init.templates import (
     CLASSIFICATION_TEMPLATE,
     MANY_TRUNCATED,
+    MULTILABEL_TEMPLATE,
     QUESTIONS_TEMPLATE,
     RETRIEVAL_COMMENT,
     TEMPLATED,
@@ -36,6 +37,7 @@ from prooftune.data.readers.dispatch import file_of
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import TASKS
+from prooftune.recipe.data import LABEL_TASKS
 from prooftune.types import CONTEXT
 from prooftune.utils.files import missing_file
 
@@ -76,9 +78,9 @@ def draft_recipe(
     except NoLabels as error:
         raise UsageError(f"{error}{joining_hint(path, None)}") from None
     columns = None
-    if choices.task != "classification" and not (choices.label and choices.text):
+    if choices.task not in LABEL_TASKS and not (choices.label and choices.text):
         columns = detect_question_columns(table)
-    elif choices.task == "classification":
+    elif choices.task in LABEL_TASKS:
         # `{}` is SQuAD's layout, which has no column that could be a label.
         columns = detect_question_columns(table) or None
     # Turns of conversations are no texts, whatever the task.
@@ -91,7 +93,7 @@ def draft_recipe(
     if columns is None and choices.label is None:
         questions.refuse_unanswered(converted)
     as_labels = bool(columns) and (
-        choices.task == "classification"
+        choices.task in LABEL_TASKS
         or (choices.task is None and questions.repeats_few_answers(converted, columns or {}))
     )
     if columns:
@@ -134,7 +136,7 @@ def _classification_recipe(
     else:
         inputs, label = classification.choose_columns(table, inferred, choices, ask)
     _note_empty_texts(table, [column.position for column in inputs], inferred)
-    counts = classification.describe_labels(table, label, inferred)
+    counts = classification.describe_labels(table, label, inferred, choices.task)
     length, cut = prompt_length(inputs, list(counts), inferred, count_tokens)
     rows = [
         {column.name: cell for column, cell in zip(inputs, cells, strict=True)}
@@ -142,7 +144,8 @@ def _classification_recipe(
     ]
     templated = _noted_templates(inferred, rows, label.cells)
     name, data = _data_section(path, recipe, inferred)
-    return CLASSIFICATION_TEMPLATE.format(
+    template = MULTILABEL_TEMPLATE if inferred.several_labels else CLASSIFICATION_TEMPLATE
+    return template.format(
         # A line break in a file's name would end the comment.
         file=" ".join(path.name.split()),
         name=name,

@@ -78,12 +78,14 @@ class InferredOptions:
         notes: a sentence for each thing detected.
         comments: option -> comment in the recipe.
         splits: split -> its name in a folder of shards or a JSON file.
+        several_labels: whether a text has several labels (``task: multilabel``).
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     comments: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
+    several_labels: bool = False
 
     def add(self, name: str, value: object, sentence: str) -> None:
         self.options[name] = value

@@ -65,6 +65,21 @@ variants:
 """
 )
 
+_PROMPTED = """\
+  zero-shot:
+  few-shot: {{shots: 4}}
+  prompted:
+  tuned:
+"""
+MULTILABEL_TEMPLATE = CLASSIFICATION_TEMPLATE.replace(
+    "task: classification", "task: multilabel"
+).replace(
+    _PROMPTED,
+    """\
+  tuned:                         # a classification head; prompts cannot give several labels
+""",
+)
+
 QUESTIONS_TEMPLATE = (
     _HEAD.replace("<what>", "questions, ").replace("<task>", "{task}")
     + """\

@@ -157,6 +157,7 @@ class Measurements(Setup):
     simultaneous_confidence: float
     labels: list[str]
     support: dict[str, int]
+    cardinality: NotRequired[float]
     target_accuracy: NotRequired[float | None]
     notes: list[str]
     variants: dict[str, VariantMeasurements]

@@ -169,8 +169,10 @@ class Trainings(TypedDict):
 class VariantMeasurements(OutputCounts):
     """The figures of one variant on the test examples.
 
-    Classification has ``per_class``, ``confusion`` and what follows from probabilities; question
-    answering has ``role``, ``context``, ``no_answer``, ``citations`` and its counts.
+    Classification has ``per_class``, ``confusion`` and what follows from probabilities; studies
+    with several labels per text have ``per_class`` and ``threshold``, the probability from which a
+    label is predicted; question answering has ``role``, ``context``, ``no_answer``, ``citations``
+    and its counts.
     """
 
     kind: str
@@ -189,6 +191,7 @@ class VariantMeasurements(OutputCounts):
     risk_coverage: NotRequired[RiskCoverage | None]
     abstention: NotRequired[Abstention | None]
     invalid_rate: NotRequired[float]
+    threshold: NotRequired[float | None]
     no_answer: NotRequired[NoAnswerThreshold | None]
     signatures: NotRequired[dict[str, str]]
     retrieval: NotRequired[dict[str, Any] | None]

@@ -10,7 +10,7 @@ export function showLabel(container, result, threshold) {
     parts.push(make("p", { class: "verdict none" }, "no label"),
       make("p", { class: "more" }, "The generated text names none of the labels."));
   } else {
-    parts.push(make("p", { class: "verdict" }, result.label));
+    parts.push(make("p", { class: "verdict" }, result.labels ? result.labels.join(", ") || "no label" : result.label));
   }
   if (result.abstained) {
     parts.push(make("p", { class: "note" }, make("b", {}, "Abstains. "),

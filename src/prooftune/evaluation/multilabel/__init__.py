@@ -1,0 +1,1 @@
+"""Metrics, thresholds and scores of studies in which a text has any number of labels."""

@@ -1,0 +1,366 @@
+"""Several labels per text through every command: init, check, run, report, bundle, predict, serve,
+evaluate and compare."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from starlette.testclient import TestClient
+
+import prooftune
+from prooftune import recipe as recipes
+from prooftune.bundle.classifier import Classifier
+from prooftune.data.prepare import prepare_data
+from prooftune.errors import UsageError
+from prooftune.evaluation.score_types import defined
+from prooftune.run_folder import read_predictions, read_study
+from prooftune.serving.app import Options
+from prooftune.serving.server import build_service
+from prooftune.study.compare import compare_runs
+from prooftune.study.pipeline import rebuild_report
+from prooftune.types import Example
+from prooftune.utils.files import read_json
+from prooftune.utils.label_sets import chosen_labels
+from prooftune.variants.one_vs_rest import choose_strength, cross_validate_strength, mean_log_loss
+from study.encoders import encoder_folder
+from study.small import COMMON, TOPICS
+
+TRAINING = {"learning_rate": 1e-2, "num_train_epochs": 16, "per_device_train_batch_size": 8}
+
+
+def sets_of_rows(count: int, seed: int) -> list[tuple[str, list[str]]]:
+    """Texts with two words on the topic of each of their labels, of which there may be none."""
+    draw = random.Random(seed)
+    rows = []
+    for number in range(count):
+        labels = [topic for topic in TOPICS if draw.random() < 0.4]
+        words = [draw.choice(TOPICS[topic]) for topic in labels for _ in range(2)]
+        words += draw.choices(COMMON, k=3)
+        draw.shuffle(words)
+        rows.append((" ".join([*words, str(seed * 1000 + number)]), labels))
+    return rows
+
+
+def write(path: Path, rows: Sequence[tuple[str, list[str]]], separator: str | None = "|") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["text", "topics"])
+        writer.writerows(
+            [text, separator.join(labels) if separator else json.dumps(labels)]
+            for text, labels in rows
+        )
+    return path
+
+
+def multilabel_recipe(folder: Path, variants: Any, **options: Any) -> dict[str, Any]:
+    sizes = {"train": 90, "validation": 40, "test": 60}
+    files = {
+        split: str(write(folder / f"{split}.csv", sets_of_rows(size, seed)))
+        for seed, (split, size) in enumerate(sizes.items(), 1)
+    }
+    return {
+        "name": "several",
+        "task": "multilabel",
+        "data": {**files, "label": "topics", "label_separator": "|"},
+        "audit": {"near_duplicates": None},
+        "evaluation": {"resamples": 200},
+        "variants": variants,
+        **options,
+    }
+
+
+def value(result: prooftune.Result, variant: str, metric: str = "micro_f1") -> float:
+    return defined(result.scores["variants"][variant]["metrics"][metric])["value"]
+
+
+def check_bundle(result: prooftune.Result, variant: str, folder: Path) -> None:
+    """The bundle predicts, serves and evaluates as the study did."""
+    assert result.bundle is not None
+    manifest = read_json(result.bundle / "bundle.json")
+    threshold = result.scores["variants"][variant]["threshold"]
+    assert manifest["variant"] == variant and manifest["label_threshold"] == threshold
+    study = read_study(result.folder / "data")
+    bundle = prooftune.load(result.bundle)
+    assert isinstance(bundle, Classifier) and threshold is not None
+    own = read_predictions(result.folder / "variants" / variant / "predictions.parquet")
+    texts = [example.inputs["text"] for example in study.test]
+    found = bundle.predict(texts)
+    for prediction, expected in zip(found, own, strict=True):
+        probabilities = [prediction.probabilities[label] for label in study.labels]
+        np.testing.assert_allclose(probabilities, np.exp(expected.log_probs), atol=1e-3)
+        assert prediction.probability is None and prediction.labels is not None
+        assert prediction.label == chosen_labels(
+            np.log(probabilities).tolist(), study.labels, threshold
+        )
+        assert json.loads(prediction.label) == list(prediction.labels)
+    out = folder / "out.csv"
+    prooftune.predict(result.bundle, _texts(folder, texts), out)
+    with out.open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [json.loads(row["labels"]) for row in rows] == [list(p.labels or ()) for p in found]
+    assert {f"probability_{label}" for label in study.labels} <= rows[0].keys()
+    service = build_service({"it": result.bundle}, Options())
+    try:
+        client = TestClient(service.app)
+        reply = client.post("/v1/classify", json={"texts": texts[:5]}).json()
+        assert [r["labels"] for r in reply["results"]] == [list(p.labels or ()) for p in found[:5]]
+        # Words explain one label, and a text may have several.
+        body = {"texts": texts[:1], "explain": True}
+        assert client.post("/v1/classify", json=body).json()["words"] is None
+        message = {"role": "user", "content": texts[0]}
+        chat = client.post("/v1/chat/completions", json={"model": "it", "messages": [message]})
+        assert chat.json()["choices"][0]["message"]["content"] == found[0].label
+    finally:
+        service.close()
+    evaluated = prooftune.evaluate(result.bundle, folder / "test.csv")
+    for metric in ("micro_f1", "macro_f1", "hamming_loss"):
+        assert evaluated.metrics[metric]["value"] == pytest.approx(
+            value(result, variant, metric), abs=1e-5
+        )
+
+
+def _texts(folder: Path, texts: Sequence[str]) -> Path:
+    path = folder / "in.csv"
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle).writerows([["text"], *([text] for text in texts)])
+    return path
+
+
+@pytest.mark.slow
+def test_a_head_learns_several_labels_and_goes_through_every_command(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
+    values = multilabel_recipe(
+        tmp_path,
+        {"majority": None, "tfidf": None, "tuned": None},
+        model={"name": str(learners["llama"]), "dtype": "float32"},
+        prompt={"max_length": 80, "template": "{text}"},
+        lora={"r": 8, "lora_alpha": 32},
+        training=TRAINING,
+    )
+    result = prooftune.run(values, out=tmp_path / "run")
+    assert value(result, "tuned") > 0.8 > value(result, "majority")
+    assert value(result, "tfidf") > value(result, "majority")
+    details = read_json(result.folder / "variants/tuned/details.json")
+    assert details["objective"] == "head"
+    log = details["training"]["log_history"]
+    assert any("eval_micro_f1" in entry for entry in log)
+    check_bundle(result, "tuned", tmp_path)
+    page = result.report.read_text("utf-8")
+    assert "micro F1" in page and "Hamming loss" in page and "Confusion matrices" not in page
+    assert "permutation test of the difference in micro F1" in page
+    compared = compare_runs(f"{result.folder}:tfidf", f"{result.folder}:tuned")
+    assert compared.second_mean == pytest.approx(value(result, "tuned", "samples_f1"), abs=1e-5)
+    again = rebuild_report(result.folder)
+    assert again.scores["variants"] == result.scores["variants"]
+    # Nothing is exported that would give one label only.
+    assert result.bundle is not None
+    with pytest.raises(UsageError, match="exports do not support task: multilabel"):
+        prooftune.export(result.bundle, to="merged", out=tmp_path / "export")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["tfidf", "majority"])
+def test_bundles_without_a_language_model(variant: str, tmp_path: Path) -> None:
+    values = multilabel_recipe(tmp_path, ["majority", "tfidf"], bundle={"variant": variant})
+    check_bundle(prooftune.run(values, out=tmp_path / "run"), variant, tmp_path)
+
+
+@pytest.mark.slow
+def test_an_encoder_gives_several_labels(tmp_path: Path) -> None:
+    model = encoder_folder(tmp_path / "model", "bert")
+    training = {"num_train_epochs": 15, "learning_rate": 3e-3, "per_device_train_batch_size": 8}
+    values = multilabel_recipe(
+        tmp_path,
+        {"majority": None, "encoder": {"model": str(model), "training": training}},
+        model={"dtype": "float32"},
+        bundle={"variant": "encoder"},
+    )
+    result = prooftune.run(values, out=tmp_path / "run")
+    assert value(result, "encoder") > 0.8
+    check_bundle(result, "encoder", tmp_path)
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = result.folder / "variants/encoder/trained"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    plain = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert plain.config.problem_type == "multi_label_classification"
+    text = read_study(result.folder / "data").test[0].inputs["text"]
+    with torch.inference_mode():
+        expected = torch.sigmoid(plain(**tokenizer(text, return_tensors="pt")).logits[0])
+    [own] = read_predictions(result.folder / "variants/encoder/predictions.parquet")[:1]
+    np.testing.assert_allclose(np.exp(own.log_probs), expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cells", "options"),
+    [
+        (['["a", "b"]', "[]", '["b"]', ""], {}),
+        (["['a', 'b']", "[]", "b", ""], {}),
+        (["a;b", "", " b ;", ";"], {"label_separator": ";"}),
+        (["1;2", "", "2", ";"], {"label_separator": ";", "labels": {"1": "a", "2": "b"}}),
+    ],
+)
+def test_ways_of_writing_label_sets(
+    cells: list[str], options: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [
+        {"text": f"text number {i} {c}", "label": cell}
+        for c in "xy"
+        for i, cell in enumerate(cells)
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    from prooftune.data.sources import read_source
+
+    loaded = read_source(recipes.Source(path=str(path), **options), Path(), "multilabel")
+    assert [e.targets for e in loaded.examples][:4] == [("a", "b"), (), ("b",), ()]
+
+
+def prepared(tmp_path: Path, rows: list[tuple[str, list[str]]], **data: Any) -> Any:
+    path = write(tmp_path / "all.csv", rows)
+    recipe = recipes.parse(
+        {
+            "name": "x",
+            "task": "multilabel",
+            "data": {"train": str(path), "label": "topics", "label_separator": "|", **data},
+            "audit": {"near_duplicates": None},
+            "variants": ["majority"],
+        }
+    )
+    return prepare_data(recipe, Path(), lambda _: None)
+
+
+def test_the_audit_counts_labels_and_rows_without_any(tmp_path: Path) -> None:
+    rows = sets_of_rows(200, 5)
+    rows[0] = (rows[0][0], ["Rare"])
+    study, report = prepared(tmp_path, rows)
+    assert sum(len(part) for part in study.splits().values()) == 200
+    counted = {t: sum(t in labels for _, labels in rows) for t in [*TOPICS, "Rare"]}
+    total = {t: sum(counts[t] for counts in report.label_counts.values()) for t in counted}
+    assert total == counted and study.labels == sorted(counted)
+    kinds = {finding.code: finding.message for finding in report.findings}
+    size = sum(len(e.targets) for e in study.train) / len(study.train)
+    assert f"{size:.2f} labels per training text" in kinds["cardinality"]
+    assert "no label applies" in kinds["no-labels"]
+    assert "Rare" in kinds.get("few-rows", "") + kinds.get("unseen-label", "")
+
+
+def test_frequent_label_sets_have_their_share_in_every_split(tmp_path: Path) -> None:
+    rows = sets_of_rows(300, 6)
+    study, _ = prepared(tmp_path, rows)
+    for text in {e.target for e in study.train}:
+        share = [
+            sum(e.target == text for e in part) / len(part) for part in (study.train, study.test)
+        ]
+        assert share[1] == pytest.approx(share[0], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": ["zero-shot"]}, "kind: zero-shot cannot give several labels"),
+        ({"variants": ["few-shot"]}, "kind: few-shot cannot give several labels"),
+        ({"variants": {"tuned": {"objective": "instruction"}}}, "objective: instruction cannot"),
+        ({"class_weights": "balanced"}, "'class_weights' does not support task: multilabel"),
+        ({"learning_curve": {}}, "'learning_curve' does not support task: multilabel"),
+        ({"data": {"train": "a.csv", "ordinal": True}}, "data.ordinal does not apply"),
+        ({"data": {"train": "a.csv", "bins": {"a": [0, 1]}}}, "data.bins does not apply"),
+        ({"evaluation": {"primary": "accuracy"}}, "'accuracy' is not a metric that can judge"),
+        (
+            {"task": "classification", "data": {"train": "a.csv", "label_separator": ","}},
+            "data.label_separator does not apply to task: classification",
+        ),
+    ],
+)
+def test_what_does_not_support_several_labels_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    values = {"name": "x", "task": "multilabel", "data": {"train": "a.csv"}, "variants": ["tfidf"]}
+    with pytest.raises(UsageError, match=message):
+        recipes.parse({**values, **changes})
+
+
+def test_a_tuned_variant_has_a_head_without_asking_for_one() -> None:
+    values = {"name": "x", "task": "multilabel", "data": {"train": "a.csv"}}
+    recipe = recipes.parse({**values, "variants": {"tuned": None, "other": {"kind": "tuned"}}})
+    assert [v.objective for v in recipe.variants.values()] == ["head", "head"]
+    assert recipes.parse(yaml.safe_load(recipes.dump(recipe))) == recipe
+
+
+def test_rows_without_any_label_at_all_are_refused(tmp_path: Path) -> None:
+    _, report = prepared(tmp_path, [(f"text {i} words", []) for i in range(40)])
+    with pytest.raises(UsageError, match=r"none of the .* training rows has a label"):
+        report.raise_errors()
+
+
+def test_one_regression_per_label_is_scikit_learns_one_vs_rest() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(80, 5))
+    present = features[:, :3] + draw.normal(size=(80, 3)) > 0.3
+    targets = [[label for label, p in zip("abc", row, strict=True) if p] for row in present]
+    model, strength = choose_strength(features, targets, None, [], 0)
+    plain = OneVsRestClassifier(LogisticRegression(C=strength, max_iter=2000)).fit(
+        features, MultiLabelBinarizer().fit_transform(targets)
+    )
+    np.testing.assert_allclose(
+        np.exp(model.predict_log_proba(features)), plain.predict_proba(features), atol=1e-6
+    )
+    from sklearn.metrics import log_loss
+
+    expected = sum(log_loss(present[:, i], plain.predict_proba(features)[:, i]) for i in range(3))
+    assert mean_log_loss(model, features, targets) == pytest.approx(expected, rel=1e-6)
+    held = choose_strength(features[:40], targets[:40], features[40:], targets[40:], 0)
+    losses = [
+        mean_log_loss(
+            choose_strength_at(features[:40], targets[:40], c), features[40:], targets[40:]
+        )
+        for c in (1.0, 10.0, 100.0)
+    ]
+    assert held[1] == (1.0, 10.0, 100.0)[int(np.argmin(losses))]
+    assert cross_validate_strength(features.astype(np.float32), targets, 0)[1] in (1.0, 10.0, 100.0)
+
+
+def choose_strength_at(features: Any, targets: Any, strength: float) -> Any:
+    from prooftune.models.text_classifier import fit_one_vs_rest
+
+    return fit_one_vs_rest(features, targets, strength, 0)
+
+
+def test_a_label_that_every_row_has_is_always_given() -> None:
+    from prooftune.models.text_classifier import fit_one_vs_rest, label_set_predictions
+
+    features = np.random.default_rng(1).normal(size=(30, 4))
+    targets = [["always", *(["b"] if i % 2 else [])] for i in range(30)]
+    model = fit_one_vs_rest(features, targets, 1.0, 0)
+    rows = [Example(str(i), {"text": ""}) for i in range(30)]
+    found = label_set_predictions(model, features, rows, ["always", "b", "never"])
+    assert all("always" in p.output and "never" not in p.output for p in found)
+
+
+def test_binary_loss_is_torchs_mean_over_labels_summed_over_rows() -> None:
+    import torch
+
+    from prooftune.training.objective import label_set_matrix, summed_binary_loss
+
+    sets = label_set_matrix(['["a", "c"]', "[]", '["b"]'], ["a", "b", "c"])
+    assert sets.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    expected = 3 * torch.nn.BCEWithLogitsLoss()(logits, sets)
+    assert torch.allclose(summed_binary_loss(logits, sets, 0.0), expected)
+    smoothed = 3 * torch.nn.BCEWithLogitsLoss()(logits, sets * 0.8 + 0.1)
+    assert torch.allclose(summed_binary_loss(logits, sets, 0.2), smoothed)
