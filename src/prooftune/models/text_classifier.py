@@ -186,16 +186,22 @@ class TextClassifier:
 
     def section(self) -> ClassifierSection:
         """The description that is stored beside the weights."""
-        several: ClassifierSection = {"several": True} if self.several else {}  # type: ignore[typeddict-item]
-        if not isinstance(self.features, EmbeddingFeatures):
-            kind: FeatureKind = "none" if self.features is None else "tfidf"
-            return {"features": kind, "classes": self.classes, "embedding": None, **several}
-        model: EmbeddingSection = {
-            "name": self.features.name,
-            "sha256": _weights_digest(self.features.folder),
-            "prompt": self.features.prompt,
+        section: ClassifierSection = {
+            "features": "none" if self.features is None else "tfidf",
+            "classes": self.classes,
+            "embedding": None,
         }
-        return {"features": "embedding", "classes": self.classes, "embedding": model, **several}
+        if isinstance(self.features, EmbeddingFeatures):
+            section["features"] = "embedding"
+            section["embedding"] = {
+                "name": self.features.name,
+                "sha256": _weights_digest(self.features.folder),
+                "prompt": self.features.prompt,
+            }
+        # Left out for one label, so that such bundles are the same files as before.
+        if self.several:
+            section["several"] = True
+        return section
 
     def save(self, folder: Path) -> None:
         """Write the weights, the vocabulary and the section into a folder."""

@@ -16,6 +16,7 @@ DEFAULT_THRESHOLD = 0.5
 
 def label_set_text(labels: Iterable[str]) -> str:
     """The canonical text of a label set: ``["praise", "urgent"]``; ``[]`` if no label applies."""
+    # Sorted, so that equal sets are equal texts.
     return json.dumps(sorted(set(labels)), ensure_ascii=False)
 
 
@@ -46,6 +47,7 @@ def chosen_labels(
         labels: their names.
         threshold: 0 to 1.
     """
+    # In log space, where no probability underflows.
     least = log(threshold) if threshold > 0 else -inf
     return label_set_text(
         label for label, value in zip(labels, log_probs, strict=True) if value >= least

@@ -62,6 +62,7 @@ def cross_validate_strength(
     from threadpoolctl import threadpool_limits
 
     n = len(targets)
+    # Not stratified: label sets are too many to balance.
     folds = np.random.default_rng(seed).permutation(n) % min(_FOLDS, n)
     # As for one label: matmuls of this size are slower on several threads.
     with threadpool_limits(1):
@@ -83,7 +84,9 @@ def mean_log_loss(
     model: OneVsRest, features: FeatureRows, targets: Sequence[Sequence[str]]
 ) -> float:
     """Binary log-loss in nats, mean over rows, summed over the model's labels."""
+    # A certain wrong label would cost infinitely much, and log(1 - p) needs p < 1.
     log_probs: Floats = np.clip(model.predict_log_proba(features), -36.0, -1e-16)
     present = np.array([[label in row for label in model.classes_] for row in targets])
+    # log(1 - p), without the cancellation that 1 - exp would bring.
     absent = np.log(-np.expm1(log_probs))
     return float(-np.where(present, log_probs, absent).sum() / max(len(targets), 1))

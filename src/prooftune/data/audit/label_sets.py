@@ -43,6 +43,7 @@ def check_label_sets(study: Study) -> list[Finding]:
             )
         ]
     findings = _unseen(study, present)
+    # Every text has the same set: each label alone would be a constant, too.
     if len({example.target for example in study.train}) < 2:
         [first] = study.train[:1]
         findings.append(
@@ -66,6 +67,7 @@ def check_label_sets(study: Study) -> list[Finding]:
             )
         )
     for variants in label_spelling_variants(study.labels)[:MAX_ROWS_SHOWN]:
+        # The most frequent spelling is probably the intended one.
         ranked = sorted(variants, key=lambda label: -counts[label])
         others = [label for label in study.labels if label not in variants]
         findings.append(

@@ -25,6 +25,7 @@ def label_matrix(sets: Iterable[Iterable[str]], labels: Sequence[str]) -> Bools:
     matrix = np.zeros((len(rows), len(labels)), dtype=np.bool_)
     for i, row in enumerate(rows):
         for label in row:
+            # A label that only training rows lack cannot be predicted, and is counted by the audit.
             if label in index:
                 matrix[i, index[label]] = True
     return matrix
@@ -59,8 +60,10 @@ def rates(summed: Floats) -> dict[str, Floats]:
     n = summed[..., 0]
     hits, targets, predicted = _by_label(summed)
     each = {name: np.nan_to_num(values) for name, values in by_label(summed).items()}
+    # A label that is neither given nor predicted has no F1, and the mean leaves it out.
     occurs = (targets + predicted) > 0
     all_hits, all_targets, all_predicted = hits.sum(-1), targets.sum(-1), predicted.sum(-1)
+    # Labels in one of the two sets only.
     wrong = all_targets + all_predicted - 2 * all_hits
     return {
         "micro_f1": _ratio(2 * all_hits, all_targets + all_predicted),
@@ -103,6 +106,7 @@ def set_prior(labels: int, resamples: int, seed: int, variant: int) -> Floats:
     right, wrong = pseudo_examples(labels, resamples, seed, variant)
     correct = right.sum(axis=1, keepdims=True)
     n = correct + wrong.sum(axis=1, keepdims=True)
+    # A wrong pseudo-example is half a label too many and half a label too few.
     marked = right + wrong / 2
     return np.concatenate([n, correct, correct, right, marked, marked], axis=1)
 

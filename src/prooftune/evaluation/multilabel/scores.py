@@ -83,6 +83,7 @@ def score_label_sets(
     primary = settings.primary or PRIMARY
     groups, grouped_by = groups_in_test(study)
     targets = label_matrix((e.targets for e in study.test), study.labels)
+    # A label that is missing from the matrix would count as absent, and flatter every variant.
     _check_targets(study, targets)
     sets = {
         r.name: [
@@ -221,6 +222,7 @@ def _measure_all(
     weights = {result.name: result.adapter or result.name for result in results}
     measured: dict[str, list[Measured]] = {name: [] for name in predicted}
     for (name, _, sets), table, part in zip(items, tables, drawn, strict=True):
+        # Figures by label come from the same resamples as those over all labels.
         samples = part.map(_with_labels)
         correct = np.asarray((sets == targets).all(axis=1))
         once = measured_once(table, measure(targets, sets), samples, correct, weights[name])
@@ -268,6 +270,7 @@ def _per_class(
 
         def figure(name: str, i: int = i, rows: dict[str, tuple[float, float]] = rows) -> Figure:
             value = float(each[name][i])
+            # A label that never occurs has no precision or recall.
             if np.isnan(value):
                 return {"value": value, "low": value, "high": value}
             samples = measured.samples[f"class_{name}"].at(i)

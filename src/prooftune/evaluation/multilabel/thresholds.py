@@ -46,11 +46,13 @@ def choose_threshold(log_probs: Floats, targets: Bools, primary: str) -> float:
         targets: label matrix, [n, L].
         primary: name of the metric.
     """
+    # Probabilities of labels are independent: they do not sum to 1.
     probabilities = np.exp(log_probs)
     quality = {
         t: float(rates(columns(targets, probabilities >= t).sum(axis=0))[primary])
         for t in CANDIDATES
     }
+    # Of equally good thresholds the one nearest to the default.
     return max(quality, key=lambda t: (quality[t], -abs(t - DEFAULT_THRESHOLD)))
 
 
@@ -70,6 +72,7 @@ def label_sets(
     outputs, held_out = list(test_predictions), list(validation_predictions)
     if has_probabilities:
         log_probs = np.array([p.log_probs for p in held_out])
+        # One threshold for all labels: rare labels have too few validation rows for their own.
         threshold = choose_threshold(log_probs, targets, primary)
         outputs, held_out = (
             [replace(p, output=chosen_labels(p.log_probs, labels, threshold)) for p in part]
