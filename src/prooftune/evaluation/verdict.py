@@ -55,12 +55,14 @@ def verdict(scores: Measurements, judged: str | None) -> Verdict:
         # rank among the rest.
         if not v.get("missing_languages") or name == judged
     } or {name: v["kind"] for name, v in scores["variants"].items()}
+    # The order is that of the table, by the primary metric.
     ranked = sorted(kinds, key=lambda name: _rank(scores, name))
     best = judged or ranked[0]
     untuned = _of_model(scores, best, [name for name in kinds if kinds[name] == "zero-shot"])
     untuned = untuned or _of_model(
         scores, best, [name for name in ranked if kinds[name] in PROMPTED]
     )
+    # Without a tuned variant the best is compared with the second.
     references = _references(scores, kinds, ranked, best) if judged else ranked[1:2]
     against = [_against(scores, best, name, kinds[name]) for name in references]
     others = [name for name in ranked if kinds[name] == "tuned" and name != judged]
@@ -101,6 +103,7 @@ def _references(
     """
     chosen = []
     known = ("zero-shot", *PROMPTED, RETRIEVAL, CONTROL, "majority", "tuned")
+    # A rival of every kind: the verdict would prove little if one of them was left out.
     cheaper = [(kind,) for kind in dict.fromkeys(kinds.values()) if kind not in known]
     for role in (("zero-shot",), PROMPTED, (RETRIEVAL,), *cheaper):
         named = [name for name in ranked if kinds[name] in role]

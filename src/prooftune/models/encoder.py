@@ -80,6 +80,7 @@ class EncoderTokenizer:
         """Tokenise examples, given as field -> text."""
         if not rows:
             return []
+        # Two fields are a sentence pair, for which encoders have separators of their own.
         pairs = len(rows[0]) == 2
         texts = [list(row.values()) if pairs else ["\n".join(row.values())] for row in rows]
         columns = [list(column) for column in zip(*texts, strict=True)]
@@ -180,6 +181,7 @@ def load_encoder(
         "ignore_mismatched_sizes": True,
         "output_loading_info": True,
     }
+    # Prooftune's own attention is causal, and not for these models.
     if options.attention in ("eager", "sdpa", "flash_attention_2"):
         arguments["attn_implementation"] = options.attention
     try:
@@ -189,6 +191,8 @@ def load_encoder(
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise Failure(f"{folder} could not be loaded as an encoder: {error}") from error
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    # Modules that the checkpoint lacks have random values: they are trained in full, with LoRA,
+    # too.
     new = {key.rpartition(".")[0] for key in {*info["missing_keys"], *mismatched}}
     model.new_modules = sorted(new)
     # transformers would otherwise guess it from the first labels that it is given.
@@ -251,6 +255,7 @@ def label_log_probs(
         mixed_precision(dtype),
         progress_bar(description, len(encoded)) as progress,
     ):
+        # Of similar length, since encoders compute their padding.
         for rows in batch_by_token_budget([len(e.ids) for e in encoded], batch_tokens):
             inputs = tokenizer.collate([(encoded[i].ids, encoded[i].second_start) for i in rows])
             logits = model(**{k: v.to(loading.device()) for k, v in inputs.items()}).logits
@@ -259,6 +264,7 @@ def label_log_probs(
             progress.advance(0, len(rows))  # type: ignore[arg-type]
     model.train(was_training)
     if classifier.config.problem_type == SEVERAL_LABELS:
+        # Each label has a probability of its own.
         return nn.functional.logsigmoid(scores)
     return torch.log_softmax(scores, dim=1)
 

@@ -60,6 +60,7 @@ def validation_quality(
 
 def quality_rows(recipe: Recipe, examples: Sequence[Example], head: bool) -> list[Example]:
     """The validation rows that are measured at every evaluation."""
+    # Labels are scored without generating unless the recipe wants generation.
     generates = not recipe.has_labels or (recipe.scoring.method == "generation" and not head)
     return sample_rows(examples, GENERATED_ROWS if generates else SCORED_ROWS, recipe.seed)
 

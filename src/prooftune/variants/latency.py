@@ -32,6 +32,7 @@ def measure_latency(
     examples = context.study.test
     if not (context.with_latency and examples):
         return {}
+    # Spread over the test set, whose rows may be sorted by length.
     step = max(1, len(examples) // ROWS)
     rows = [examples[i] for i in range(0, len(examples), step)][:ROWS]
     end = time.perf_counter() + MAX_SECONDS
