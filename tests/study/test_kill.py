@@ -110,9 +110,7 @@ def test_killed_three_times_it_ends_as_if_it_had_never_been(
         details_of(killed, "tuned")["weights_sha256"]
         == details_of(straight, "tuned")["weights_sha256"]
     )
-    # Costs are measured times.
-    ended, expected = (read_json(run / "scores.json") for run in (killed, straight))
-    assert {**ended, "costs": None} == {**expected, "costs": None}
+    assert read_json(killed / "scores.json") == read_json(straight / "scores.json")
     assert not list(killed.rglob("*.tmp")) and not (tuned / "checkpoints").exists()
     assert {p.name for p in killed.iterdir()} == {p.name for p in straight.iterdir()}
 

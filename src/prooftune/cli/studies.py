@@ -301,7 +301,7 @@ def _print_result(result: Result) -> None:
     print()
     print_variants(result.scores)
     print()
-    if front := front_sentence(result.scores):
+    if front := front_sentence(result.reported_scores):
         print_paragraph(front)
         print()
     print_paragraph(f"{result.headline} {result.verdict}")

@@ -12,6 +12,7 @@ from prooftune.evaluation.score_types import (
     CostUnit,
     Scores,
     VariantCost,
+    Verdict,
     defined,
 )
 from prooftune.evaluation.sentences import points
@@ -177,3 +178,11 @@ def cheaper_sentence(costs: CostScores, worthwhile: float | None) -> str:
 def _ratio(value: float) -> str:
     """Two digits, which times that vary between runs support: 1.6, 12, 340."""
     return f"{value:.1f}" if value < 10 else f"{float(f'{value:.2g}'):,.0f}"
+
+
+def with_costs(scores: Scores, costs: CostScores) -> Scores:
+    """The scores as a report shows them: with costs, which the verdict mentions."""
+    sentence = scores["verdict"]["sentence"] + cheaper_sentence(costs, scores["worthwhile"])
+    verdict: Verdict = {**scores["verdict"], "sentence": sentence}
+    reported: Scores = {**scores, "verdict": verdict, "costs": costs}
+    return reported

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from prooftune import recipe as recipes
 from prooftune import run_folder
-from prooftune.evaluation.costs import cheaper_sentence, cost_scores
+from prooftune.evaluation.costs import cost_scores, with_costs
 from prooftune.evaluation.procedure import shipped_training
-from prooftune.evaluation.score_types import Scores, VariantMeasurements, defined
+from prooftune.evaluation.score_types import CostScores, Scores, VariantMeasurements, defined
 from prooftune.evaluation.scores import tidy
 from prooftune.models.environment import describe_environment
 from prooftune.recipe import Recipe
@@ -34,7 +34,7 @@ def evaluate(
     base: Path,
     bundled: str | None = None,
     curves: CurveResults | None = None,
-) -> Scores:
+) -> tuple[Scores, CostScores]:
     """Score every variant, compare them in pairs, run the judge if there is one, and write the
     report.
 
@@ -47,6 +47,10 @@ def evaluate(
         bundled: the variant whose bundle exists, and that is therefore judged. Default: the
             recipe's, or the best on validation rows.
         curves: results on shares of the training rows, for learning curves.
+
+    Returns:
+        The scores, which are the same for the same predictions; and the costs, which are measured
+        times and differ between runs.
     """
     from prooftune.report.build import write_report
 
@@ -81,19 +85,18 @@ def evaluate(
     scores["learning_curve"] = tidy(
         fit_learning_curves(recipe, study, results, curves or [], scores)
     )
-    details = {r.name: _details(r, scores["variants"][r.name]) for r in results}
-    price = recipe.cost.machine_per_hour
-    scores["costs"] = tidy(cost_scores(details, scores, price, recipe.cost_currency()))
-    scores["verdict"]["sentence"] += cheaper_sentence(scores["costs"], scores["worthwhile"])
     scores["errors"] = tidy(analyse_errors(recipe, study, results, scores))
     scores["label_errors"] = tidy(search_label_errors(recipe, study, results, scores, folder))
     # Before the page, so that the figures are there even if rendering fails.
     write_json(folder / "scores.json", scores)
+    details = {r.name: _details(r, scores["variants"][r.name]) for r in results}
+    price = recipe.cost.machine_per_hour
+    costs: CostScores = tidy(cost_scores(details, scores, price, recipe.cost_currency()))
     report: ReportFacts = {
         "name": recipe.name,
         # Reports are passed on, and a recipe may hold keys.
         "recipe": redact(recipes.dump(recipe)),
-        "scores": scores,
+        "scores": with_costs(scores, costs),
         "notes": study.notes,
         "seed": recipe.seed,
         "audit": read_json(folder / "data" / "audit.json"),
@@ -110,7 +113,7 @@ def evaluate(
             for name, estimate in read_json(estimates_file).items()
         }
     write_report(report, folder)
-    return scores
+    return scores, costs
 
 
 def _details(result: VariantResult, variant: VariantMeasurements) -> ReportedVariant:

@@ -16,7 +16,8 @@ from prooftune import run_folder
 from prooftune.data import contexts
 from prooftune.data.sources import source_digest
 from prooftune.errors import UsageError
-from prooftune.evaluation.score_types import Scores
+from prooftune.evaluation.costs import with_costs
+from prooftune.evaluation.score_types import CostScores, Scores
 from prooftune.models.environment import compute_settings
 from prooftune.models.loading import with_training_dtype
 from prooftune.preflight import checker as preflight
@@ -43,21 +44,29 @@ class Result:
 
     Attributes:
         folder: the run folder.
-        scores: metrics, comparisons and verdict (see `evaluation.scores.score`).
+        scores: metrics, comparisons and verdict (see `evaluation.scores.score`), which are the same
+            for the same predictions.
         report: path of the report page.
         bundle: the bundle of the variant that ships (the recipe's ``bundle.variant``); None if
             nothing was tuned and the recipe names no variant.
+        costs: measured times and prices of predictions.
     """
 
     folder: Path
     scores: Scores = field(repr=False)
     report: Path
     bundle: Path | None
+    costs: CostScores = field(repr=False)
+
+    @property
+    def reported_scores(self) -> Scores:
+        """The scores with the costs, as the report has them."""
+        return with_costs(self.scores, self.costs)
 
     @property
     def verdict(self) -> str:
         """The verdict in one or two sentences."""
-        return self.scores["verdict"]["sentence"]
+        return self.reported_scores["verdict"]["sentence"]
 
     @property
     def headline(self) -> str:
@@ -68,7 +77,7 @@ class Result:
         """The verdict and the table of variants, which notebooks display."""
         from prooftune.study.notebook import result_html
 
-        return result_html(self.scores, self.report, self.bundle)
+        return result_html(self.reported_scores, self.report, self.bundle)
 
 
 def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Result:
@@ -110,9 +119,9 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         results = [stage.run(name, variant) for name, variant in trained.variants.items()]
         curves = run_learning_curve(stage)
         del stage  # frees the base model and the index
-        scores = evaluate(recipe, study, results, folder, base, curves=curves)
+        scores, costs = evaluate(recipe, study, results, folder, base, curves=curves)
         bundle = bundle_variant(trained, study, results, scores, folder)
-        return Result(folder, scores, folder / "report.html", bundle)
+        return Result(folder, scores, folder / "report.html", bundle, costs)
 
 
 def _notify_compute_settings(recipe: Recipe) -> None:
@@ -208,5 +217,6 @@ def rebuild_report(folder: Path) -> Result:
     # The verdict is on the variant in the bundle, also where today's rules would choose another.
     shipped = str(read_json(manifest)["variant"]) if manifest.is_file() else None
     curves = read_learning_curve(recipe, study, folder)
-    scores = evaluate(recipe, study, results, folder, base, shipped, curves)
-    return Result(folder, scores, folder / "report.html", bundle if bundle.is_dir() else None)
+    scores, costs = evaluate(recipe, study, results, folder, base, shipped, curves)
+    existing = bundle if bundle.is_dir() else None
+    return Result(folder, scores, folder / "report.html", existing, costs)

@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from prooftune.data.audit.findings import (
-    MAX_ROWS_SHOWN,
     Finding,
     count_noun,
     preview,
     row_locations,
-    suggest_label_merge,
 )
-from prooftune.data.audit.labels import FEW_ROWS
-from prooftune.data.normalization import label_spelling_variants
+from prooftune.data.audit.labels import (
+    rare_labels,
+    shown_labels,
+    spelling_variants,
+    untested_labels,
+)
 from prooftune.types import Example, SplitName, Study
 
 
@@ -55,37 +57,9 @@ def check_label_sets(study: Study) -> list[Finding]:
             )
         )
     findings += [_sizes(study), *_unlabelled(study)]
-    tested = count_set_labels(study, study.test)
-    untested = [label for label in present if not tested[label]]
-    if untested:
-        findings.append(
-            Finding(
-                "untested-label",
-                "warning",
-                f"no test row has label {_names(untested)}, so the test set cannot measure how "
-                "well it is predicted.",
-            )
-        )
-    for variants in label_spelling_variants(study.labels)[:MAX_ROWS_SHOWN]:
-        # The most frequent spelling is probably the intended one.
-        ranked = sorted(variants, key=lambda label: -counts[label])
-        others = [label for label in study.labels if label not in variants]
-        findings.append(
-            Finding(
-                "alike-labels",
-                "warning",
-                f"labels {_names(ranked)} differ only in case, spaces or hyphens. If they are the "
-                f"same label: {suggest_label_merge(ranked, others)}",
-            )
-        )
-    rare = [label for label in present if counts[label] < FEW_ROWS]
-    if rare:
-        shown = ", ".join(f"'{label}' ({counts[label]})" for label in rare[:MAX_ROWS_SHOWN])
-        more = len(rare) - MAX_ROWS_SHOWN
-        others_text = f" and {more} more labels" if more > 0 else ""
-        findings.append(
-            Finding("few-rows", "warning", f"few training rows for {shown}{others_text}.")
-        )
+    findings += untested_labels(present, count_set_labels(study, study.test))
+    findings += spelling_variants(study, counts)
+    findings += rare_labels(counts, present)
     return findings
 
 
@@ -129,15 +103,9 @@ def _unseen(study: Study, present: Sequence[str]) -> list[Finding]:
                 Finding(
                     "unseen-label",
                     "warning",
-                    f"label {_names(labels)} in {name} ({preview(rows)}) but in no training row, "
-                    "so no variant can predict it.",
+                    f"label {shown_labels(labels)} in {name} ({preview(rows)}) but in no training "
+                    "row, so no variant can predict it.",
                     rows,
                 )
             )
     return findings
-
-
-def _names(labels: Sequence[str]) -> str:
-    more = len(labels) - MAX_ROWS_SHOWN
-    shown = ", ".join(map(repr, labels[:MAX_ROWS_SHOWN]))
-    return shown + (f" and {more} more" if more > 0 else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from prooftune.data.audit.findings import (
     MAX_ROWS_SHOWN,
@@ -41,9 +41,9 @@ def check_labels(study: Study) -> list[Finding]:
             "there is nothing to classify. Is data.label the right column?",
         )
         return [one_class, *findings]
-    findings += _untested_labels(study, train_labels)
-    findings += _spelling_variants(study, counts)
-    findings += _rare_labels(counts, train_labels)
+    findings += untested_labels(train_labels, count_labels(study, study.test))
+    findings += spelling_variants(study, counts)
+    findings += rare_labels(counts, train_labels)
     findings += _imbalance(counts, train_labels)
     return findings
 
@@ -70,19 +70,28 @@ def _unseen_labels(study: Study, train_labels: list[str]) -> list[Finding]:
     return findings
 
 
-def _untested_labels(study: Study, train_labels: list[str]) -> list[Finding]:
+def untested_labels(train_labels: Sequence[str], test_counts: Mapping[str, int]) -> list[Finding]:
+    """A finding on training labels that no test row has."""
     # Training labels only: a label in neither part is an unseen one, reported above.
-    untested = [label for label in train_labels if all(e.target != label for e in study.test)]
+    untested = [label for label in train_labels if not test_counts.get(label)]
     if not untested:
         return []
     message = (
-        f"no test row has label {', '.join(map(repr, untested))}, so the test set cannot measure "
-        "how well it is predicted."
+        f"no test row has label {shown_labels(untested)}, so the test set cannot measure how well "
+        "it is predicted."
     )
     return [Finding("untested-label", "warning", message)]
 
 
-def _spelling_variants(study: Study, counts: dict[str, int]) -> list[Finding]:
+def shown_labels(labels: Sequence[str]) -> str:
+    """The first labels of a list, quoted, and the number of the others."""
+    more = len(labels) - MAX_ROWS_SHOWN
+    shown = ", ".join(map(repr, labels[:MAX_ROWS_SHOWN]))
+    return shown + (f" and {more} more" if more > 0 else "")
+
+
+def spelling_variants(study: Study, counts: Mapping[str, int]) -> list[Finding]:
+    """Findings on labels that differ only in case, spaces or hyphens."""
     findings = []
     for variants in label_spelling_variants(study.labels)[:MAX_ROWS_SHOWN]:
         # The most frequent spelling is probably the intended one.
@@ -100,7 +109,8 @@ def _spelling_variants(study: Study, counts: dict[str, int]) -> list[Finding]:
     return findings
 
 
-def _rare_labels(counts: dict[str, int], train_labels: list[str]) -> list[Finding]:
+def rare_labels(counts: Mapping[str, int], train_labels: Sequence[str]) -> list[Finding]:
+    """A finding on labels with few training rows."""
     rare = {label: counts[label] for label in train_labels if counts[label] < FEW_ROWS}
     if not rare:
         return []

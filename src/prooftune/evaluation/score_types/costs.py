@@ -1,4 +1,4 @@
-"""Costs in ``scores.json``."""
+"""Costs in ``report.json``."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ class Measurements(Setup):
 
 
 class Scores(Measurements):
-    """The content of ``scores.json``."""
+    """The content of ``scores.json``; with `costs` in ``report.json``."""
 
     verdict: Verdict
     changed: ChangedExamples | None
