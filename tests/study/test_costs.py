@@ -139,7 +139,9 @@ def test_runs_without_latencies_are_scored(tmp_path: Path) -> None:
     # As runs of earlier versions have them.
     details["cost"] = {k: v for k, v in details["cost"].items() if not k.startswith("latency")}
     write_json(path, details)
-    tfidf = prooftune.run(values, tmp_path / "run").costs["variants"]["tfidf"]
+    costs = prooftune.run(values, tmp_path / "run").costs
+    assert costs is not None
+    tfidf = costs["variants"]["tfidf"]
     assert tfidf["latency_p50"] is None and tfidf["seconds_per_1000"]
 
 

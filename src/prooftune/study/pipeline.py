@@ -56,12 +56,12 @@ class Result:
     scores: Scores = field(repr=False)
     report: Path
     bundle: Path | None
-    costs: CostScores = field(repr=False)
+    costs: CostScores | None = field(default=None, repr=False)
 
     @property
     def reported_scores(self) -> Scores:
         """The scores with the costs, as the report has them."""
-        return with_costs(self.scores, self.costs)
+        return with_costs(self.scores, self.costs) if self.costs else self.scores
 
     @property
     def verdict(self) -> str:
