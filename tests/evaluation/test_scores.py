@@ -10,8 +10,9 @@ import pytest
 
 from evaluation import synthetic
 from prooftune.errors import Failure
+from prooftune.evaluation.measurements import tidy
 from prooftune.evaluation.metrics import Outcomes
-from prooftune.evaluation.scores import score, tidy
+from prooftune.evaluation.scores import score
 from prooftune.recipe import Evaluation
 from prooftune.types import Example, Prediction, Study, VariantResult
 

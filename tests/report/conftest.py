@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evaluation import synthetic
-from prooftune.evaluation.scores import tidy
+from prooftune.evaluation.measurements import tidy
 from prooftune.report.build import render_page, write_report
 from report import questions, studies
 from report.reading import Element, read

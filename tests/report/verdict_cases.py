@@ -16,8 +16,9 @@ import yaml
 
 from evaluation import synthetic
 from prooftune.evaluation.answers.scores import score_answers
+from prooftune.evaluation.measurements import tidy
 from prooftune.evaluation.score_types import Scores
-from prooftune.evaluation.scores import score, tidy
+from prooftune.evaluation.scores import score
 from prooftune.recipe import Evaluation, parse
 from prooftune.report.markdown import render_markdown
 from prooftune.types import Example, Prediction, Study, VariantResult

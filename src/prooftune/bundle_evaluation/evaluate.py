@@ -26,8 +26,8 @@ from prooftune.bundle_evaluation.sentences import verdict_sentence
 from prooftune.bundle_evaluation.slices import slice_scores
 from prooftune.bundle_evaluation.types import BundleComparison, Drift, EvaluationFacts
 from prooftune.errors import UsageError
+from prooftune.evaluation.measurements import tidy
 from prooftune.evaluation.score_types import Figure, Scores
-from prooftune.evaluation.scores import tidy
 from prooftune.recipe import Recipe
 from prooftune.types import Example, VariantResult
 from prooftune.version import __version__

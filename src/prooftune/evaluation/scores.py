@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import isfinite
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.evaluation import calibration
-from prooftune.evaluation.abstention import abstention
 from prooftune.evaluation.changes import changed_examples
-from prooftune.evaluation.comparisons import Measured, Plan, compare, measured_once, pairs
-from prooftune.evaluation.figures import BOUNDS, probabilistic_figures, variant_figures
+from prooftune.evaluation.comparisons import Measured, Plan, measured_once, pairs
+from prooftune.evaluation.figures import BOUNDS, variant_figures
 from prooftune.evaluation.instructions import instruction_figures
-from prooftune.evaluation.languages import LanguageRows, language_figures, partly_trained
+from prooftune.evaluation.languages import LanguageRows
+from prooftune.evaluation.measurements import (
+    compared_systems,
+    group_facts,
+    output_counts,
+    study_measurements,
+    tidy,
+)
 from prooftune.evaluation.metrics import (
     INVALID,
     Floats,
@@ -28,7 +32,7 @@ from prooftune.evaluation.metrics import (
     sums,
 )
 from prooftune.evaluation.outcomes import groups_among, groups_in_test, outcomes_of
-from prooftune.evaluation.primary import classification_primary, judged_variant, title_of
+from prooftune.evaluation.primary import classification_primary, judged_variant
 from prooftune.evaluation.procedure import (
     average,
     best_training,
@@ -38,22 +42,22 @@ from prooftune.evaluation.procedure import (
 )
 from prooftune.evaluation.resampling import Groups, label_prior, resample
 from prooftune.evaluation.score_types import (
-    Abstention,
-    Calibration,
-    GroupFacts,
     Measurements,
-    OutputCounts,
-    ProbabilisticFigures,
     Scores,
-    Side,
     VariantMeasurements,
+)
+from prooftune.evaluation.temperature import (
+    abstention_figures,
+    calibrate,
+    calibration_figures,
+    default_target,
+    probability_losses,
+    validation_quality,
 )
 from prooftune.evaluation.verdict import verdict
 from prooftune.recipe import Evaluation
-from prooftune.types import Prediction, Study, VariantResult
+from prooftune.types import Study, VariantResult
 
-HIGHEST_TARGET = 0.99
-"""The highest accuracy that is aimed at among given answers unless the recipe says it."""
 COMPARED = ("accuracy", "macro_f1", "balanced_accuracy", "mcc")
 """Metrics of which differences are given; the primary one is added."""
 ORDINAL = ("quadratic_kappa", "mae", "mae_score")
@@ -98,12 +102,12 @@ def score(
     singles = _measure_all(arrays, results, settings, seed, groups)
     measured = {name: average(trainings) for name, trainings in singles.items()}
     calibrated = {
-        name: [_calibrate(*both) for both in trainings] for name, trainings in arrays.items()
+        name: [calibrate(*both) for both in trainings] for name, trainings in arrays.items()
     }
-    losses = _losses(calibrated, settings, seed, groups)
-    target = settings.target_accuracy or _target_accuracy(arrays)
+    losses = probability_losses(calibrated, settings, seed, groups)
+    target = settings.target_accuracy or default_target(arrays)
     quality = {
-        name: [_quality(validation, primary) for _, validation in trainings]
+        name: [validation_quality(validation, primary) for _, validation in trainings]
         for name, trainings in arrays.items()
     }
     # By validation rows: the choice of a training may not see the test set.
@@ -129,15 +133,17 @@ def score(
             "model": result.details.get("model"),
             "missing_languages": result.details.get("missing_languages"),
             "n": len(tests[name]),
-            "validation_accuracy": mean_quality([_quality(v, "accuracy") for _, v in arrays[name]]),
+            "validation_accuracy": mean_quality(
+                [validation_quality(v, "accuracy") for _, v in arrays[name]]
+            ),
             "validation_quality": mean_quality(quality[name]),
             "metrics": procedure_metrics(metrics, settings.confidence, BOUNDS),
             "per_class": figures[number]["per_class"],
             "confusion": figures[number]["confusion"],
             "temperature": chosen.temperature,
-            "calibration": _calibration(chosen, own, settings.confidence),
+            "calibration": calibration_figures(chosen, own, settings.confidence),
             "risk_coverage": calibration.risk_coverage(chosen.test) if own else None,
-            "abstention": _abstention(chosen, target, settings.confidence, both_groups),
+            "abstention": abstention_figures(chosen, target, settings.confidence, both_groups),
             "invalid": counts["invalid"],
             "truncated": counts["truncated"],
             "truncated_tokens": counts["truncated_tokens"],
@@ -182,26 +188,20 @@ def score(
         return LanguageRows({name: average(found[name]) for name in parts}, figures)
 
     support = np.bincount(next(iter(tests.values())).targets, minlength=classes)
-    measurements: Measurements = {
-        "task": "classification",
-        "primary": primary,
-        "primary_title": title_of(primary),
-        "worthwhile": plan.worthwhile,
-        "n": len(study.test),
-        "groups": group_facts(groups, grouped_by),
-        "validation_n": len(study.validation),
-        "seed": seed,
-        "resamples": settings.resamples,
-        "confidence": settings.confidence,
-        "simultaneous_confidence": plan.simultaneous,
-        "labels": list(study.labels),
-        "support": dict(zip(study.labels, support.tolist(), strict=True)),
-        "target_accuracy": target,
-        "notes": [*notes, *remarks],
-        "variants": variants,
-        "comparisons": compare(plan, measured),
-        "languages": language_figures(study, results, plan, measure_rows),
-    }
+    base = study_measurements(
+        "classification",
+        study,
+        results,
+        settings,
+        plan,
+        group_facts(groups, grouped_by),
+        dict(zip(study.labels, support.tolist(), strict=True)),
+        variants,
+        measured,
+        measure_rows,
+        [*notes, *remarks],
+    )
+    measurements: Measurements = {**base, "target_accuracy": target}
     judged = verdict(measurements, judged_variant(variants, primary, bundled))
     changed = changed_examples(
         study,
@@ -223,22 +223,6 @@ def score(
         }
     )
     return scores
-
-
-def compared_systems(results: Sequence[VariantResult], bundled: str | None) -> dict[str, str]:
-    """Kinds of the variants that are compared with one another: those without a language are only
-    compared with the same variant with it, on the rows of that language, unless they ship."""
-    partly = {*partly_trained(results)} - {bundled}
-    whole = {r.name: r.kind for r in results if r.name not in partly}
-    return whole or {r.name: r.kind for r in results}
-
-
-def group_facts(groups: Groups | None, grouped_by: str) -> GroupFacts | None:
-    """How many groups there are, what makes them and how large the largest is; None without."""
-    if groups is None:
-        return None
-    sizes = np.bincount(groups.index)
-    return {"count": groups.count, "by": grouped_by, "largest": int(sizes.max())}
 
 
 def _measure_all(
@@ -277,129 +261,3 @@ def _measure_all(
         once = measured_once(table, measure(test)[0], samples, test.correct, weights[name])
         measured[name].append(once)
     return measured
-
-
-@dataclass(frozen=True, slots=True)
-class _Calibrated:
-    """Outcomes as they were, and at the temperature found on validation where there is one."""
-
-    temperature: float | None
-    before: Outcomes
-    test: Outcomes
-    validation: Outcomes
-
-    def sides(self) -> dict[Side, Outcomes]:
-        """Test outcomes with probabilities ``before`` and ``after`` temperature scaling."""
-        if self.before.log_probs is None:
-            return {}
-        if self.temperature is None:
-            return {"before": self.before}
-        return {"before": self.before, "after": self.test}
-
-
-def _losses(
-    calibrated: Mapping[str, list[_Calibrated]],
-    settings: Evaluation,
-    seed: int,
-    groups: Groups | None,
-) -> dict[tuple[str, int], dict[Side, ProbabilisticFigures]]:
-    """Log-loss, Brier score and ECE by variant and training, before and after its temperature."""
-    sides = {
-        f"{name} {i} {side}": outcomes
-        for name, trainings in calibrated.items()
-        for i, training in enumerate(trainings)
-        for side, outcomes in training.sides().items()
-    }
-    figures = probabilistic_figures(sides, settings.resamples, settings.confidence, seed, groups)
-    return {
-        (name, i): {side: figures[f"{name} {i} {side}"] for side in training.sides()}
-        for name, trainings in calibrated.items()
-        for i, training in enumerate(trainings)
-    }
-
-
-def _calibrate(test: Outcomes, validation: Outcomes) -> _Calibrated:
-    # The temperature is fitted on validation rows only: on test rows it would flatter its own
-    # calibration.
-    if test.log_probs is None or validation.log_probs is None:
-        return _Calibrated(None, test, test, validation)
-    temperature = calibration.fit_temperature(validation)
-    return _Calibrated(
-        temperature,
-        test,
-        *(
-            side.with_log_probs(calibration.apply_temperature(log_probs, temperature))
-            for side, log_probs in ((test, test.log_probs), (validation, validation.log_probs))
-        ),
-    )
-
-
-def _calibration(
-    calibrated: _Calibrated, losses: Mapping[Side, ProbabilisticFigures], confidence: float
-) -> Calibration | None:
-    """How well the probabilities match frequencies, before and after the temperature."""
-    sides = calibrated.sides()
-    if not sides:
-        return None
-    return {
-        "validation_n": len(calibrated.validation),
-        "ece": {side: losses[side]["ece"] for side in sides},
-        "log_loss": {side: losses[side]["log_loss"] for side in sides},
-        "reliability": {
-            side: calibration.reliability(outcomes, confidence) for side, outcomes in sides.items()
-        },
-    }
-
-
-def _target_accuracy(arrays: Mapping[str, list[tuple[Outcomes, Outcomes]]]) -> float | None:
-    """Half-way between the best variant and 1, by validation: the test set must not set its own
-    target."""
-    known = [
-        mean_quality([_quality(validation, "accuracy") for _, validation in trainings])
-        for trainings in arrays.values()
-    ]
-    best = max((accuracy for accuracy in known if accuracy is not None), default=None)
-    # No number of examples can guarantee that every answer is right.
-    return None if best is None else min((1 + best) / 2, HIGHEST_TARGET)
-
-
-def _quality(validation: Outcomes, primary: str) -> float | None:
-    return measure(validation.with_log_probs(None))[0][primary] if len(validation) else None
-
-
-def _abstention(
-    calibrated: _Calibrated,
-    target: float | None,
-    confidence: float,
-    groups: tuple[Groups | None, Groups | None],
-) -> Abstention | None:
-    """The guaranteed threshold; groups of validation and of test examples."""
-    if calibrated.temperature is None or target is None:
-        return None
-    return abstention(calibrated.validation, calibrated.test, target, confidence, groups)
-
-
-def output_counts(predictions: Sequence[Prediction]) -> OutputCounts:
-    """Invalid and truncated outputs, and tokens, of predictions."""
-    return {
-        "invalid": sum(not p.valid for p in predictions),
-        "truncated": sum(p.truncated_tokens > 0 for p in predictions),
-        "truncated_tokens": sum(p.truncated_tokens for p in predictions),
-        "prompt_tokens": sum(p.prompt_tokens for p in predictions),
-    }
-
-
-def tidy(value: object) -> Any:
-    """Make a value JSON-ready: floats to 6 significant digits, NaN and infinities to None, no
-    NumPy."""
-    if isinstance(value, Mapping):
-        return {str(k): tidy(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [tidy(v) for v in value]
-    # `json` refuses NumPy's float32 and int64; float64 is a float already.
-    if isinstance(value, np.generic):
-        value = value.item()
-    # JSON has no NaN: Python would write one that browsers and `jq` cannot read.
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if isfinite(value) else None
-    return value

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prooftune.evaluation.measurements import tidy
 from prooftune.evaluation.score_types import ChangedSide
-from prooftune.evaluation.scores import tidy
 from prooftune.report.format import DECIMAL, FILTERS, PERCENT
 from prooftune.report.markdown import render_markdown
 from prooftune.report.types import ReportFacts

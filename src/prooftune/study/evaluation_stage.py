@@ -8,9 +8,9 @@ from pathlib import Path
 from prooftune import recipe as recipes
 from prooftune import run_folder
 from prooftune.evaluation.costs import cost_scores, with_costs
+from prooftune.evaluation.measurements import tidy
 from prooftune.evaluation.procedure import shipped_training
 from prooftune.evaluation.score_types import CostScores, Scores, VariantMeasurements, defined
-from prooftune.evaluation.scores import tidy
 from prooftune.models.environment import describe_environment
 from prooftune.recipe import Recipe
 from prooftune.recipe.sections import BEST

@@ -29,11 +29,12 @@ from prooftune.evaluation.answers.text import (
     samples_of,
 )
 from prooftune.evaluation.changes import changed_examples
-from prooftune.evaluation.comparisons import Measured, Plan, compare, measured_once, pairs
+from prooftune.evaluation.comparisons import Measured, Plan, measured_once, pairs
 from prooftune.evaluation.intervals import UNIT, resampling_interval
-from prooftune.evaluation.languages import LanguageRows, language_figures, partly_trained
+from prooftune.evaluation.languages import LanguageRows, partly_trained
+from prooftune.evaluation.measurements import group_facts, study_measurements, tidy
 from prooftune.evaluation.outcomes import check_comparable, groups_in_test
-from prooftune.evaluation.primary import CONTROL, judged_variant, title_of
+from prooftune.evaluation.primary import CONTROL, judged_variant
 from prooftune.evaluation.procedure import (
     average,
     best_training,
@@ -44,11 +45,9 @@ from prooftune.evaluation.procedure import (
 from prooftune.evaluation.resampling import Groups, Samples, resample
 from prooftune.evaluation.score_types import (
     Figure,
-    Measurements,
     Scores,
     VariantMeasurements,
 )
-from prooftune.evaluation.scores import group_facts, tidy
 from prooftune.evaluation.verdict import RETRIEVAL, verdict
 from prooftune.recipe import Recipe, Variant
 from prooftune.types import ANSWERABLE, UNANSWERABLE, Study, VariantResult
@@ -190,25 +189,19 @@ def score_answers(
         facts = training_facts(trainings, quality[name], best[name])
         if facts is not None:
             variants[name]["trainings"] = facts
-    measurements: Measurements = {
-        "task": recipe.task,
-        "primary": primary,
-        "primary_title": title_of(primary),
-        "worthwhile": plan.worthwhile,
-        "n": len(study.test),
-        "groups": group_facts(groups, grouped_by),
-        "validation_n": len(study.validation),
-        "seed": recipe.seed,
-        "resamples": settings.resamples,
-        "confidence": settings.confidence,
-        "simultaneous_confidence": plan.simultaneous,
-        "labels": [],
-        "support": {s: sum(e.stratum == s for e in study.test) for s in (ANSWERABLE, UNANSWERABLE)},
-        "notes": [*notes, *remarks],
-        "variants": variants,
-        "comparisons": compare(plan, measured),
-        "languages": language_figures(study, results, plan, measure_rows),
-    }
+    measurements = study_measurements(
+        recipe.task,
+        study,
+        results,
+        settings,
+        plan,
+        group_facts(groups, grouped_by),
+        {s: sum(e.stratum == s for e in study.test) for s in (ANSWERABLE, UNANSWERABLE)},
+        variants,
+        measured,
+        measure_rows,
+        [*notes, *remarks],
+    )
     named = bundled or recipe.bundle.variant
     judged = verdict(measurements, judged_variant(variants, primary, named))
     shown = {

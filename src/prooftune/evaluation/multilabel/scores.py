@@ -11,10 +11,17 @@ from numpy.typing import NDArray
 
 from prooftune.errors import Failure
 from prooftune.evaluation.changes import changed_examples
-from prooftune.evaluation.comparisons import Measured, Plan, compare, measured_once, pairs
+from prooftune.evaluation.comparisons import Measured, Plan, measured_once, pairs
 from prooftune.evaluation.figures import widest_figure
 from prooftune.evaluation.intervals import UNIT, f1_interval, wilson_interval
-from prooftune.evaluation.languages import LanguageRows, language_figures
+from prooftune.evaluation.languages import LanguageRows
+from prooftune.evaluation.measurements import (
+    compared_systems,
+    group_facts,
+    output_counts,
+    study_measurements,
+    tidy,
+)
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.multilabel.metrics import (
     Bools,
@@ -27,7 +34,7 @@ from prooftune.evaluation.multilabel.metrics import (
 )
 from prooftune.evaluation.multilabel.thresholds import LabelSets, label_sets
 from prooftune.evaluation.outcomes import check_comparable, groups_in_test
-from prooftune.evaluation.primary import judged_variant, title_of
+from prooftune.evaluation.primary import judged_variant
 from prooftune.evaluation.procedure import (
     average,
     best_training,
@@ -43,7 +50,6 @@ from prooftune.evaluation.score_types import (
     Scores,
     VariantMeasurements,
 )
-from prooftune.evaluation.scores import compared_systems, group_facts, output_counts, tidy
 from prooftune.evaluation.verdict import verdict
 from prooftune.recipe import Evaluation
 from prooftune.types import Study, VariantResult
@@ -152,26 +158,19 @@ def score_label_sets(
         }
         return LanguageRows({name: average(all_) for name, all_ in found.items()}, by_variant)
 
-    measurements: Measurements = {
-        "task": "multilabel",
-        "primary": primary,
-        "primary_title": title_of(primary),
-        "worthwhile": plan.worthwhile,
-        "n": len(study.test),
-        "groups": group_facts(groups, grouped_by),
-        "validation_n": len(study.validation),
-        "seed": seed,
-        "resamples": settings.resamples,
-        "confidence": settings.confidence,
-        "simultaneous_confidence": plan.simultaneous,
-        "labels": list(study.labels),
-        "support": dict(zip(study.labels, targets.sum(axis=0).tolist(), strict=True)),
-        "cardinality": float(targets.sum() / len(targets)),
-        "notes": [],
-        "variants": variants,
-        "comparisons": compare(plan, measured),
-        "languages": language_figures(study, results, plan, measure_rows),
-    }
+    base = study_measurements(
+        "multilabel",
+        study,
+        results,
+        settings,
+        plan,
+        group_facts(groups, grouped_by),
+        dict(zip(study.labels, targets.sum(axis=0).tolist(), strict=True)),
+        variants,
+        measured,
+        measure_rows,
+    )
+    measurements: Measurements = {**base, "cardinality": float(targets.sum() / len(targets))}
     judged = verdict(measurements, judged_variant(variants, primary, bundled))
     changed = changed_examples(
         study,
