@@ -336,13 +336,13 @@ def test_one_regression_per_label_is_scikit_learns_one_vs_rest() -> None:
 
 
 def choose_strength_at(features: Any, targets: Any, strength: float) -> Any:
-    from prooftune.models.text_classifier import fit_one_vs_rest
+    from prooftune.models.one_vs_rest import fit_one_vs_rest
 
     return fit_one_vs_rest(features, targets, strength, 0)
 
 
 def test_a_label_that_every_row_has_is_always_given() -> None:
-    from prooftune.models.text_classifier import fit_one_vs_rest, label_set_predictions
+    from prooftune.models.one_vs_rest import fit_one_vs_rest, label_set_predictions
 
     features = np.random.default_rng(1).normal(size=(30, 4))
     targets = [["always", *(["b"] if i % 2 else [])] for i in range(30)]

@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NotRequired, Protocol, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prooftune.errors import Failure, UsageError
+from prooftune.models.one_vs_rest import (
+    MIN_PROBABILITY,
+    Floats,
+    OneVsRest,
+    label_set_predictions,
+)
 from prooftune.types import Example, Prediction
 from prooftune.utils.files import read_json, write_json
 from prooftune.utils.label_sets import chosen_labels
@@ -34,10 +39,6 @@ SECTION_FILE = "classifier.json"
 
 EMBEDDING_BATCH_TOKENS = 1024
 """Faster than larger batches on CPUs, where short texts fit into the caches."""
-# Keeps log-probabilities finite: JSON has no infinity.
-_MIN_PROBABILITY = 1e-12
-
-Floats = NDArray[np.float64]
 
 
 class EmbeddingSection(TypedDict):
@@ -114,29 +115,6 @@ class EmbeddingFeatures:
         return embeddings.embed(
             list(texts), self.folder, EMBEDDING_BATCH_TOKENS, label, prompt=self.prompt
         )
-
-
-@dataclass(frozen=True, slots=True)
-class OneVsRest:
-    """One logistic regression for each label, as one matrix.
-
-    Attributes:
-        coef_: [labels, columns].
-        intercept_: [labels].
-        classes_: label names, [labels].
-    """
-
-    coef_: Floats
-    intercept_: Floats
-    classes_: list[str]
-
-    def predict_log_proba(self, features: object) -> Floats:
-        """Log-probability of every label by itself, [texts, labels]."""
-        from sklearn.utils.extmath import safe_sparse_dot
-
-        logits = safe_sparse_dot(features, self.coef_.T, dense_output=True) + self.intercept_
-        # log(1 / (1 + exp(-x))) without overflow.
-        return np.asarray(-np.logaddexp(0.0, -logits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,10 +231,10 @@ def class_predictions(
     model: LogisticRegression, features: object, examples: Sequence[Example], labels: Sequence[str]
 ) -> list[Prediction]:
     """Predictions of a fitted logistic regression, with log-probabilities of all labels."""
-    probabilities = np.full((len(examples), len(labels)), _MIN_PROBABILITY)
+    probabilities = np.full((len(examples), len(labels)), MIN_PROBABILITY)
     # The model knows the labels of its training rows only, in its own order.
     columns = [list(labels).index(str(label)) for label in model.classes_]
-    probabilities[:, columns] = np.clip(model.predict_proba(features), _MIN_PROBABILITY, 1.0)
+    probabilities[:, columns] = np.clip(model.predict_proba(features), MIN_PROBABILITY, 1.0)
     # Clipping may have added a little: the sum is 1 again.
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     return [
@@ -265,51 +243,9 @@ def class_predictions(
     ]
 
 
-def label_set_predictions(
-    model: OneVsRest, features: object, examples: Sequence[Example], labels: Sequence[str]
-) -> list[Prediction]:
-    """Predicted label sets at the default threshold, with each label's own log-probability."""
-    log_probs = np.full((len(examples), len(labels)), np.log(_MIN_PROBABILITY))
-    columns = [list(labels).index(label) for label in model.classes_]
-    log_probs[:, columns] = np.maximum(model.predict_log_proba(features), log_probs[:, columns])
-    return [
-        Prediction(example.id, chosen_labels(row, labels), True, tuple(row))
-        for example, row in zip(examples, log_probs.tolist(), strict=True)
-    ]
-
-
-def fit_one_vs_rest(
-    features: object, targets: Sequence[Sequence[str]], strength: float, seed: int
-) -> OneVsRest:
-    """Logistic regression for each label against the rest (binary relevance).
-
-    Labels that all rows have, or none, are predicted by their share alone, with add-one smoothing.
-
-    Args:
-        features: [rows, columns], dense or sparse.
-        targets: labels of each row.
-        strength: C, the inverse regularisation strength.
-        seed: of the solver.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    classes = sorted({label for row in targets for label in row})
-    width = int(features.shape[1])  # type: ignore[attr-defined]
-    coefficients, intercepts = np.zeros((len(classes), width)), np.zeros(len(classes))
-    for i, label in enumerate(classes):
-        present = np.array([label in row for row in targets])
-        if present.all():
-            intercepts[i] = np.log(len(targets) + 1.0)
-            continue
-        model = LogisticRegression(C=strength, max_iter=2000, random_state=seed)
-        model.fit(features, present)
-        coefficients[i], intercepts[i] = model.coef_[0], model.intercept_[0]
-    return OneVsRest(coefficients, intercepts, classes)
-
-
 def label_set_prior(labels: Sequence[str], chosen: Sequence[str]) -> TextClassifier:
     """A classifier that always predicts one label set; its probabilities are almost 0 and 1."""
-    shares = [1 - _MIN_PROBABILITY if label in chosen else _MIN_PROBABILITY for label in labels]
+    shares = [1 - MIN_PROBABILITY if label in chosen else MIN_PROBABILITY for label in labels]
     return TextClassifier(None, None, np.log(shares), list(labels), several=True)
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from prooftune.errors import nearest
 from prooftune.recipe.base import Name, Section
+from prooftune.recipe.consistency import section_problems, variant_problems
 from prooftune.recipe.cost import DEFAULT_CURRENCY, CostSettings
 from prooftune.recipe.data import LABEL_TASKS, Audit, Data, Task
 from prooftune.recipe.judge import Judge
 from prooftune.recipe.learning_curve import LearningCurve
-from prooftune.recipe.metrics import ORDINAL_METRICS, PRIMARY_METRICS
-from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
-from prooftune.recipe.search import Search, search_problems
+from prooftune.recipe.model import Answering, Model, Prompt, Retrieval, Scoring
+from prooftune.recipe.search import Search
 from prooftune.recipe.variants import (
     LANGUAGE_OPTIONS,
     LEARNING_KINDS,
-    MULTILABEL_KINDS,
-    QA_OPTIONS,
     TRAINED_KINDS,
     ClassWeights,
     Variant,
@@ -52,13 +49,6 @@ class Evaluation(Section):
     target_accuracy: float | None = Field(default=None, gt=0, lt=1)
     """Target accuracy for selective prediction (abstention). Default: half-way between the accuracy
     of the best variant and 1."""
-
-
-BEST = "best"
-"""Value of ``bundle.variant``: the best variant on validation rows, whatever its kind."""
-
-
-SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
 
 def _with_head(options: object) -> object:
@@ -174,19 +164,21 @@ class Recipe(Section):
         if self.learning_curve is None:
             return []
         named = self.learning_curve.variants
-        return self._learning_variants() if named is None else list(named)
+        return self.learning_variants() if named is None else list(named)
 
     def searched_variants(self) -> list[str]:
         """Names of the variants whose hyperparameters are searched."""
         if self.search is None:
             return []
         named = self.search.variants
-        return list(self._trained_variants() if named is None else named)
+        return list(self.trained_variants() if named is None else named)
 
-    def _trained_variants(self) -> dict[str, Variant]:
+    def trained_variants(self) -> dict[str, Variant]:
+        """The variants that are trained themselves."""
         return {n: v for n, v in self.variants.items() if v.is_trained}
 
-    def _learning_variants(self) -> list[str]:
+    def learning_variants(self) -> list[str]:
+        """Names of the variants that learn from labels."""
         return [n for n, v in self.variants.items() if v.kind in LEARNING_KINDS and not v.adapter]
 
     def trainings(self, name: str) -> int:
@@ -222,7 +214,7 @@ class Recipe(Section):
     def _with_model_of(self, name: str) -> Recipe:
         variant = self.variants[name]
         if variant.kind == "encoder":
-            encoder = self._model_of(variant, name="all-minilm-l6-v2", attention="auto")
+            encoder = self.model_of(variant, name="all-minilm-l6-v2", attention="auto")
             return self.model_copy(
                 # The recipe's options of training are for language models.
                 update={"model": encoder, "quantization": None, "training": {}, "lora": {}}
@@ -235,7 +227,7 @@ class Recipe(Section):
             (v.quantization for v in (variant, trained) if v.quantization is not None),
             self.quantization,
         )
-        model = self._model_of(trained)
+        model = self.model_of(trained)
         # `quantization: {}` of a variant means none.
         changes: dict[str, Any] = {"model": model, "quantization": quantization or None}
         if model.name != self.model.name:
@@ -245,7 +237,8 @@ class Recipe(Section):
             )
         return self.model_copy(update=changes)
 
-    def _model_of(self, variant: Variant, **defaults: Any) -> Model:
+    def model_of(self, variant: Variant, **defaults: Any) -> Model:
+        """The variant's base model: the recipe's, with the keys that the variant sets."""
         own = variant.model.model_fields_set if variant.model else set()
         changes = {**defaults, **{key: getattr(variant.model, key) for key in own}}
         if changes.get("name", self.model.name) != self.model.name:
@@ -325,60 +318,12 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check_options_fit_task(self) -> Self:
         # Collected, so that one run names all problems.
-        problems = [*self._section_problems()]
+        problems = [*section_problems(self)]
         for name, variant in self.variants.items():
-            problems += [f"variants.{name}: {p}" for p in self._variant_problems(variant)]
+            problems += [f"variants.{name}: {p}" for p in variant_problems(self, variant)]
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-    def _section_problems(self) -> Iterator[str]:
-        known = PRIMARY_METRICS[self.task]
-        if self.evaluation.primary is not None and self.evaluation.primary not in known:
-            known = {
-                m: t for m, t in known.items() if self.data.ordinal or m not in ORDINAL_METRICS
-            }
-            yield (
-                f"evaluation.primary: '{self.evaluation.primary}' is not a metric that can judge "
-                f"task: {self.task}{nearest(self.evaluation.primary, known)}; choose one of "
-                f"{', '.join(known)}"
-            )
-        elif self.evaluation.primary in ORDINAL_METRICS and not self.data.ordinal:
-            yield (
-                f"evaluation.primary: {self.evaluation.primary} needs data.ordinal, which says "
-                "that labels are values on a scale"
-            )
-        if self.data.ordinal and not self.has_labels:
-            yield f"data.ordinal does not apply to task: {self.task}, which has no labels"
-        yield from self._multilabel_problems()
-        if self.seeds > 1 and not any(v.kind in TRAINED_KINDS for v in self.variants.values()):
-            yield f"seeds: {self.seeds} does not apply: no variant is trained (tuned, encoder)"
-        yield from self._curve_problems()
-        if self.search is not None:
-            yield from search_problems(
-                self.search, self._trained_variants(), self.task, self.training
-            )
-        yield from self._cost_problems()
-        shipped = self.bundle.variant
-        if shipped is not None:
-            # Controls and endpoints cannot be bundled.
-            able = [name for name, variant in self.variants.items() if self.can_ship(variant)]
-            if shipped not in (*able, BEST):
-                yield (
-                    f"bundle.variant: '{shipped}' is not a variant that can be served"
-                    f"{nearest(shipped, able)}; name one of {', '.join((*able, BEST))}"
-                )
-        if self.has_labels:
-            for section in ("answering", "retrieval"):
-                if section in self.model_fields_set and getattr(self, section) is not None:
-                    yield f"'{section}' does not apply to task: {self.task}"
-        elif self.class_weights:
-            yield f"'class_weights' does not apply to task: {self.task}, which has no labels"
-        if self.retrieval and self.retrieval.documents == DATA_CONTEXT and self.data.gold:
-            yield (
-                f"data.gold contradicts retrieval.documents: {DATA_CONTEXT}, where the gold "
-                "passage of a question is its own context"
-            )
 
     def endpoint_currencies(self) -> list[str]:
         """Currencies of the endpoints' prices, each once."""
@@ -388,101 +333,3 @@ class Recipe(Section):
     def cost_currency(self) -> str:
         """Currency of the machine's price: the recipe's, else that of the endpoints."""
         return self.cost.currency or (*self.endpoint_currencies(), DEFAULT_CURRENCY)[0]
-
-    def _cost_problems(self) -> Iterator[str]:
-        if self.cost.currency is not None and self.cost.machine_per_hour is None:
-            yield "cost.currency needs cost.machine_per_hour, the price that it belongs to"
-        if self.cost.machine_per_hour is None:
-            return
-        named = dict.fromkeys([self.cost_currency(), *self.endpoint_currencies()])
-        if len(named) > 1:
-            yield (
-                f"cost: prices in {' and '.join(named)} cannot be compared; give "
-                "cost.machine_per_hour and every endpoint.price in one currency"
-            )
-
-    def _multilabel_problems(self) -> Iterator[str]:
-        sources = [s for s in SPLITS if getattr(self.data, s) is not None]
-        separated = any(self.data.source(s).label_separator for s in sources)
-        if self.task != "multilabel":
-            if separated:
-                yield (
-                    f"data.label_separator does not apply to task: {self.task}; several labels "
-                    "per text are task: multilabel"
-                )
-            return
-        if self.data.ordinal:
-            yield "data.ordinal does not apply to task: multilabel, whose labels have no order"
-        if any(self.data.source(s).bins for s in sources):
-            yield "data.bins does not apply to task: multilabel, whose targets are no numbers"
-        for section in ("class_weights", "learning_curve", "judge", "search"):
-            if getattr(self, section):
-                yield f"'{section}' does not support task: multilabel"
-
-    def _curve_problems(self) -> Iterator[str]:
-        if self.learning_curve is None:
-            return
-        able = self._learning_variants()
-        if not able:
-            yield "learning_curve does not apply: no variant is trained on labels"
-        for name in self.learning_curve.variants or ():
-            if name not in able:
-                yield (
-                    f"learning_curve.variants: '{name}' is not a variant that is trained on "
-                    f"labels{nearest(name, able)}; name some of {', '.join(able)}"
-                )
-
-    def _variant_problems(self, variant: Variant) -> Iterator[str]:
-        known = list(self.data.train.by_language())
-        for option in ("languages", "without"):
-            named = getattr(variant, option) or []
-            if named and not known and self.data.source("train").language is None:
-                yield f"'{option}' needs data.language, or data.train as {{language: files}}"
-            for language in named:
-                if known and language not in known:
-                    yield f"{option}: no language '{language}' in data.train ({', '.join(known)})"
-        if self.task == "multilabel":
-            if variant.kind not in MULTILABEL_KINDS:
-                yield (
-                    f"kind: {variant.kind} cannot give several labels per text; task: multilabel "
-                    f"has the kinds {', '.join(MULTILABEL_KINDS)}"
-                )
-            elif variant.kind == "tuned" and variant.objective != "head":
-                yield "objective: instruction cannot give several labels per text; use head"
-            if variant.class_weights:
-                yield "'class_weights' does not support task: multilabel"
-        if self.has_labels:
-            for option in QA_OPTIONS:
-                if option in variant.model_fields_set:
-                    yield f"'{option}' does not apply to task: {self.task}"
-        else:
-            if variant.kind in ("tfidf", "embedding", "encoder"):
-                yield f"kind: {variant.kind} cannot answer questions"
-            if variant.objective == "head":
-                yield "objective: head cannot answer questions"
-            if variant.class_weights:
-                yield f"'class_weights' does not apply to task: {self.task}, which has no labels"
-        if variant.context in ("retrieved", "gold", "random") and self.retrieval is None:
-            yield f"context: {variant.context} needs a retrieval section with documents"
-        if variant.adapter:
-            source = self.variants.get(variant.adapter)
-            if (
-                # Whether it exists is reported below.
-                source is not None
-                and variant.model is not None
-                and self._model_of(variant) != self._model_of(source)
-            ):
-                yield (
-                    f"model: contradicts adapter: '{variant.adapter}' was trained on "
-                    f"{self._model_of(source).name}; remove the model"
-                )
-            if source is None or source.kind != "tuned" or source.adapter:
-                yield (
-                    f"adapter: '{variant.adapter}' is not a variant of kind tuned that trains its "
-                    "own adapter"
-                )
-            elif source.objective == "head":
-                yield (
-                    f"adapter: '{variant.adapter}' has a classification head, which is not "
-                    "prompted; name a variant with objective: instruction"
-                )

@@ -13,7 +13,7 @@ from prooftune.evaluation.procedure import shipped_training
 from prooftune.evaluation.score_types import CostScores, Scores, VariantMeasurements, defined
 from prooftune.models.environment import describe_environment
 from prooftune.recipe import Recipe
-from prooftune.recipe.sections import BEST
+from prooftune.recipe.consistency import BEST
 from prooftune.recipe.variants import VARIANT_KINDS
 from prooftune.report.types import ReportedVariant, ReportFacts
 from prooftune.study.error_analysis import analyse_errors

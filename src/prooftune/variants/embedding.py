@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prooftune.models.one_vs_rest import OneVsRest
 from prooftune.models.text_classifier import (
     EMBEDDING_BATCH_TOKENS,
     EmbeddingFeatures,
-    OneVsRest,
     TextClassifier,
     joined_texts,
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from prooftune.models.text_classifier import Floats, OneVsRest, fit_one_vs_rest
+from prooftune.models.one_vs_rest import Floats, OneVsRest, fit_one_vs_rest
 
 if TYPE_CHECKING:
     from prooftune.models.embeddings import Vectors
