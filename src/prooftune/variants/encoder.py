@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,11 @@ from prooftune.variants.training_record import (
     TRAINED_FOLDER,
     check_trained,
     describe_training,
-    log_folder,
     training_options,
     training_summary,
     weights_digests,
 )
-from prooftune.variants.training_setup import TrainingSetup
+from prooftune.variants.training_setup import TrainingSetup, make_setup
 from prooftune.variants.verification import PROBE_ROWS, compare_probe
 
 SMALL_PARAMETERS = 60_000_000
@@ -234,9 +232,6 @@ def encoder_setup(
     Raises:
         UsageError: the training options cannot be used.
     """
-    from prooftune.training.arguments import training_arguments
-    from prooftune.training.trainer import train
-
     recipe, study = context.recipe, context.study
     weights = label_weights(recipe.class_weights, study.train)
     classes = context.label_sets or study.labels
@@ -250,33 +245,16 @@ def encoder_setup(
         **default_options(variant, adapters.trainable_counts(model)[1]),
         **training_options(context, variant, name, seed),
     }
-    arguments = training_arguments(
-        options,
-        context.folder / CHECKPOINTS_FOLDER,
-        rows=len(rows),
-        validation=len(validation),
-        seed=recipe.seed,
-        dtype=loading.compute_dtype(recipe.model.dtype),
-        patience=recipe.early_stopping,
-    )
-    module = EncoderModule(model, sets)
-    keeps_checkpoints = "save_total_limit" in options
-    run = partial(
-        train,
-        module,
+    return make_setup(
+        context,
+        name,
+        EncoderModule(model, sets),
         rows,
         validation,
-        [],
-        arguments,
-        patience=recipe.early_stopping,
-        description=f"{training_title(name, context.training)}: training",
+        options,
         quality=_validation_quality(context, tokenizer),
-        peft_checkpoints=keeps_checkpoints,
-        logs=context.variants_folder.parent / "logs" / log_folder(name, context.training),
-        project=options.get("project", recipe.name),
         collator=encoder_collator(tokenizer),
     )
-    return TrainingSetup(module, rows, validation, arguments, run, keeps_checkpoints)
 
 
 def _probe_scores(context: VariantContext, model: nn.Module, tokenizer: EncoderTokenizer) -> Tensor:

@@ -42,12 +42,11 @@ from prooftune.variants.training_record import (
     TRAINED_FOLDER,
     check_trained,
     describe_training,
-    log_folder,
     training_options,
     training_summary,
     weights_digests,
 )
-from prooftune.variants.training_setup import TrainingSetup
+from prooftune.variants.training_setup import TrainingSetup, make_setup
 from prooftune.variants.verification import PROBE_ROWS, probe_scores, verify_reload
 
 
@@ -245,13 +244,8 @@ def tuned_setup(
     Raises:
         UsageError: the recipe's training or LoRA options cannot be used.
     """
-    from prooftune.training.arguments import (
-        chosen_checkpointing,
-        default_learning_rate,
-        training_arguments,
-    )
+    from prooftune.training.arguments import chosen_checkpointing, default_learning_rate
     from prooftune.training.quality import validation_quality
-    from prooftune.training.trainer import train
 
     recipe, head = context.recipe, variant.objective == "head"
     rows, validation = (
@@ -261,37 +255,21 @@ def tuned_setup(
     seed = recipe.training_seed(name, context.training)
     model = adapters.make_trainable(base, variant, {**recipe.lora, **variant.lora})
     options = training_options(context, variant, name, seed)
-    arguments = training_arguments(
-        options,
-        context.folder / CHECKPOINTS_FOLDER,
-        rows=len(rows),
-        validation=len(validation),
-        seed=recipe.seed,
-        dtype=loading.compute_dtype(recipe.model.dtype),
-        patience=recipe.early_stopping,
-        learning_rate=default_learning_rate(adapters.trainable_counts(model)[1], variant.method),
-    )
     labels = context.study.labels
     sets = label_set_matrix(context.label_sets, labels) if context.label_sets else None
-    module = TuningModule(model, sets)
-    keeps_checkpoints = "save_total_limit" in options
-    run = partial(
-        train,
-        module,
+    return make_setup(
+        context,
+        name,
+        TuningModule(model, sets),
         rows,
         validation,
+        options,
         encoder.prefix,
-        arguments,
-        patience=recipe.early_stopping,
+        learning_rate=default_learning_rate(adapters.trainable_counts(model)[1], variant.method),
         int8=recipe.model.int8_training,
-        description=f"{training_title(name, context.training)}: training",
         quality=validation_quality(recipe, encoder, context.training_validation, head),
-        peft_checkpoints=keeps_checkpoints,
-        logs=context.variants_folder.parent / "logs" / log_folder(name, context.training),
-        project=options.get("project", recipe.name),
         checkpointing=chosen_checkpointing(options),
     )
-    return TrainingSetup(module, rows, validation, arguments, run, keeps_checkpoints)
 
 
 def base_to_train(context: VariantContext, variant: Variant, seed: int) -> Any:
