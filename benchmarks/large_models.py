@@ -5,7 +5,7 @@
 
 Models have the shapes of Llama-3.2-1B and Gemma-2-2B and random weights, since only sizes matter
 for time and memory: nothing is downloaded, and nothing is learned. Every command is Prooftune's
-own, in a process of its own: `check --thorough`, `run` (zero-shot and LoRA of rank 16 on all linear
+own, in a separate process: `check --thorough`, `run` (zero-shot and LoRA of rank 16 on all linear
 layers), `predict` with the bundle read back, `export --to merged` with its parity check. Peak
 memory is that of the process by its parent. The folder needs 5 GB for the 1B model, 10 GB for the
 2B model.
@@ -134,7 +134,7 @@ def timed(words: list[Any]) -> dict[str, float]:
     """Seconds and peak memory of one command, which must succeed."""
     command = [sys.executable, "-m", "prooftune", "--quiet", *map(str, words)]
     started = time.perf_counter()
-    # The parent's largest child so far would hide a smaller one, so each has a parent of its own.
+    # The parent's largest child so far would hide a smaller one, so each has a separate parent.
     code = (
         "import resource, subprocess, sys;"
         "done = subprocess.run(sys.argv[1:], stdout=2).returncode;"

@@ -90,7 +90,7 @@ class Prediction:
         valid: False if a generated text is no label, or if an extractive answer is no span of its
             context.
         log_probs: log-probability of every label in nats, in the study's label order; normalised,
-            but in ``task: multilabel`` each of its own. Empty for variants without probabilities.
+            but independent in ``task: multilabel``. Empty for variants without probabilities.
         prompt_tokens: tokens of the prompt (of all windows).
         truncated_tokens: input tokens truncated to fit `prompt.max_length`.
         raw: the generated text; for questions, the best answer other than "no answer".

@@ -201,7 +201,7 @@ def prediction_columns(
             [a.truncated_tokens for a in predictions],
         ]
         return dict(zip(output_columns(manifest), values, strict=True))
-    # The label; with several, their JSON list, which has no probability of its own.
+    # The label; with several, their JSON list, which has no single probability.
     values = [[a.label for a in predictions]]
     if manifest["task"] == "classification":
         values.append([a.probability for a in predictions])

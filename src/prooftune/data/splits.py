@@ -187,7 +187,7 @@ def _merged_rare(strata: Sequence[str], share: float) -> list[str]:
     merged = [stratum if counts[stratum] * share >= 2 else "" for stratum in strata]
     if merged.count("") != 1:
         return merged
-    # A single rare text would be a stratum of its own again, so it joins the largest one.
+    # A single rare text would again be alone in its stratum, so it joins the largest one.
     [(largest, _)] = Counter(strata).most_common(1)
     return [stratum or largest for stratum in merged]
 

@@ -159,7 +159,7 @@ def score_classes(
         prefix: token ids that all rows start with.
         rows: token ids after the prefix.
         batch_tokens: maximum number of tokens in a batch, padding and copied prefixes included.
-        independent: every class has a probability of its own (sigmoid), for several labels per
+        independent: classes have independent probabilities (sigmoid), for several labels per
             row. Otherwise they sum to 1 (softmax).
 
     Yields:

@@ -144,7 +144,7 @@ def cheaper_equivalents(scores: Scores, costs: Mapping[str, float]) -> list[Chea
     the one whose predictions are clearly cheaper."""
     verdict = scores["verdict"]
     judged = verdict["best_tuned"] or verdict["winner"]
-    found: list[CheaperEquivalent] = []
+    cheaper: list[CheaperEquivalent] = []
     for entry in verdict["against"]:
         other = entry["variant"]
         if entry["worthwhile"] != "equivalent" or judged not in costs or other not in costs:
@@ -154,8 +154,8 @@ def cheaper_equivalents(scores: Scores, costs: Mapping[str, float]) -> list[Chea
         ratio = costs[dear] / costs[cheap] if costs[cheap] > 0 else None
         # Two variants that cost nothing are equally cheap.
         if costs[dear] > 0 and (ratio is None or ratio >= CLEARLY_CHEAPER):
-            found.append({"variant": cheap, "than": dear, "ratio": ratio})
-    return found
+            cheaper.append({"variant": cheap, "than": dear, "ratio": ratio})
+    return cheaper
 
 
 def cheaper_sentence(costs: CostScores, worthwhile: float | None) -> str:

@@ -37,7 +37,7 @@ def study_measurements(
     measure_rows: Callable[[NDArray[np.bool_], Groups | None], LanguageRows],
     notes: Sequence[str] = (),
 ) -> Measurements:
-    """Figures of all variants, their comparisons, and what they were measured on.
+    """Figures of all variants, their comparisons, and the test set.
 
     Args:
         task: of the recipe.

@@ -152,12 +152,12 @@ def _pair(name: str, other: str, preference: PreferenceSummary, p_holm: float) -
     """A pair's preferences with its adjusted p-value, which its interval never contradicts."""
     pair: PairSummary = {"a": name, "b": other, **preference, "p_holm": p_holm}
     if preference["net"] is not None:
-        found: Figure = {
+        figure: Figure = {
             "value": preference["net"],
             "low": preference["low"],
             "high": preference["high"],
         }
-        ends = consistent(defined(found), p_holm < 1 - preference["confidence"])
+        ends = consistent(defined(figure), p_holm < 1 - preference["confidence"])
         pair["low"], pair["high"] = ends["low"], ends["high"]
     return pair
 

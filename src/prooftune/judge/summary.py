@@ -131,9 +131,9 @@ def paired_difference(
         p = _flip_test(scores[0] - scores[1], seed, own)
         ends: Figure = {"value": None, "low": None, "high": None}
         if mean is not None:
-            found: Figure = {"value": mean.value, "low": mean.low, "high": mean.high}
+            figure: Figure = {"value": mean.value, "low": mean.low, "high": mean.high}
             # The interval may not exclude 0 where the test does not reject.
-            ends = {**consistent(defined(found), p < 1 - confidence)}
+            ends = {**consistent(defined(figure), p < 1 - confidence)}
         result[name] = {
             "difference": ends["value"],
             "low": ends["low"],
@@ -173,12 +173,12 @@ def summarize_preferences(
         dtype=np.float64,
     )
     # Without equal answers, which no order could change.
-    asked = [p for p in judged if p.shown_first is not None]
-    twice = [(p.shown_first, p.shown_second) for p in asked]
+    shown_twice = [p for p in judged if p.shown_first is not None]
+    twice = [(p.shown_first, p.shown_second) for p in shown_twice]
     agree = [a == b for a, b in twice]
     resampling = Resampling(resamples, confidence, seed)
     # How often the order of the answers did not matter.
-    low, high = _share_interval(agree, resampling, _groups_of([p.id for p in asked], groups))
+    low, high = _share_interval(agree, resampling, _groups_of([p.id for p in shown_twice], groups))
     own = _groups_of([p.id for p in judged], groups)
     # Bonferroni over the pairs of variants that the judge compared.
     simultaneous = Resampling(resamples, 1 - (1 - confidence) / pairs, seed)
@@ -287,11 +287,11 @@ def _share_interval(
     flags: Sequence[bool], resampling: Resampling, groups: Groups | None
 ) -> tuple[float, float]:
     """Wilson's interval of a share, or one by groups."""
-    found = None
+    mean = None
     if groups is not None:
-        found = bounded_mean(np.array(flags, dtype=np.float64), UNIT, resampling, groups)
-    if found is not None:
-        return found.low, found.high
+        mean = bounded_mean(np.array(flags, dtype=np.float64), UNIT, resampling, groups)
+    if mean is not None:
+        return mean.low, mean.high
     return wilson_interval(sum(flags), len(flags), resampling.confidence)
 
 

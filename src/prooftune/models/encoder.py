@@ -158,7 +158,7 @@ def load_encoder(
         folder: a model folder, pretrained or trained.
         labels: label names, in the order of the head's outputs.
         options: attention and trust of the recipe's ``model``.
-        several: whether a text has any number of labels, each with a probability of its own.
+        several: whether a text has any number of labels, each with its own probability.
 
     Returns:
         The model in float32. Its attribute ``new_modules`` has the names of the layers that the
@@ -264,7 +264,7 @@ def label_log_probs(
             progress.advance(0, len(rows))  # type: ignore[arg-type]
     model.train(was_training)
     if classifier.config.problem_type == SEVERAL_LABELS:
-        # Each label has a probability of its own.
+        # Labels have independent probabilities.
         return nn.functional.logsigmoid(scores)
     return torch.log_softmax(scores, dim=1)
 

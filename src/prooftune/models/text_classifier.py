@@ -62,7 +62,7 @@ class ClassifierSection(TypedDict):
         features: kind of features computed from a text.
         classes: labels of the training rows, in the order of the weights.
         embedding: the embedding model; None for other features.
-        several: whether each class has a probability of its own (``task: multilabel``).
+        several: whether each class has an independent probability (``task: multilabel``).
     """
 
     several: NotRequired[bool]
@@ -126,7 +126,7 @@ class TextClassifier:
         model: logistic regression over `features`; None where texts are ignored.
         priors: log-probability of each of `classes` where texts are ignored.
         classes: labels of the training rows.
-        several: each label has a probability of its own, and a text any number of labels.
+        several: labels have independent probabilities, and a text any number of labels.
     """
 
     features: TfidfFeatures | EmbeddingFeatures | None
@@ -279,7 +279,7 @@ def load_classifier(folder: Path, section: ClassifierSection) -> TextClassifier:
             raise UsageError(f"{path} is damaged: {len(classes)} classes, but {intercept.shape}")
         return TextClassifier(None, None, intercept, classes, several)
     coefficients = tensors.get("coefficients", np.zeros((0, 0)))
-    # Two classes have one row in scikit-learn, unless each has a probability of its own.
+    # Two classes have one row in scikit-learn, unless their probabilities are independent.
     rows = 1 if len(classes) == 2 and not several else len(classes)
     if coefficients.shape[:1] != (rows,) or intercept.shape != (rows,):
         raise UsageError(f"{path} is damaged: its shapes do not fit {len(classes)} classes")

@@ -1,4 +1,4 @@
-"""The section with rows whose label is doubtful, and with what they could do to the verdict."""
+"""The section with rows whose label is doubtful, and with their possible effect on the verdict."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def _sampled_trial(
     from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
-    # A sampler of its own for every trial, or a resumed search would draw its first values again.
+    # A new sampler for every trial, or a resumed search would draw its first values again.
     study.sampler = TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
     # The first evaluation is early, when a high learning rate still looks bad.
     study.pruner = (

@@ -24,15 +24,15 @@ def distributions(space: Mapping[str, SearchRange]) -> dict[str, BaseDistributio
         IntDistribution,
     )
 
-    found: dict[str, BaseDistribution] = {}
+    by_key: dict[str, BaseDistribution] = {}
     for key, entry in space.items():
         if entry.low is None or entry.high is None:
-            found[key] = CategoricalDistribution(entry.choices or [])
+            by_key[key] = CategoricalDistribution(entry.choices or [])
         elif is_whole(key):
-            found[key] = IntDistribution(int(entry.low), int(entry.high), log=entry.is_logarithmic)
+            by_key[key] = IntDistribution(int(entry.low), int(entry.high), log=entry.is_logarithmic)
         else:
-            found[key] = FloatDistribution(entry.low, entry.high, log=entry.is_logarithmic)
-    return found
+            by_key[key] = FloatDistribution(entry.low, entry.high, log=entry.is_logarithmic)
+    return by_key
 
 
 def rounded(

@@ -159,7 +159,7 @@ def fit_learning_curves(
         for name, subsets in parts
     }
     samples = {name: _samples(recipe, study, found, scores) for name, found in measured.items()}
-    # The largest spread stands in for variants without one: an interval too wide is no false claim.
+    # Variants without a spread get the largest one: too wide an interval is no false claim.
     known = [sd for name, found in measured.items() if (sd := _subset_sd(found, samples[name]))]
     fallback = max(known, default=DEFAULT_SUBSET_SD)
     curves = {}

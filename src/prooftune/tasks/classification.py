@@ -45,7 +45,7 @@ def predict(
         examples: their targets are not used.
         settings: likelihood or generation, length normalisation, contextual calibration.
         head: whether the model has a classification head.
-        several: whether the head gives every label a probability of its own, and a text the set of
+        several: whether the head gives labels independent probabilities, and a text the set of
             labels above `utils.label_sets.DEFAULT_THRESHOLD`.
         description: text of the progress bar, or the bar of which this is a part; None: no bar.
     """

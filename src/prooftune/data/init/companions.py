@@ -41,8 +41,8 @@ def joining_hint(path: Path, table: Table | None) -> str:
 
 def _others(path: Path) -> Iterator[Path]:
     """Files of the same type in the same folder."""
-    found = sorted(p for p in path.parent.glob("*") if p != path and p.suffix == path.suffix)
-    yield from (p for p in found[:_MAX_FILES] if p.is_file() and p.stat().st_size <= _MAX_BYTES)
+    siblings = sorted(p for p in path.parent.glob("*") if p != path and p.suffix == path.suffix)
+    yield from (p for p in siblings[:_MAX_FILES] if p.is_file() and p.stat().st_size <= _MAX_BYTES)
 
 
 def _same_lines(path: Path, other: Path) -> str:

@@ -147,16 +147,18 @@ def score_label_sets(
 
     def measure_rows(rows: NDArray[np.bool_], own_groups: Groups | None) -> LanguageRows:
         parts = {name: [p[rows] for p in trainings] for name, trainings in predicted.items()}
-        found = _measure_all(targets[rows], parts, results, settings, seed, own_groups)
+        measured_rows = _measure_all(targets[rows], parts, results, settings, seed, own_groups)
         by_variant = {
             name: procedure_metrics(
                 [scalar_figures(once, settings.confidence) for once in trainings],
                 settings.confidence,
                 BOUNDS,
             )
-            for name, trainings in found.items()
+            for name, trainings in measured_rows.items()
         }
-        return LanguageRows({name: average(all_) for name, all_ in found.items()}, by_variant)
+        return LanguageRows(
+            {name: average(all_) for name, all_ in measured_rows.items()}, by_variant
+        )
 
     base = study_measurements(
         "multilabel",
@@ -257,7 +259,7 @@ def _per_class(
     """Precision, recall and F1 of every label: proportions, or functions of one."""
     each = by_label(columns(targets, predicted).sum(axis=0))
     n = len(targets)
-    found: list[LabelScores] = []
+    by_label_scores: list[LabelScores] = []
     for i, label in enumerate(labels):
         given, present = predicted[:, i], targets[:, i]
         hits = int((given & present).sum())
@@ -275,7 +277,7 @@ def _per_class(
             samples = measured.samples[f"class_{name}"].at(i)
             return widest_figure(value, samples, rows[name], n, level, UNIT)
 
-        found.append(
+        by_label_scores.append(
             {
                 "label": label,
                 "support": int(present.sum()),
@@ -285,7 +287,7 @@ def _per_class(
                 "f1": figure("f1"),
             }
         )
-    return found
+    return by_label_scores
 
 
 def _variant(
