@@ -14,7 +14,7 @@ from prooftune.evaluation.intervals import (
     paired_means_interval,
     paired_proportions_interval,
 )
-from prooftune.evaluation.procedure import best_training, shipped_training
+from prooftune.evaluation.repeated_trainings import best_training, shipped_training
 from prooftune.evaluation.score_types import defined, metric_difference
 from prooftune.evaluation.scores import score
 from prooftune.evaluation.trainings import (

@@ -9,6 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.evaluation import calibration
+from prooftune.evaluation.calibrated_figures import (
+    abstention_figures,
+    calibrate,
+    calibration_figures,
+    default_target,
+    probability_losses,
+    validation_quality,
+)
 from prooftune.evaluation.changes import changed_examples
 from prooftune.evaluation.comparisons import Measured, Plan, measured_once, pairs
 from prooftune.evaluation.figures import BOUNDS, variant_figures
@@ -33,7 +41,7 @@ from prooftune.evaluation.metrics import (
 )
 from prooftune.evaluation.outcomes import groups_among, groups_in_test, outcomes_of
 from prooftune.evaluation.primary import classification_primary, judged_variant
-from prooftune.evaluation.procedure import (
+from prooftune.evaluation.repeated_trainings import (
     average,
     best_training,
     mean_quality,
@@ -45,14 +53,6 @@ from prooftune.evaluation.score_types import (
     Measurements,
     Scores,
     VariantMeasurements,
-)
-from prooftune.evaluation.temperature import (
-    abstention_figures,
-    calibrate,
-    calibration_figures,
-    default_target,
-    probability_losses,
-    validation_quality,
 )
 from prooftune.evaluation.verdict import verdict
 from prooftune.recipe import Evaluation

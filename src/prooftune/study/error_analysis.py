@@ -13,7 +13,7 @@ from prooftune.evaluation.changes import excerpt
 from prooftune.evaluation.error_slices import Slice, slice_scores
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.outcomes import groups_in_test
-from prooftune.evaluation.procedure import shipped_training
+from prooftune.evaluation.repeated_trainings import shipped_training
 from prooftune.evaluation.score_types import (
     Confusion,
     ConfusionExample,

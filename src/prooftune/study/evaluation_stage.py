@@ -9,7 +9,7 @@ from prooftune import recipe as recipes
 from prooftune import run_folder
 from prooftune.evaluation.costs import cost_scores, with_costs
 from prooftune.evaluation.measurements import tidy
-from prooftune.evaluation.procedure import shipped_training
+from prooftune.evaluation.repeated_trainings import shipped_training
 from prooftune.evaluation.score_types import CostScores, Scores, VariantMeasurements, defined
 from prooftune.models.environment import describe_environment
 from prooftune.recipe import Recipe

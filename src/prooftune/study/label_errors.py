@@ -20,7 +20,7 @@ from prooftune.evaluation.label_errors import (
     pooled_probabilities,
 )
 from prooftune.evaluation.metrics import INVALID, Floats, Ints
-from prooftune.evaluation.procedure import shipped_training
+from prooftune.evaluation.repeated_trainings import shipped_training
 from prooftune.evaluation.score_types import (
     LabelErrorComparison,
     LabelErrorRow,

@@ -14,7 +14,7 @@ from prooftune.data.splits import stratified_sample
 from prooftune.evaluation.learning_curve import FAMILIES, Points, fit_curve
 from prooftune.evaluation.metrics import Floats, columns, rates, sums
 from prooftune.evaluation.outcomes import groups_in_test, outcomes_of
-from prooftune.evaluation.procedure import shipped_training
+from prooftune.evaluation.repeated_trainings import shipped_training
 from prooftune.evaluation.resampling import resample
 from prooftune.evaluation.score_types import (
     CurveExtrapolation,

@@ -4,7 +4,7 @@ Registered with transformers under the name `NAME`, so the layers of any model c
 prefix, the queries of all rows that see it form one matmul; over its own keys, each row is computed
 separately. Either one softmax covers both parts, or both are computed apart and merged by their
 log-sum-exp. Numerically this is ordinary causal attention over prefix and row. Packed batches, as
-in training, go to `packed`.
+in training, go to `packed`; which tokens a query sees is decided in `masks`.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from prooftune.evaluation.languages import LanguageRows, partly_trained
 from prooftune.evaluation.measurements import group_facts, study_measurements, tidy
 from prooftune.evaluation.outcomes import check_comparable, groups_in_test
 from prooftune.evaluation.primary import CONTROL, judged_variant
-from prooftune.evaluation.procedure import (
+from prooftune.evaluation.repeated_trainings import (
     average,
     best_training,
     mean_quality,

@@ -35,7 +35,7 @@ from prooftune.evaluation.multilabel.metrics import (
 from prooftune.evaluation.multilabel.thresholds import LabelSets, label_sets
 from prooftune.evaluation.outcomes import check_comparable, groups_in_test
 from prooftune.evaluation.primary import judged_variant
-from prooftune.evaluation.procedure import (
+from prooftune.evaluation.repeated_trainings import (
     average,
     best_training,
     mean_quality,

@@ -158,7 +158,7 @@ class AnswerCounts(OutputCounts):
 
 
 class Trainings(TypedDict):
-    """The single trainings of a variant (`evaluation.procedure.training_facts`)."""
+    """The single trainings of a variant (`evaluation.repeated_trainings.training_facts`)."""
 
     count: int
     best: int

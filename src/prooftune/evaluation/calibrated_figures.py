@@ -1,4 +1,7 @@
-"""Probabilities before and after temperature scaling: losses, calibration, abstention."""
+"""Figures of probabilities before and after temperature scaling: losses, calibration, abstention.
+
+The temperature itself is fitted in `calibration`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from prooftune.evaluation import calibration
 from prooftune.evaluation.abstention import abstention
 from prooftune.evaluation.figures import probabilistic_figures
 from prooftune.evaluation.metrics import Outcomes, measure
-from prooftune.evaluation.procedure import mean_quality
+from prooftune.evaluation.repeated_trainings import mean_quality
 from prooftune.evaluation.resampling import Groups
 from prooftune.evaluation.score_types import (
     Abstention,
