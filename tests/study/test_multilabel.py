@@ -29,6 +29,8 @@ from prooftune.study.pipeline import rebuild_report
 from prooftune.types import Example
 from prooftune.utils.files import read_json
 from prooftune.utils.label_sets import chosen_labels
+from prooftune.variants.classical import run_tfidf
+from prooftune.variants.context import VariantContext
 from prooftune.variants.one_vs_rest import choose_strength, cross_validate_strength, mean_log_loss
 from study.encoders import encoder_folder
 from study.small import COMMON, TOPICS
@@ -173,6 +175,21 @@ def test_a_head_learns_several_labels_and_goes_through_every_command(
 def test_bundles_without_a_language_model(variant: str, tmp_path: Path) -> None:
     values = multilabel_recipe(tmp_path, ["majority", "tfidf"], bundle={"variant": variant})
     check_bundle(prooftune.run(values, out=tmp_path / "run"), variant, tmp_path)
+
+
+@pytest.mark.parametrize("with_latency", [True, False])
+def test_tfidf_has_the_cost_of_a_study_of_one_label(with_latency: bool, tmp_path: Path) -> None:
+    recipe = recipes.parse(multilabel_recipe(tmp_path, ["tfidf"]))
+    study, _ = prepare_data(recipe, Path(), lambda _: None)
+    context = VariantContext(recipe, study, tmp_path, with_latency=with_latency)
+    output = run_tfidf(context)
+    cost = output.details["cost"]
+    latency = {"latency_p50", "latency_p99", "latency_rows"} if with_latency else set()
+    assert set(cost) == {"train_seconds", "score_seconds", "peak_memory_bytes"} | latency
+    if with_latency:
+        assert 0 < cost["latency_p50"] <= cost["latency_p99"]
+        assert 0 < cost["latency_rows"] <= len(study.test)
+    assert "one logistic regression per label (C=" in output.details["description"]
 
 
 @pytest.mark.slow

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prooftune.models.text_classifier import (
     TextClassifier,
     TfidfFeatures,
-    class_predictions,
     joined_texts,
     label_set_prior,
     make_vectorizer,
@@ -21,7 +21,17 @@ from prooftune.variant_details import VariantDetails
 from prooftune.variants.class_weights import describe_weights, label_weights, row_weights
 from prooftune.variants.context import VariantContext, VariantOutput
 from prooftune.variants.latency import measure_latency
-from prooftune.variants.one_vs_rest import choose_strength
+from prooftune.variants.one_vs_rest import (
+    FALLBACK_STRENGTH,
+    STRENGTHS,
+    FeatureRows,
+    choose_strength,
+)
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
+    from prooftune.models.one_vs_rest import OneVsRest
 
 
 def run_majority(context: VariantContext) -> VariantOutput:
@@ -82,101 +92,49 @@ def _majority_set(context: VariantContext, text: str) -> VariantOutput:
     )
 
 
-def _run_multilabel_tfidf(context: VariantContext) -> VariantOutput:
-    """TF-IDF, and one logistic regression for each label; C by log-loss on validation rows."""
-    study, seed = context.study, context.recipe.seed
-    with measure_cost() as training:
-        vectorizer = make_vectorizer()
-        features = vectorizer.fit_transform(joined_texts(study.train))
-        model, strength = choose_strength(
-            features,
-            [e.targets for e in study.train],
-            vectorizer.transform(joined_texts(context.training_validation))
-            if context.training_validation
-            else None,
-            [e.targets for e in context.training_validation],
-            seed,
-        )
-    classifier = TextClassifier(
-        TfidfFeatures(vectorizer), model, np.zeros(0), model.classes_, several=True
-    )
-    classifier.save(context.folder)
-    with measure_cost() as scoring:
-        test = classifier.predict(study.test, study.labels)
-    return VariantOutput(
-        test,
-        classifier.predict(study.validation, study.labels),
-        {
-            "description": "TF-IDF of words and word pairs, one logistic regression per label "
-            f"(C={strength:g}, {features.shape[1]:,} features)",
-            "cost": {
-                "train_seconds": training.seconds,
-                "score_seconds": scoring.seconds,
-                "peak_memory_bytes": max(training.peak_memory_bytes, scoring.peak_memory_bytes),
-            },
-        },
-    )
-
-
 def run_tfidf(context: VariantContext) -> VariantOutput:
     """TF-IDF of words and word pairs, classified by logistic regression (scikit-learn).
 
-    The inverse regularisation strength C is selected by validation accuracy (weighted as the
-    training rows are), and is 10 where there are no validation rows.
+    The inverse regularisation strength C is selected on validation rows, and is 10 where there are
+    none: by accuracy (weighted as the training rows are), or with several labels per text, which
+    have one regression each, by log-loss.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    if context.recipe.task == "multilabel":
-        return _run_multilabel_tfidf(context)
-    study = context.study
+    study, several = context.study, context.recipe.task == "multilabel"
     with measure_cost() as training:
         # Vocabulary and document frequencies of the training rows alone.
         vectorizer = make_vectorizer()
         features = vectorizer.fit_transform(joined_texts(study.train))
-        targets = [example.target for example in study.train]
-        validation_features = (
-            vectorizer.transform(joined_texts(study.validation)) if study.validation else None
-        )
-        chosen_by = context.training_validation
-        selection_features = vectorizer.transform(joined_texts(chosen_by)) if chosen_by else None
-        weights = label_weights(context.recipe.class_weights, study.train)
-        selection_weights = row_weights(weights, chosen_by)
-        best = None
-        for c_value in (1.0, 10.0, 100.0) if selection_features is not None else (10.0,):
-            model = LogisticRegression(
-                C=c_value, max_iter=2000, random_state=context.recipe.seed
-            ).fit(features, targets, row_weights(weights, study.train))
-            correct = (
-                model.score(selection_features, [e.target for e in chosen_by], selection_weights)
-                if selection_features is not None
-                else 0.0
+        rows = context.training_validation
+        selection_features = vectorizer.transform(joined_texts(rows)) if rows else None
+        model: LogisticRegression | OneVsRest
+        if several:
+            model, strength = choose_strength(
+                features,
+                [e.targets for e in study.train],
+                selection_features,
+                [e.targets for e in rows],
+                context.recipe.seed,
             )
-            # Only if strictly better: ties go to the stronger regularisation, which is tried first.
-            if best is None or correct > best[0]:
-                best = (correct, c_value, model)
-    if best is None:
-        raise RuntimeError("no value of C was tried")
-    _, c_value, model = best
+        else:
+            model, strength = _most_accurate(context, features, selection_features)
     classifier = TextClassifier(
-        TfidfFeatures(vectorizer), model, np.zeros(0), [str(label) for label in model.classes_]
+        TfidfFeatures(vectorizer),
+        model,
+        np.zeros(0),
+        [str(label) for label in model.classes_],
+        several,
     )
     classifier.save(context.folder)
     # Timed on the test rows alone, like all variants.
     with measure_cost() as scoring:
-        test = class_predictions(
-            model, vectorizer.transform(joined_texts(study.test)), study.test, study.labels
-        )
-    validation = (
-        class_predictions(model, validation_features, study.validation, study.labels)
-        if validation_features is not None
-        else []
-    )
+        test = classifier.predict(study.test, study.labels)
+    regression = "one logistic regression per label" if several else "logistic regression"
     return VariantOutput(
         test,
-        validation,
+        classifier.predict(study.validation, study.labels),
         {
             "description": (
-                f"TF-IDF of words and word pairs, logistic regression (C={c_value:g}, "
+                f"TF-IDF of words and word pairs, {regression} (C={strength:g}, "
                 f"{features.shape[1]:,} features)"
                 f"{describe_weights(context.recipe.class_weights)}"
             ),
@@ -187,4 +145,34 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
                 **measure_latency(context, lambda rows: classifier.predict(rows, study.labels)),
             },
         },
+    )
+
+
+def _most_accurate(
+    context: VariantContext, features: FeatureRows, selection_features: FeatureRows | None
+) -> tuple[LogisticRegression, float]:
+    """The logistic regression with the C of the highest accuracy on held-out rows, and that C.
+
+    Args:
+        context: the study.
+        features: of the training rows, [rows, columns].
+        selection_features: of `VariantContext.training_validation`; None without such rows.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    study, rows = context.study, context.training_validation
+    weights = label_weights(context.recipe.class_weights, study.train)
+
+    def fit(strength: float) -> LogisticRegression:
+        model = LogisticRegression(C=strength, max_iter=2000, random_state=context.recipe.seed)
+        targets = [example.target for example in study.train]
+        return model.fit(features, targets, row_weights(weights, study.train))
+
+    if selection_features is None:
+        return fit(FALLBACK_STRENGTH), FALLBACK_STRENGTH
+    fitted = [(fit(strength), strength) for strength in STRENGTHS]
+    targets, selection_weights = [e.target for e in rows], row_weights(weights, rows)
+    # `max` takes the first of equals: the strongest regularisation.
+    return max(
+        fitted, key=lambda pair: pair[0].score(selection_features, targets, selection_weights)
     )

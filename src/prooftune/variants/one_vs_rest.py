@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from prooftune.models.embeddings import Vectors
 
 STRENGTHS = (1.0, 10.0, 100.0)
-"""Inverse regularisation strengths (C) that are compared; all labels share the best."""
-_FALLBACK = 10.0
+"""Inverse regularisation strengths (C) that are compared; several labels share the best one."""
+FALLBACK_STRENGTH = 10.0
+"""C where there are no rows to choose it on."""
 _FOLDS = 5
 
 
@@ -43,7 +44,7 @@ def choose_strength(
         seed: of the solver.
     """
     if held_out is None:
-        return fit_one_vs_rest(features, targets, _FALLBACK, seed), _FALLBACK
+        return fit_one_vs_rest(features, targets, FALLBACK_STRENGTH, seed), FALLBACK_STRENGTH
     fitted = [(fit_one_vs_rest(features, targets, c, seed), c) for c in STRENGTHS]
     # `min` takes the first of equals: the strongest regularisation.
     return min(fitted, key=lambda pair: mean_log_loss(pair[0], held_out, held_out_targets))
@@ -76,7 +77,7 @@ def cross_validate_strength(
                 model = fit_one_vs_rest(features[train], fitted, c, seed)
                 loss += mean_log_loss(model, features[held], own) * len(held)
             losses.append(loss)
-        strength = STRENGTHS[int(np.argmin(losses))] if losses else _FALLBACK
+        strength = STRENGTHS[int(np.argmin(losses))] if losses else FALLBACK_STRENGTH
         return fit_one_vs_rest(features, targets, strength, seed), strength
 
 
