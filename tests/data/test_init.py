@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data.tabled import file
 from prooftune import recipe
 from prooftune.data import splits
+from prooftune.data.init.bins import range_bounds
 from prooftune.data.init.recipe_writer import draft_recipe
+from prooftune.data.init.sniffing import InitChoices
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.types import Study
@@ -368,6 +373,71 @@ def test_scores_are_cut_into_ranges(tmp_path: Path) -> None:
     assert counts == {"low": 30, "medium": 30, "high": 30}
     assert (study.labels, study.scale) == (["low", "medium", "high"], [0, 1, 2])
     assert "90 rows, 3 labels: low (30), medium (30), high (30)." in notes
+
+
+# Values, bounds and rows in each range.
+UNEVEN_SCORES: dict[str, tuple[list[str], list[float], dict[str, int]]] = {
+    "many zeros": (
+        ["0"] * 800 + [str(i) for i in range(1, 351)],
+        [0.0, 175.0],
+        {"low": 800, "medium": 175, "high": 175},
+    ),
+    "many of the highest value": (
+        [str(i) for i in range(350)] + ["1000"] * 800,
+        [174.0, 349.0],
+        {"low": 175, "medium": 175, "high": 800},
+    ),
+    "many in the middle": (
+        [str(i) for i in range(200)] + ["200"] * 800 + [str(i) for i in range(201, 401)],
+        [199.0, 200.0],
+        {"low": 200, "medium": 800, "high": 200},
+    ),
+    # Powers of two: equal widths would put nearly all rows into one range.
+    "heavy tail": (
+        [str(2**i) for i in range(90)],
+        [2.0**29, 2.0**59],
+        {"low": 30, "medium": 30, "high": 30},
+    ),
+    # Six ways to write two numbers.
+    "two values": (
+        ["0", "0.0", "0.00", "0.000", "1", "1.0", "1.00", "1.000"],
+        [0.0],
+        {"low": 4, "high": 4},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNEVEN_SCORES)
+def test_no_range_of_uneven_scores_is_empty(tmp_path: Path, kind: str) -> None:
+    values, bounds, expected = UNEVEN_SCORES[kind]
+    content = "text,score\n" + "".join(f"text {i},{value}\n" for i, value in enumerate(values))
+    options = InitChoices(text=["text"], label="score")
+    text, notes = draft_recipe(file(tmp_path, "a.csv", content), tmp_path / "a.yaml", options)
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    ends = [None, *bounds, None]
+    assert yaml.safe_load(text)["data"]["bins"] == {
+        name: [ends[i], ends[i + 1]] for i, name in enumerate(expected)
+    }
+    shown = ", ".join(f"{name} ({count:,} rows)" for name, count in expected.items())
+    [note] = [note for note in notes if "cut into" in note]
+    assert note.endswith(f"(data.bins): {shown}.")
+    # The recipe reads the same rows into every range.
+    study = splits.load_splits(*recipe.load(tmp_path / "a.yaml", ["audit.near_duplicates=null"]))
+    assert every(study) == expected
+
+
+@given(st.lists(st.integers(0, 12), min_size=3, max_size=40).filter(lambda v: len({*v}) > 2))
+def test_ranges_are_the_most_even_of_all_cuts(values: list[int]) -> None:
+    rows = Counter(map(float, values))
+    low, high = range_bounds(rows)
+
+    def unevenness(first: float, second: float) -> int:
+        sizes = Counter((v > first) + (v > second) for v in values)
+        assert len(sizes) == 3
+        return sum(size**2 for size in sizes.values())
+
+    cuts = combinations(sorted(rows)[:-1], 2)
+    assert unevenness(low, high) == min(unevenness(*cut) for cut in cuts)
 
 
 PUBLIC: list[tuple[str, int, int, list[str]]] = [

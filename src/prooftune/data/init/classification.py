@@ -9,6 +9,7 @@ from itertools import islice
 from prooftune.data.audit.findings import preview
 from prooftune.data.end_tokens import without_end_token
 from prooftune.data.init import candidates
+from prooftune.data.init.bins import add_bins
 from prooftune.data.init.candidates import Candidate, Column
 from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels, is_number
 from prooftune.data.init.sniffing import InferredOptions, InitChoices
@@ -256,7 +257,7 @@ def describe_labels(
         return _describe_label_sets(table, label, inferred, separator)
     refuse_several(table.name, label.name, several)
     if _is_scores(counts):
-        counts = _add_bins(counts, inferred)
+        counts = add_bins(counts, inferred)
     _refuse_too_many(table, label, counts)
     shown = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(8))
     inferred.notes.append(
@@ -275,22 +276,6 @@ def _most_labels(counts: Counter[str]) -> int:
 def _is_scores(counts: Counter[str]) -> bool:
     """Whether the values are numbers, and too many for labels."""
     return len(counts) > _most_labels(counts) and all(map(is_number, counts))
-
-
-def _add_bins(counts: Counter[str], inferred: InferredOptions) -> Counter[str]:
-    """Write three ranges with about as many rows each; the rows in each."""
-    values = sorted(float(value) for value in counts.elements())
-    low, high = values[len(values) // 3 - 1], values[2 * len(values) // 3 - 1]
-    inferred.add(
-        "bins",
-        {"low": [None, low], "medium": [low, high], "high": [high, None]},
-        f"The label's values are numbers and too many for labels: cut into three ranges at {low:g} "
-        f"and {high:g} (data.bins), of about as many rows each.",
-    )
-    inferred.comments["bins"] = "choose names and bounds; a value on a bound is in the first range"
-    inferred.add("ordinal", True, "The ranges are a scale (data.ordinal).")
-    names = ("low" if v <= low else "medium" if v <= high else "high" for v in values)
-    return Counter(names)
 
 
 def _describe_label_sets(
