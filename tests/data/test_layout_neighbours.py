@@ -133,17 +133,57 @@ def test_unwanted_answers_are_never_references(tmp_path: Path, kind: str, turns:
     assert rows_of(study).total() == 32
 
 
-def test_unwanted_answers_are_refused_as_references(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("column", "wanted", "unwanted"),
+    [
+        ("label", True, False),
+        ("label", "correct", "incorrect"),
+        ("Label", "desirable", "undesirable"),
+        ("LABEL", "Right", "Wrong"),
+        ("Label", "", "false"),
+    ],
+)
+def test_unwanted_answers_are_refused_as_references(
+    tmp_path: Path, column: str, wanted: object, unwanted: object
+) -> None:
     records = [
-        {"question": t, "answer": a, "label": bool(i % 3)}
+        {"question": t, "answer": a, column: wanted if i % 3 else unwanted}
         for i, (t, a) in enumerate(zip(TEXTS, ANSWERS, strict=True))
     ]
     jsonl(tmp_path / "a.jsonl", records)
     with pytest.raises(UsageError) as error:
         read_source(Source(path="a.jsonl"), tmp_path, "free-text-qa")
-    assert "16 answers that the column 'label' calls unwanted (false)" in str(error.value)
-    source = Source(path="a.jsonl", text=["question", "answer"], label="label")
-    assert len(read_source(source, tmp_path, "classification").examples) == 48
+    flag = str(unwanted).lower()
+    assert f"16 answers that the column '{column}' calls unwanted ({flag})" in str(error.value)
+    assert f"data.label: {column}" in str(error.value)
+    # Both ways out.
+    source = Source(path="a.jsonl", text=["question", "answer"], label=column, unlabelled="drop")
+    assert len(read_source(source, tmp_path, "classification").examples) == (48 if wanted else 16)
+    jsonl(tmp_path / "b.jsonl", [r for r in records if r[column] != unwanted])
+    assert len(read_source(Source(path="b.jsonl"), tmp_path, "free-text-qa").examples) == 32
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        # Which one is unwanted is not known.
+        ("0", "1"),
+        ("yes", "no"),
+        # Other labels of the questions.
+        ("correct", "false"),
+        ("true", "other"),
+        ("travel", "wrong"),
+    ],
+)
+def test_other_labels_beside_answers_are_not_refused(
+    tmp_path: Path, values: tuple[str, str]
+) -> None:
+    records = [
+        {"question": t, "answer": a, "label": values[i % 2]}
+        for i, (t, a) in enumerate(zip(TEXTS, ANSWERS, strict=True))
+    ]
+    jsonl(tmp_path / "a.jsonl", records)
+    assert len(read_source(Source(path="a.jsonl"), tmp_path, "free-text-qa").examples) == 48
 
 
 def test_system_files_are_no_texts_and_unlabelled_folders_no_labels(tmp_path: Path) -> None:

@@ -30,13 +30,16 @@ LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """Question column -> answer columns, in the layouts of Alpaca, Dolly, TRL, ragas and others."""
 _SAMPLE = 5000
-_FLAGS = (
-    {"true", "false"},
-    {"0", "1"},
-    {"yes", "no"},
-    {"desirable", "undesirable"},
-    {"correct", "incorrect"},
+_WANTED_UNWANTED = (
+    ("true", "false"),
+    ("desirable", "undesirable"),
+    ("correct", "incorrect"),
+    ("right", "wrong"),
 )
+"""Values of a column ``label`` for wanted (right) and for unwanted (wrong) answers, lower case."""
+# 1 and "yes" can call an answer relevant or toxic. They tell `init` that a table holds judged
+# answers, but not which of them are unwanted, so that `_refuse_unwanted` does not know them.
+_FLAGS = (*_WANTED_UNWANTED, ("0", "1"), ("yes", "no"))
 """Values that say whether an answer is right or wanted."""
 _CONTEXTS = (CONTEXT, "passage", "document", "paragraph")
 
@@ -98,15 +101,19 @@ def flags_answers(table: Table) -> bool:
 
 def _label_values(table: Table) -> set[str]:
     """The values of the column ``label`` in the first rows, lower case; empty without one."""
-    name = next((name for name in table.columns if name.lower() == "label"), None)
+    name = _label_column(table)
     if name is None:
         return set()
     position = table.columns.index(name)
     return {(row[position] or "").strip().lower() for row in islice(table.rows, _SAMPLE)} - {""}
 
 
+def _label_column(table: Table) -> str | None:
+    return next((name for name in table.columns if name.lower() == "label"), None)
+
+
 def _are_flags(values: set[str]) -> bool:
-    return any(values <= flags for flags in _FLAGS)
+    return any(values <= {*flags} for flags in _FLAGS)
 
 
 def resolve_columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
@@ -175,7 +182,7 @@ def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[E
     """
     table = conversations_to_questions(table)
     fields, answers = resolve_columns(table, source)
-    _refuse_undesired(table, answers)
+    _refuse_unwanted(table, answers)
     if _has_history(table):
         fields[HISTORY] = HISTORY  # whatever data.text names: a question means little without it
     input_columns = {field: table.columns.index(column) for field, column in fields.items()}
@@ -218,23 +225,26 @@ def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[E
     return examples
 
 
-def _refuse_undesired(table: Table, answers: str) -> None:
-    """Refuse answers that the column ``label`` calls wrong or unwanted, by true and false.
+def _refuse_unwanted(table: Table, answers: str) -> None:
+    """Refuse answers that the column ``label`` calls wrong or unwanted (`_WANTED_UNWANTED`).
 
     Raises:
         UsageError: there is one.
     """
-    if "label" not in table.columns or answers == "label":
+    name = _label_column(table)
+    if name is None or answers == name:
         return
-    position = table.columns.index("label")
+    position = table.columns.index(name)
     flags = [(row[position] or "").strip().lower() for row in table.rows]
-    if not {*flags} <= {"true", "false", ""} or "false" not in flags:
+    values = {*flags} - {""}
+    unwanted = next((pair[1] for pair in _WANTED_UNWANTED if values <= {*pair}), None)
+    if unwanted not in values:
         return
-    unwanted = [table.location(i) for i, flag in enumerate(flags) if flag == "false"]
+    rows = [table.location(i) for i, flag in enumerate(flags) if flag == unwanted]
     raise UsageError(
-        f"{count_noun(len(unwanted), 'answer')} that the column 'label' calls unwanted (false): "
-        f"{preview(unwanted)}. They would be references. Remove these rows, or learn which answers "
-        "are wanted with task: classification and data.label: label"
+        f"{count_noun(len(rows), 'answer')} that the column '{name}' calls unwanted "
+        f"({unwanted}): {preview(rows)}. They would be references. Remove these rows, or learn "
+        f"which answers are wanted with task: classification and data.label: {name}"
     )
 
 
