@@ -17,8 +17,8 @@ def add_bins(counts: Counter[str], inferred: InferredOptions) -> Counter[str]:
         Range -> rows; the counts as they are if all values are one number.
     """
     rows: Counter[float] = Counter()
-    for value, count in counts.items():
-        rows[float(value)] += count  # "1" and "1.0" are one number
+    for text, count in counts.items():
+        rows[float(text)] += count  # "1" and "1.0" are one number
     bounds = range_bounds(rows)
     if not bounds:
         return counts
