@@ -111,6 +111,26 @@ def test_every_value_of_every_wrong_type_ends_in_a_message(
     assert refused > 400
 
 
+@pytest.mark.parametrize(
+    ("task", "labels", "message"),
+    [
+        ("multilabel", [], "'labels' must be one or more different names"),
+        ("multilabel", ["a", "a"], "'labels' must be one or more different names"),
+        ("classification", ["a"], "'labels' must be two or more different names"),
+        ("classification", ["a", "a"], "'labels' must be two or more different names"),
+    ],
+)
+def test_the_number_of_labels_is_that_of_the_task(
+    written: Callable[[Any], Path],
+    manifest: dict[str, Any],
+    task: str,
+    labels: list[str],
+    message: str,
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_manifest(written({**manifest, "task": task, "labels": labels}))
+
+
 @pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

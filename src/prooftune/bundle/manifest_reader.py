@@ -58,7 +58,8 @@ class _CommonSchema(BaseModel):
         # Several labels per text may be one, which applies or not.
         least = {"classification": 2, "multilabel": 1}.get(self.task)
         if least and (len(labels) < least or len(set(labels)) < len(labels)):
-            raise ValueError("'labels' must be two or more different names")
+            count = "two" if least == 2 else "one"
+            raise ValueError(f"'labels' must be {count} or more different names")
         return self
 
 

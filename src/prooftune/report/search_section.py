@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from prooftune.evaluation.primary import title_of
 from prooftune.evaluation.score_types import (
     HyperparameterValue,
     Scores,
@@ -22,13 +23,6 @@ WIDTH, MAX_TICKS = 400, 8
 """As wide as a phone's screen; trials whose labels do not touch there."""
 SHOWN_TRIALS = 5
 LOSS = "loss"
-TITLES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "f1": "F1",
-    "exact_match": "exact match",
-    LOSS: "loss",
-}
 
 
 def search_section(scores: Scores, colours: Mapping[str, str]) -> dict[str, Any] | None:
@@ -46,10 +40,12 @@ def search_section(scores: Scores, colours: Mapping[str, str]) -> dict[str, Any]
 
 def _sentence(name: str, search: VariantSearch) -> str:
     trials, chosen = search["trials"], search["trials"][search["chosen"]]
-    title, rows = TITLES[search["metric"]], count(search["rows"])
-    early = sum(trial["state"] != "complete" for trial in trials)
+    title, rows = title_of(search["metric"]), count(search["rows"])
+    early = sum(trial["state"] == "stopped" for trial in trials)
+    diverged = sum(trial["state"] == "diverged" for trial in trials)
     seconds = duration(sum(trial["seconds"] for trial in trials))
-    start = f"{name}: {count(len(trials))} trials, {early} of them stopped early, in {seconds}. "
+    start = f"{name}: {count(len(trials))} trials, {early} of them stopped early"
+    start += (f", {diverged} diverged" if diverged else "") + f", in {seconds}. "
     own = next((t["value"] for t in trials if t["from_recipe"]), None)
     if chosen["from_recipe"]:
         return f"{start}No trial was better than the recipe's own values."
@@ -74,7 +70,7 @@ def search_tables(scores: Scores) -> list[Table]:
 
 def _table(name: str, search: VariantSearch) -> Table:
     keys = list(search["trials"][0]["values"])
-    title = TITLES[search["metric"]]
+    title = title_of(search["metric"])
     shown = ranked(search)[:SHOWN_TRIALS]
     # The recipe's own trial is shown wherever it is.
     shown += [t for t in search["trials"] if t["from_recipe"] and t not in shown]
@@ -128,7 +124,7 @@ def search_figure(searches: SearchResults, colours: Mapping[str, str]) -> Markup
             [(n, count(n)) for n in range(1, last + 1, step)],
             [(v, significant(v) if some["metric"] == LOSS else percent(v, digits)) for v in marks],
             "trial",
-            f"{TITLES[some['metric']]} on validation rows",
+            f"{title_of(some['metric'])} on validation rows",
         )
     ]
     for name, search in searches.items():
