@@ -44,6 +44,7 @@ class LogEntry(TypedDict, total=False):
     loss: float
     eval_loss: float
     eval_accuracy: float
+    eval_micro_f1: float
     eval_macro_f1: float
     eval_f1: float
     eval_exact_match: float

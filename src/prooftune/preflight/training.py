@@ -23,8 +23,8 @@ from prooftune.preflight.findings import Finding, Options, error, merged_options
 from prooftune.preflight.trackers import check_trackers
 from prooftune.preflight.training_fields import NOTED, REFUSED, check_fields
 from prooftune.recipe import Recipe, Variant
+from prooftune.recipe.metrics import QUALITY_METRICS
 from prooftune.training.arguments import argument_values, device_problems
-from prooftune.training.quality import QUALITY_METRICS
 
 NOMINAL_ROWS, NOMINAL_VALIDATION = 1_000, 100
 """Numbers of rows before the data is read."""

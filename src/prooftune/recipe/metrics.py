@@ -1,4 +1,4 @@
-"""The metrics by which a study may judge its variants."""
+"""The metrics by which a study may judge its variants and select checkpoints."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ PRIMARY_METRICS: dict[Task, dict[str, str]] = {
 }
 """Key and title of the metrics that ``evaluation.primary`` may name, by task: those that grow with
 quality and that every variant has. ``mae``, which does not, is judged as ``mae_score``."""
+
+QUALITY_METRICS: dict[Task, tuple[str, str]] = {
+    "classification": ("accuracy", "macro_f1"),
+    "multilabel": ("micro_f1", "macro_f1"),
+    "extractive-qa": ("f1", "exact_match"),
+    "free-text-qa": ("f1", "exact_match"),
+}
+"""Metrics on validation rows during training, the primary one first: the values of
+``training.metric_for_best_model`` besides ``loss``."""
 
 ORDINAL_METRICS = ("quadratic_kappa", "mae", "mae_score")
 """Those that need ordinal labels."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any, Literal
+from typing import Any, cast
 
 from prooftune.evaluation.intervals import wilson_interval
+from prooftune.evaluation.primary import title_of
 from prooftune.evaluation.score_types import (
     RiskPoint,
     Scores,
     VariantMeasurements,
 )
+from prooftune.recipe.metrics import QUALITY_METRICS
 from prooftune.report import figures, task_display, training_figures
 from prooftune.report.types import ReportedVariant
 from prooftune.variant_details import LayerChange, LogEntry, TrainingSummary
@@ -155,21 +157,25 @@ def _trainings(
     ]
 
 
-QUALITY: dict[Literal["eval_accuracy", "eval_macro_f1", "eval_f1", "eval_exact_match"], str] = {
-    "eval_accuracy": "accuracy",
-    "eval_macro_f1": "macro F1",
-    "eval_f1": "F1",
-    "eval_exact_match": "exact match",
+# Every task's primary metric before every secondary one, as macro F1 is secondary in two tasks.
+QUALITY: dict[str, str] = {
+    f"eval_{metric}": title_of(metric)
+    for metrics in zip(*QUALITY_METRICS.values(), strict=True)
+    for metric in metrics
 }
-"""Entry of the Trainer's log -> what the report calls it."""
+"""Entry of the Trainer's log -> title of the metric."""
 
 
 def quality_points(history: Sequence[LogEntry]) -> dict[str, dict[int, float]]:
     """Quality on validation rows during training: metric -> step -> value, 0 to 1."""
-    points = {
-        title: {e["step"]: float(e[key]) for e in history if e.get(key) is not None}
-        for key, title in QUALITY.items()
-    }
+    points: dict[str, dict[int, float]] = {title: {} for title in QUALITY.values()}
+    for entry in history:
+        # mypy reads a TypedDict by literal keys only.
+        values = cast(Mapping[str, float | None], entry)
+        for key, title in QUALITY.items():
+            value = values.get(key)
+            if value is not None:
+                points[title][entry["step"]] = value
     return {title: by_step for title, by_step in points.items() if by_step}
 
 

@@ -80,7 +80,7 @@ QUALITY_STYLES = ("after", "before")
 
 
 def quality_curves(quality: Mapping[str, Mapping[int, float]], name: str) -> Markup:
-    """Accuracy and macro F1 (or F1 and exact match) on validation rows by optimiser step.
+    """The metrics of `recipe.metrics.QUALITY_METRICS` on validation rows by optimiser step.
 
     Args:
         quality: metric -> step -> value, 0 to 1.

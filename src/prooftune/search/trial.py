@@ -82,7 +82,7 @@ def run_trial(
         context: the study; only training and validation rows are read.
         variant: with the trial's hyperparameters.
         name: the variant's name.
-        metric: ``loss``, or a metric of `training.quality.QUALITY_METRICS`.
+        metric: ``loss``, or a metric of `recipe.metrics.QUALITY_METRICS`.
         keys: hyperparameters to report, as in the recipe's search space.
         stop: asked after every evaluation.
         description: text of the progress bar.

@@ -10,19 +10,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from prooftune.recipe import Recipe, Task
+from prooftune.recipe import Recipe
+from prooftune.recipe.metrics import QUALITY_METRICS
 from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.tasks.task import task_for
 from prooftune.types import Example, Prediction
 from prooftune.utils.label_sets import parse_label_set
-
-QUALITY_METRICS: dict[Task, tuple[str, ...]] = {
-    "classification": ("accuracy", "macro_f1"),
-    "multilabel": ("micro_f1", "macro_f1"),
-    "extractive-qa": ("f1", "exact_match"),
-    "free-text-qa": ("f1", "exact_match"),
-}
-"""Values of ``training.metric_for_best_model`` besides ``loss``."""
 
 SCORED_ROWS, GENERATED_ROWS = 500, 100
 """Validation rows per evaluation: fewer if the model generates text, which is slower."""
