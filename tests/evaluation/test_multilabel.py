@@ -16,7 +16,12 @@ from sklearn import metrics as sk
 from prooftune.errors import Failure
 from prooftune.evaluation.multilabel.metrics import by_label, columns, label_matrix, measure, rates
 from prooftune.evaluation.multilabel.scores import score_label_sets
-from prooftune.evaluation.multilabel.thresholds import choose_threshold, label_sets
+from prooftune.evaluation.multilabel.thresholds import (
+    at_threshold,
+    choose_threshold,
+    has_threshold,
+    label_sets,
+)
 from prooftune.evaluation.resampling import resample, resample_counts
 from prooftune.evaluation.score_types import defined
 from prooftune.recipe import Evaluation
@@ -208,9 +213,53 @@ def test_the_swap_test_of_micro_f1_is_that_of_all_swaps() -> None:
 def test_variants_without_probabilities_keep_their_own_sets() -> None:
     study, results = study_of(10)
     plain = [Prediction(p.id, '["b"]') for p in results[0].test]
-    found = label_sets(LABELS, study.validation, plain, [], "micro_f1")
+    found = label_sets(study, replace(results[0], test=plain, validation=[]), Evaluation())
     assert found.threshold is None and found.quality is None
     assert found.test.tolist() == [[False, True, False]] * 10
+
+
+def test_a_training_has_the_label_sets_of_its_threshold() -> None:
+    study, [good, _] = study_of()
+    found = label_sets(study, good, Evaluation())
+    targets = label_matrix((e.targets for e in study.validation), LABELS)
+    held_out = np.exp([p.log_probs for p in good.validation])
+    assert found.threshold == choose_threshold(np.log(held_out), targets, "micro_f1")
+    test = np.exp([p.log_probs for p in good.test]) >= found.threshold
+    np.testing.assert_array_equal(found.test, test)
+    given = at_threshold(good.test, LABELS, found.threshold)
+    assert found.outputs == given and given != good.test
+    assert at_threshold(good.test, LABELS, None) == good.test
+    assert found.quality == pytest.approx(
+        sk.f1_score(targets, held_out >= found.threshold, average="micro")
+    )
+
+
+def test_the_recipe_names_the_metric_of_the_threshold() -> None:
+    study, [_, bad] = study_of()
+    targets = label_matrix((e.targets for e in study.validation), LABELS)
+    log_probs = np.array([p.log_probs for p in bad.validation])
+    for primary in ("micro_f1", "subset_accuracy"):
+        found = label_sets(study, bad, Evaluation(primary=primary)).threshold
+        assert found == choose_threshold(log_probs, targets, primary)
+    assert choose_threshold(log_probs, targets, "subset_accuracy") != choose_threshold(
+        log_probs, targets, "micro_f1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("test", "validation", "expected"),
+    [
+        ((0.0,), (0.0,), True),
+        ((0.0,), None, False),
+        ((0.0,), (), False),
+        ((), (0.0,), False),
+    ],
+)
+def test_a_threshold_needs_validation_rows_and_probabilities(
+    test: tuple[float, ...], validation: tuple[float, ...] | None, expected: bool
+) -> None:
+    held_out = [] if validation is None else [Prediction("v", "[]", True, validation)]
+    assert has_threshold([Prediction("t", "[]", True, test)], held_out) == expected
 
 
 def test_a_target_that_the_study_does_not_know_is_refused() -> None:

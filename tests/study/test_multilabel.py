@@ -7,6 +7,7 @@ import csv
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,17 @@ from prooftune.evaluation.score_types import defined
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.serving.app import Options
 from prooftune.serving.server import build_service
+from prooftune.study import variant_stage
 from prooftune.study.compare import compare_runs
 from prooftune.study.pipeline import rebuild_report
+from prooftune.study.variant_stage import BaseModelCache, VariantStage
 from prooftune.types import Example
 from prooftune.utils.files import read_json
-from prooftune.utils.label_sets import chosen_labels
+from prooftune.utils.label_sets import chosen_labels, parse_label_set, set_f1
 from prooftune.variants.classical import run_tfidf
 from prooftune.variants.context import VariantContext
 from prooftune.variants.one_vs_rest import choose_strength, cross_validate_strength, mean_log_loss
+from prooftune.variants.passages import PassageProvider
 from study.encoders import encoder_folder
 from study.small import COMMON, TOPICS
 
@@ -168,6 +172,26 @@ def test_a_head_learns_several_labels_and_goes_through_every_command(
     assert result.bundle is not None
     with pytest.raises(UsageError, match="exports do not support task: multilabel"):
         prooftune.export(result.bundle, to="merged", out=tmp_path / "export")
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_the_message_of_a_variant_names_the_threshold_of_its_figure(
+    validation: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipes.parse(multilabel_recipe(tmp_path, ["tfidf"]))
+    study, _ = prepare_data(recipe, Path(), lambda _: None)
+    if not validation:
+        study = replace(study, validation=[])
+    messages: list[str] = []
+    monkeypatch.setattr(variant_stage, "notify", lambda message, *_: messages.append(message))
+    passages = PassageProvider(recipe, tmp_path, tmp_path)
+    stage = VariantStage(recipe, study, "", tmp_path, tmp_path, BaseModelCache(), passages, False)
+    result = stage.run("tfidf", recipe.variants["tfidf"])
+    rows = zip(result.test, study.test, strict=True)
+    quality = np.mean([set_f1(parse_label_set(p.output), e.targets) for p, e in rows])
+    # Without validation rows no threshold is chosen, and the figure is final.
+    caveat = " at 0.5, before its label threshold" if validation else ""
+    assert messages == [f"tfidf: example-based F1 {quality:.1%} on 60 test rows{caveat}"]
 
 
 @pytest.mark.slow

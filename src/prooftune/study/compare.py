@@ -22,7 +22,6 @@ from prooftune.evaluation.intervals import (
     paired_means_interval,
 )
 from prooftune.evaluation.metrics import Floats
-from prooftune.evaluation.multilabel.scores import PRIMARY
 from prooftune.evaluation.multilabel.thresholds import label_sets
 from prooftune.evaluation.outcomes import outcomes_of
 from prooftune.evaluation.primary import title_of
@@ -221,17 +220,7 @@ def _side(reference: str, metric: str | None = None) -> _Side:
         by_training = [
             np.array([set_f1(parse_label_set(p.output), e.targets) for p, e in rows])
             for rows in (
-                zip(
-                    label_sets(
-                        study.labels,
-                        study.validation if t.validation else [],
-                        t.test,
-                        t.validation,
-                        recipe.evaluation.primary or PRIMARY,
-                    ).outputs,
-                    study.test,
-                    strict=True,
-                )
+                zip(label_sets(study, t, recipe.evaluation).outputs, study.test, strict=True)
                 for t in result.trainings
             )
         ]

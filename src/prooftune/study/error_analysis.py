@@ -12,6 +12,7 @@ import numpy as np
 from prooftune.evaluation.changes import excerpt
 from prooftune.evaluation.error_slices import Slice, slice_scores
 from prooftune.evaluation.metrics import Floats
+from prooftune.evaluation.multilabel.thresholds import at_threshold
 from prooftune.evaluation.outcomes import groups_in_test
 from prooftune.evaluation.repeated_trainings import shipped_training
 from prooftune.evaluation.score_types import (
@@ -19,14 +20,12 @@ from prooftune.evaluation.score_types import (
     ConfusionExample,
     ErrorAnalysis,
     Scores,
-    VariantMeasurements,
 )
 from prooftune.evaluation.slice_discovery import cluster_slices, discover_slices, text_vectors
 from prooftune.models.text_classifier import joined_texts
 from prooftune.recipe import Recipe
 from prooftune.tasks.task import task_for
 from prooftune.types import Prediction, Study, VariantResult
-from prooftune.utils.label_sets import chosen_labels
 from prooftune.variants.cross_validation import embedding_features
 
 MAX_CONFUSIONS, EXAMPLES = 8, 2
@@ -52,8 +51,9 @@ def analyse_errors(
     shipped = {r.name: shipped_training(r, scores["variants"][r.name]) for r in results}
     task = task_for(recipe)
     if recipe.task == "multilabel":
+        thresholds = {name: v.get("threshold") for name, v in scores["variants"].items()}
         shipped = {
-            name: replace(r, test=_at_threshold(r, scores["variants"][name], study.labels))
+            name: replace(r, test=at_threshold(r.test, study.labels, thresholds[name]))
             for name, r in shipped.items()
         }
     quality: dict[str, Floats] = {
@@ -73,16 +73,6 @@ def analyse_errors(
         if recipe.task == "classification"
         else [],
     }
-
-
-def _at_threshold(
-    result: VariantResult, variant: VariantMeasurements, labels: Sequence[str]
-) -> list[Prediction]:
-    """The label sets at the threshold that was chosen on validation rows."""
-    threshold = variant.get("threshold")
-    if threshold is None:
-        return result.test
-    return [replace(p, output=chosen_labels(p.log_probs, labels, threshold)) for p in result.test]
 
 
 def _clusters(recipe: Recipe, study: Study) -> list[Slice]:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune import run_folder
 from prooftune.errors import UsageError
+from prooftune.evaluation.multilabel.thresholds import has_threshold
 from prooftune.recipe import Recipe, Variant
 from prooftune.recipe.variants import WEIGHTED_KINDS
 from prooftune.tasks.task import task_for
-from prooftune.types import Example, Prediction, Study, VariantResult
+from prooftune.types import Example, Study, VariantResult
 from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.files import fingerprint, write_json
+from prooftune.utils.label_sets import DEFAULT_THRESHOLD
 from prooftune.utils.progress import notify
 from prooftune.variants.context import VariantContext, VariantOutput, training_title
 from prooftune.variants.document_files import documents_digest, uses_passages
@@ -113,7 +115,7 @@ class VariantStage:
         # Last of the files: `compare` and `report` take it for the sign of a finished training.
         write_json(folder / "details.json", output.details)
         run_folder.finish_stage(folder, inputs_fingerprint)
-        self._notify_quality(title, output.test)
+        self._notify_quality(title, output)
 
     def context(
         self, name: str, variant: Variant, folder: Path, training: int = 0
@@ -159,16 +161,17 @@ class VariantStage:
         repeat = [training] if training else []
         return fingerprint([self.data_fingerprint, options, *inputs, *documents, *repeat])
 
-    def _notify_quality(self, title: str, predictions: Sequence[Prediction]) -> None:
+    def _notify_quality(self, title: str, output: VariantOutput) -> None:
         task = task_for(self.recipe)
         quality = fmean(
-            task.quality(p, e) for p, e in zip(predictions, self.study.test, strict=True)
+            task.quality(p, e) for p, e in zip(output.test, self.study.test, strict=True)
         )
-        before_threshold = (
-            " before its no-answer threshold"
-            if any(p.no_answer_log_prob is not None for p in predictions)
-            else ""
-        )
+        # The evaluation chooses thresholds on validation rows, once all variants are there.
+        before_threshold = ""
+        if any(p.no_answer_log_prob is not None for p in output.test):
+            before_threshold = " before its no-answer threshold"
+        elif self.recipe.task == "multilabel" and has_threshold(output.test, output.validation):
+            before_threshold = f" at {DEFAULT_THRESHOLD:g}, before its label threshold"
         notify(
             f"{title}: {task.quality_name} {quality:.1%} on {len(self.study.test):,} test rows"
             f"{before_threshold}"

@@ -32,7 +32,7 @@ from prooftune.evaluation.multilabel.metrics import (
     rates,
     set_prior,
 )
-from prooftune.evaluation.multilabel.thresholds import LabelSets, label_sets
+from prooftune.evaluation.multilabel.thresholds import PRIMARY, LabelSets, label_sets
 from prooftune.evaluation.outcomes import check_comparable, groups_in_test
 from prooftune.evaluation.primary import judged_variant
 from prooftune.evaluation.repeated_trainings import (
@@ -54,7 +54,6 @@ from prooftune.evaluation.verdict import verdict
 from prooftune.recipe import Evaluation
 from prooftune.types import Study, VariantResult
 
-PRIMARY = "micro_f1"
 COMPARED = ("micro_f1", "macro_f1", "samples_f1", "subset_accuracy", "hamming_loss")
 """Metrics of which differences are given; the primary one is added."""
 BOUNDS = {"labels_per_text": (0.0, float("inf"))}
@@ -92,11 +91,7 @@ def score_label_sets(
     # A label that is missing from the matrix would count as absent, and flatter every variant.
     _check_targets(study, targets)
     sets = {
-        r.name: [
-            label_sets(study.labels, _validation(study, t), t.test, t.validation, primary)
-            for t in r.trainings
-        ]
-        for r in results
+        r.name: [label_sets(study, training, settings) for training in r.trainings] for r in results
     }
     predicted = {name: [s.test for s in trainings] for name, trainings in sets.items()}
     singles = _measure_all(targets, predicted, results, settings, seed, groups)
@@ -184,11 +179,6 @@ def score_label_sets(
     )
     scores: Scores = tidy({**measurements, "verdict": judged, "changed": changed})
     return scores
-
-
-def _validation(study: Study, training: VariantResult) -> Sequence:  # type: ignore[type-arg]
-    # A variant that gave no validation predictions has no threshold, and that is all.
-    return study.validation if training.validation else []
 
 
 def _check_targets(study: Study, targets: Bools) -> None:

@@ -9,9 +9,12 @@ import numpy as np
 
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.multilabel.metrics import Bools, columns, label_matrix, rates
-from prooftune.types import Example, Prediction
+from prooftune.recipe import Evaluation
+from prooftune.types import Prediction, Study, VariantResult
 from prooftune.utils.label_sets import DEFAULT_THRESHOLD, chosen_labels, parse_label_set
 
+PRIMARY = "micro_f1"
+"""Metric by which variants are judged where the recipe names none."""
 CANDIDATES = tuple(round(0.02 * i, 2) for i in range(1, 50))
 """Thresholds that are compared: 0.02 to 0.98."""
 
@@ -56,36 +59,47 @@ def choose_threshold(log_probs: Floats, targets: Bools, primary: str) -> float:
     return max(quality, key=lambda t: (quality[t], -abs(t - DEFAULT_THRESHOLD)))
 
 
-def label_sets(
-    labels: Sequence[str],
-    validation: Sequence[Example],
-    test_predictions: Sequence[Prediction],
-    validation_predictions: Sequence[Prediction],
-    primary: str,
-) -> LabelSets:
-    """Choose the threshold on validation rows, and apply it to both splits."""
-    targets = label_matrix((e.targets for e in validation), labels)
-    has_probabilities = bool(validation_predictions) and all(
-        p.log_probs for p in (*validation_predictions, *test_predictions)
-    )
+def label_sets(study: Study, training: VariantResult, settings: Evaluation) -> LabelSets:
+    """Choose a training's threshold on validation rows, and apply it to both splits.
+
+    Args:
+        study: the examples and the label set.
+        training: predictions of one training, in the order of the study's examples.
+        settings: ``primary`` is the metric by which the threshold is chosen.
+    """
+    primary = settings.primary or PRIMARY
+    # A variant without validation predictions has no threshold, whatever the study's rows.
+    targets = label_matrix((e.targets for e in study.validation), study.labels)
     threshold = None
-    outputs, held_out = list(test_predictions), list(validation_predictions)
-    if has_probabilities:
-        log_probs = np.array([p.log_probs for p in held_out])
-        # One threshold for all labels: rare labels have too few validation rows for their own.
+    if has_threshold(training.test, training.validation):
+        log_probs = np.array([p.log_probs for p in training.validation])
         threshold = choose_threshold(log_probs, targets, primary)
-        outputs, held_out = (
-            [replace(p, output=chosen_labels(p.log_probs, labels, threshold)) for p in part]
-            for part in (outputs, held_out)
-        )
-    predicted = label_matrix((parse_label_set(p.output) for p in held_out), labels)
+    outputs, held_out = (
+        at_threshold(part, study.labels, threshold) for part in (training.test, training.validation)
+    )
+    predicted = label_matrix((parse_label_set(p.output) for p in held_out), study.labels)
     quality = None
     if held_out:
         quality = float(rates(columns(targets, predicted).sum(axis=0))[primary])
     return LabelSets(
         threshold,
-        label_matrix((parse_label_set(p.output) for p in outputs), labels),
+        label_matrix((parse_label_set(p.output) for p in outputs), study.labels),
         predicted,
         outputs,
         quality,
     )
+
+
+def has_threshold(test: Sequence[Prediction], validation: Sequence[Prediction]) -> bool:
+    """Whether a threshold can be chosen: there are validation rows, and every prediction has
+    probabilities."""
+    return bool(validation) and all(p.log_probs for p in (*validation, *test))
+
+
+def at_threshold(
+    predictions: Sequence[Prediction], labels: Sequence[str], threshold: float | None
+) -> list[Prediction]:
+    """Predictions with the label sets at a threshold; with their own where it is None."""
+    if threshold is None:
+        return list(predictions)
+    return [replace(p, output=chosen_labels(p.log_probs, labels, threshold)) for p in predictions]
