@@ -29,7 +29,7 @@ from prooftune.study import variant_stage
 from prooftune.study.compare import compare_runs
 from prooftune.study.pipeline import rebuild_report
 from prooftune.study.variant_stage import BaseModelCache, VariantStage
-from prooftune.types import Example
+from prooftune.types import Example, Study
 from prooftune.utils.files import read_json
 from prooftune.utils.label_sets import chosen_labels, parse_label_set, set_f1
 from prooftune.variants.classical import run_tfidf
@@ -391,6 +391,23 @@ def test_a_label_that_every_row_has_is_always_given() -> None:
     rows = [Example(str(i), {"text": ""}) for i in range(30)]
     found = label_set_predictions(model, features, rows, ["always", "b", "never"])
     assert all("always" in p.output and "never" not in p.output for p in found)
+
+
+def test_targets_of_a_head_are_the_label_sets_of_training_and_validation_rows(
+    tmp_path: Path,
+) -> None:
+    values: dict[str, Any] = {"name": "x", "data": {"train": "a.csv"}, "variants": ["tfidf"]}
+    train, validation, test = (
+        [Example(split, {"text": "t"}, target)]
+        for split, target in (("a", '["y"]'), ("b", '["x", "z"]'), ("c", '["x"]'))
+    )
+    study = Study(train, validation, test, ["x", "y", "z"])
+    context = VariantContext(recipes.parse({**values, "task": "multilabel"}), study, tmp_path)
+    matrix = context.label_set_matrix()
+    # Sorted by text; the label set of the test row has no part in training.
+    assert context.label_sets == ['["x", "z"]', '["y"]']
+    assert matrix is not None and matrix.tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert VariantContext(recipes.parse(values), study, tmp_path).label_set_matrix() is None
 
 
 def test_binary_loss_is_torchs_mean_over_labels_summed_over_rows() -> None:

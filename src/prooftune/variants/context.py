@@ -18,7 +18,7 @@ from prooftune.types import CONTEXT, Example, Prediction, Study
 from prooftune.variant_details import VariantDetails
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass
@@ -64,6 +64,14 @@ class VariantContext:
             return []
         rows = chain(self.study.train, self.training_validation)
         return sorted({str(example.target) for example in rows})
+
+    def label_set_matrix(self) -> Tensor | None:
+        """1 where a label is in a set, [label sets, labels], as `TuningModule` and `EncoderModule`
+        read it; None where a text has one label."""
+        # Imported here, because the classical baselines must not wait for torch.
+        from prooftune.training.objective import label_set_matrix
+
+        return label_set_matrix(self.label_sets, self.study.labels) if self.label_sets else None
 
     @property
     def variants_folder(self) -> Path:

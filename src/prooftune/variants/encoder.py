@@ -14,7 +14,6 @@ from prooftune.models import adapters, embeddings, encoder, loading
 from prooftune.models.encoder import EncoderTokenizer
 from prooftune.recipe import Variant
 from prooftune.training.encoder_objective import EncoderModule, encoder_collator, encoder_rows
-from prooftune.training.objective import label_set_matrix
 from prooftune.training.quality import (
     SCORED_ROWS,
     Quality,
@@ -235,7 +234,7 @@ def encoder_setup(
     recipe, study = context.recipe, context.study
     weights = label_weights(recipe.class_weights, study.train)
     classes = context.label_sets or study.labels
-    sets = label_set_matrix(context.label_sets, study.labels) if context.label_sets else None
+    sets = context.label_set_matrix()
     rows, validation = (
         encoder_rows(examples, tokenizer, classes, row_weights(weights, examples))
         for examples in (study.train, context.training_validation)

@@ -16,7 +16,6 @@ from prooftune.models.encoder import EncodedText, EncoderTokenizer
 from prooftune.recipe import Variant
 from prooftune.training.arguments import training_arguments
 from prooftune.training.encoder_objective import EncoderModule, encoder_collator, encoder_rows
-from prooftune.training.objective import label_set_matrix
 from prooftune.training.rows import TrainingRow
 from prooftune.training.trainer import train
 from prooftune.utils import profiling
@@ -105,7 +104,7 @@ def _training_rate(
     """Measure a few steps of the real trainer."""
     labels = context.study.labels
     rows = encoder_rows(context.study.train, tokenizer, context.label_sets or labels)
-    sets = label_set_matrix(context.label_sets, labels) if context.label_sets else None
+    sets = context.label_set_matrix()
 
     def run_steps(padded: Sequence[TrainingRow], size: int) -> tuple[list[float], profiling.Cost]:
         timer = StepTimer()

@@ -21,7 +21,7 @@ from prooftune.training.arguments import (
     default_learning_rate,
     training_arguments,
 )
-from prooftune.training.objective import TuningModule, label_set_matrix
+from prooftune.training.objective import TuningModule
 from prooftune.training.rows import TrainingRow
 from prooftune.training.sampler import LengthGroupedBatchSampler
 from prooftune.training.trainer import train
@@ -207,12 +207,7 @@ def _train_steps(
         )
         with profiling.measure_cost() as cost:
             train(
-                TuningModule(
-                    model,
-                    label_set_matrix(context.label_sets, context.study.labels)
-                    if context.label_sets
-                    else None,
-                ),
+                TuningModule(model, context.label_set_matrix()),
                 list(rows),
                 [],
                 encoder.prefix,

@@ -21,7 +21,7 @@ from prooftune.recipe import Variant
 from prooftune.run_folder import training_folder
 from prooftune.tasks.classification import class_pairs, label_set_pairs
 from prooftune.tasks.prompt_encoding import PromptEncoder
-from prooftune.training.objective import TuningModule, label_set_matrix
+from prooftune.training.objective import TuningModule
 from prooftune.training.rows import TrainingRow, head_rows, instruction_rows
 from prooftune.types import Example
 from prooftune.utils import distributed
@@ -255,12 +255,10 @@ def tuned_setup(
     seed = recipe.training_seed(name, context.training)
     model = adapters.make_trainable(base, variant, {**recipe.lora, **variant.lora})
     options = training_options(context, variant, name, seed)
-    labels = context.study.labels
-    sets = label_set_matrix(context.label_sets, labels) if context.label_sets else None
     return make_setup(
         context,
         name,
-        TuningModule(model, sets),
+        TuningModule(model, context.label_set_matrix()),
         rows,
         validation,
         options,
