@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from prooftune.errors import UsageError
+from prooftune.evaluation.intervals import wilson_interval
 from prooftune.evaluation.means import Resampling
 from prooftune.evaluation.resampling import Groups, resample_counts
 from prooftune.judge import (
@@ -171,8 +172,44 @@ def test_difference_is_paired_over_answers_judged_in_both() -> None:
     assert got["p"] == pytest.approx(binomtest(3, 3).pvalue)
     back = paired_difference(second, first, resamples=200)["c"]
     assert got["low"] is not None and got["high"] is not None
-    assert [back["low"], back["high"]] == pytest.approx([-got["high"], -got["low"]], abs=0.3)
+    assert [back["low"], back["high"]] == pytest.approx([-got["high"], -got["low"]])
     assert paired_difference(first, judged([None] * 6), resamples=200)["c"]["difference"] is None
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=20),
+    st.integers(1, 6),
+    st.integers(0, 3),
+)
+def test_exchanged_variants_have_the_interval_of_opposite_sign(
+    pairs: list[tuple[int, int]], size: int, seed: int
+) -> None:
+    first, second = (judged([pair[side] for pair in pairs]) for side in (0, 1))
+    groups = {str(i): i // size for i in range(len(pairs))}
+    options: dict[str, Any] = {"resamples": 100, "seed": seed, "groups": groups}
+    there = paired_difference(first, second, **options)["c"]
+    back = paired_difference(second, first, **options)["c"]
+    assert there["low"] is not None and there["high"] is not None
+    assert [back["low"], back["high"]] == pytest.approx([-there["high"], -there["low"]])
+    assert back["p"] == there["p"]
+
+
+def test_shares_in_groups_are_no_surer_than_of_single_answers() -> None:
+    """One failure in each of four texts of ten answers: groups that are alike by chance. All
+    failures in one text: groups decide."""
+    groups = {str(i): i // 10 for i in range(40)}
+    alike = judged([None if i % 10 == 0 else 3 for i in range(40)])
+    in_one = judged([None if i < 4 else 3 for i in range(40)])
+    low, high = wilson_interval(4, 40, 0.95)
+    for judgements in (alike, in_one):
+        alone = summarize(judgements, resamples=300)["criteria"]["c"]
+        assert (alone["failure_low"], alone["failure_high"]) == pytest.approx((low, high))
+    found = summarize(alike, resamples=300, groups=groups)["criteria"]["c"]
+    assert found["failure_low"] <= low and found["failure_high"] >= high
+    found = summarize(in_one, resamples=300, groups=groups)["criteria"]["c"]
+    # Groups' t interval: 0.1 ± 3.18 * 0.2 / 2.
+    assert found["failure_low"] == 0 and found["failure_high"] > 0.4
 
 
 def test_a_constant_difference_has_a_narrow_interval() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -90,19 +90,31 @@ def bounded_mean_difference(
     groups: Groups | None = None,
 ) -> Interval | None:
     """Paired difference of two means of scores [n], first minus second; otherwise as
-    `bounded_mean`."""
+    `bounded_mean`. The difference of the exchanged scores has the interval of opposite sign."""
     if len(first) == 0:
         return None
     low, width = bounds[0], bounds[1] - bounds[0]
     ones = np.ones(len(first))
     tables = [np.stack([ones, (side - low) / width], axis=1) for side in (first, second)]
     priors = [mean_prior(resampling.resamples, resampling.seed, number) for number in range(2)]
+    # Each score takes either of the two priors once, with the same weights of examples. With one
+    # prior each, the interval would depend on which score comes first.
     drawn = [
         part.map(_mean)["mean"]
-        for part in resample(tables, resampling.resamples, resampling.seed, groups, priors)
+        for part in resample(
+            [*tables, *tables],
+            resampling.resamples,
+            resampling.seed,
+            groups,
+            [*priors, *reversed(priors)],
+        )
     ]
+    samples, exchanged = drawn[0] - drawn[1], drawn[2] - drawn[3]
+    if samples.posterior is not None and exchanged.posterior is not None:
+        both = np.concatenate([samples.posterior, exchanged.posterior])
+        samples = replace(samples, posterior=both)
     value = float((first - second).mean()) / width
-    ends = resampling_interval(value, drawn[0] - drawn[1], resampling.confidence, SIGNED)
+    ends = resampling_interval(value, samples, resampling.confidence, SIGNED)
     return Interval(width * ends.value, width * ends.low, width * ends.high)
 
 

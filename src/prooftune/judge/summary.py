@@ -12,8 +12,13 @@ import numpy as np
 
 from prooftune.errors import UsageError
 from prooftune.evaluation.comparisons import consistent
-from prooftune.evaluation.intervals import SIGNED, UNIT, wilson_interval
-from prooftune.evaluation.means import Resampling, bounded_mean, bounded_mean_difference
+from prooftune.evaluation.intervals import SIGNED, wilson_interval
+from prooftune.evaluation.means import (
+    Resampling,
+    bounded_mean,
+    bounded_mean_difference,
+    mean_figures,
+)
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.resampling import Groups, groups_of
 from prooftune.evaluation.score_types import (
@@ -286,13 +291,20 @@ def _count_failures(
 def _share_interval(
     flags: Sequence[bool], resampling: Resampling, groups: Groups | None
 ) -> tuple[float, float]:
-    """Wilson's interval of a share, or one by groups."""
-    mean = None
-    if groups is not None:
-        mean = bounded_mean(np.array(flags, dtype=np.float64), UNIT, resampling, groups)
-    if mean is not None:
-        return mean.low, mean.high
-    return wilson_interval(sum(flags), len(flags), resampling.confidence)
+    """Wilson's interval of a share; with groups, the wider end on each side of it and of the
+    interval by groups."""
+    low, high = wilson_interval(sum(flags), len(flags), resampling.confidence)
+    if groups is not None and flags:
+        mean = mean_figures(
+            {"": np.array(flags, dtype=np.float64)},
+            resampling.resamples,
+            resampling.confidence,
+            resampling.seed,
+            groups,
+        )[""]
+        # Groups that are alike by chance make nothing surer than single answers would.
+        low, high = min(low, mean["low"]), max(high, mean["high"])
+    return low, high
 
 
 def _sign_test(signs: Floats, seed: int, groups: Groups | None) -> float:
