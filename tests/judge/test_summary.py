@@ -205,7 +205,7 @@ def test_shares_in_groups_are_no_surer_than_of_single_answers() -> None:
     for judgements in (alike, in_one):
         alone = summarize(judgements, resamples=300)["criteria"]["c"]
         assert (alone["failure_low"], alone["failure_high"]) == pytest.approx((low, high))
-    found = summarize(alike, resamples=300, groups=groups)["criteria"]["c"]
+    found: Any = summarize(alike, resamples=300, groups=groups)["criteria"]["c"]
     assert found["failure_low"] <= low and found["failure_high"] >= high
     found = summarize(in_one, resamples=300, groups=groups)["criteria"]["c"]
     # Groups' t interval: 0.1 ± 3.18 * 0.2 / 2.
