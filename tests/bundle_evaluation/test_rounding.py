@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import prooftune
-from bundle.making import LABELS, load_classifier, make_bundle
+from bundle.making import LABELS, changed, load_classifier, make_bundle
+from conftest import WORDS
+from prooftune.bundle import golden
+from prooftune.bundle.classifier import LabelPrediction
 from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.bundle_evaluation.batching_table import batching_table
 from prooftune.bundle_evaluation.measured_table import TableRequest
@@ -17,7 +26,7 @@ from prooftune.bundle_evaluation.rounding import (
     check_rounding,
     rounding_sentences,
 )
-from prooftune.utils.files import read_json, write_json
+from prooftune.utils.files import read_json
 
 TEXTS = [{"text": text} for text in ("goal scored match", "planet orbit", "markets fell")]
 
@@ -66,37 +75,91 @@ def test_the_gap_of_answers_is_that_of_their_first_different_tokens(
     assert loaded.predict([row])[0].answer not in (first, second)
 
 
-@pytest.mark.slow
-def test_quantized_weights_are_not_computed_in_float32(bundle: Path, tmp_path: Path) -> None:
-    pytest.importorskip("bitsandbytes")
-    import shutil
+def no_loading(*args: object, **options: object) -> None:
+    raise AssertionError("the bundle was loaded again")
 
-    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
-    facts = read_json(copy / "bundle.json")
-    write_json(copy / "bundle.json", {**facts, "quantization": {"load_in_8bit": True}})
+
+@pytest.mark.slow
+def test_quantized_weights_are_not_computed_in_float32(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = changed(bundle, tmp_path / "bundle", quantization={"load_in_8bit": True})
+    # The manifest suffices; a large bundle takes minutes to load.
+    monkeypatch.setattr(golden, "load", no_loading)
     assert check_rounding(copy, TEXTS, ["World"] * 3, ["Sports"] * 3) is None
 
 
+def texts_file(path: Path) -> str:
+    path.write_text("text,label\n" + "".join(f"{row['text']},World\n" for row in TEXTS), "utf-8")
+    return str(path)
+
+
 @pytest.mark.slow
-def test_a_bundle_in_bfloat16_names_rounding_where_answers_differ(
+def test_answers_of_a_float32_bundle_are_not_computed_again(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "new.csv"
-    file.write_text(
-        "text,label\n" + "".join(f"{row['text']},World\n" for row in TEXTS), encoding="utf-8"
-    )
-    request = TableRequest(bundle, str(file))
+    request = TableRequest(bundle, texts_file(tmp_path / "new.csv"))
     assert batching_table(request).facts["rounding"] is None  # all answers agree
-    from prooftune.bundle_evaluation import batching_table as module
 
-    numbered = iter(range(100))
-    monkeypatch.setattr(module, "output_of", lambda prediction: f"{next(numbered)}")
+    loaded, calls = load_classifier(bundle), list[int]()
+    usual = loaded.predict
+    first = usual(TEXTS)[0]
+    other = next(label for label in LABELS if label != first.label)
+
+    def predict(rows: Sequence[dict[str, str]], **options: Any) -> list[LabelPrediction]:
+        """A fault: in a batch, the first row has another label."""
+        calls.append(len(rows))
+        made = usual(rows, **options)
+        return [replace(made[0], label=other), *made[1:]] if len(rows) > 1 else made
+
+    monkeypatch.setattr(loaded, "predict", predict)
+    monkeypatch.setattr("prooftune.bundle_evaluation.batching_table.load", lambda _: loaded)
+    monkeypatch.setattr(golden, "load", no_loading)
     measured = batching_table(request)
-    rounding = measured.facts["rounding"]
+    # One row to warm up, then single rows and the batch.
+    assert calls == [1, 1, 1, 1, 3]
     assert measured.facts["dtype"] == "float32"
-    # Float32's own two labels agree, and neither is one of the numbers.
-    assert (rounding["n"], rounding["same"], rounding["sequential"]) == (3, 3, 0)
-    assert "all 3 of these rows have one answer" in " ".join(measured.document.remarks)
+    probabilities = first.probabilities
+    gap = abs(np.log(probabilities[first.label] / probabilities[other]))
+    assert measured.facts["rounding"] == {
+        "n": 1,
+        "same": 0,
+        "sequential": 0,
+        "batched": 0,
+        "gaps": [pytest.approx(gap, rel=1e-3)],
+    }
+    remarks = " ".join(measured.document.remarks)
+    assert (
+        "1 row has two answers even in float32" in remarks and "one answer both ways" not in remarks
+    )
+
+
+@pytest.mark.slow
+def test_a_bundle_in_bfloat16_has_one_answer_in_float32(
+    wide_model_folder: Path, tmp_path: Path
+) -> None:
+    """A random model writes on for twelve tokens, of which some are nearly equally likely."""
+    made = make_bundle(tmp_path, wide_model_folder, task="free-text-qa", prompt={"max_length": 128})
+    model = {**read_json(made / "bundle.json")["model"], "dtype": "bfloat16"}
+    folder, draw = changed(made, tmp_path / "bfloat16", model=model), random.Random(0)
+    rows = [
+        {
+            "context": " ".join(draw.choices(WORDS[:40], k=draw.randint(3, 30))),
+            "question": " ".join(draw.choices(WORDS[:40], k=4)),
+            "answers": "goal",
+        }
+        for _ in range(30)
+    ]
+    file = tmp_path / "new.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    measured = batching_table(TableRequest(folder, str(file)))
+    facts, rounding = measured.facts, measured.facts["rounding"]
+    assert facts["dtype"] == "bfloat16" and facts["same"] < 1
+    differing = round(30 * (1 - facts["same"]))
+    assert (rounding["n"], rounding["same"]) == (differing, differing)
+    remarks = " ".join(measured.document.remarks)
+    assert "which bfloat16 rounds differently" in remarks
+    assert "have one answer both ways" in remarks and "even in float32" not in remarks
 
 
 def test_what_the_figures_mean() -> None:

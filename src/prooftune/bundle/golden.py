@@ -80,6 +80,27 @@ def load_reference(folder: Path, trust_remote_code: bool = False) -> Classifier 
     return load(folder)
 
 
+def loads_in_float32(folder: Path) -> bool:
+    """Whether `load_float32` loads a bundle in float32, by its manifest and the size of its
+    weights; nothing is loaded.
+
+    Args:
+        folder: a bundle of a language model.
+
+    Raises:
+        UsageError, Failure: see `load`.
+    """
+    manifest = language_model_manifest(folder)
+    if manifest["quantization"]:
+        return False
+    weights = (
+        weights_folder(folder, manifest)
+        if manifest["part"] == "model"
+        else base_model_folder(manifest)
+    )
+    return fits_in_float32(weights)
+
+
 def load_float32(
     folder: Path, trust_remote_code: bool = False, dtype: str | None = "float32"
 ) -> LanguageModelClassifier | QuestionAnswerer:
@@ -95,13 +116,7 @@ def load_float32(
     Raises:
         UsageError, Failure: see `load`.
     """
-    manifest = language_model_manifest(folder)
-    weights = (
-        weights_folder(folder, manifest)
-        if manifest["part"] == "model"
-        else base_model_folder(manifest)
-    )
-    widen = not manifest["quantization"] and fits_in_float32(weights)
+    widen = dtype is not None and loads_in_float32(folder)
     loaded = load(folder, trust_remote_code=trust_remote_code, dtype=dtype if widen else None)
     if not isinstance(loaded, LanguageModelClassifier | QuestionAnswerer):
         raise TypeError(f"{folder} is no language model")

@@ -14,6 +14,7 @@ from prooftune.bundle_evaluation.measured_table import MeasuredTable, TableReque
 from prooftune.bundle_evaluation.rounding import (
     RoundingFacts,
     check_rounding,
+    float32_differences,
     rounding_sentences,
 )
 from prooftune.report.document import Document, DocumentTable
@@ -53,20 +54,23 @@ def batching_table(request: TableRequest) -> MeasuredTable:
     bundle.predict(inputs[:1], progress=False)
     started = time.perf_counter()
     # One call for each row, as a caller without batches would.
-    alone = [output_of(bundle.predict([row], progress=False)[0]) for row in inputs]
+    single = [bundle.predict([row], progress=False)[0] for row in inputs]
     middle = time.perf_counter()
-    together = [output_of(prediction) for prediction in bundle.predict(inputs)]
+    in_batches = bundle.predict(inputs)
     ended = time.perf_counter()
     n = len(inputs)
-    same = sum(a == b for a, b in zip(alone, together, strict=True))
+    sequential, batched = [output_of(p) for p in single], [output_of(p) for p in in_batches]
+    same = sum(a == b for a, b in zip(sequential, batched, strict=True))
     dtype, rounding = None, None
     if isinstance(bundle, LanguageModelClassifier | QuestionAnswerer):
         dtype = str(bundle.model.dtype).removeprefix("torch.")
-        # Before the float32 copy is loaded: two models may not fit.
-        del bundle
-        gc.collect()
-        if same < n:
-            rounding = check_rounding(request.bundle, inputs, alone, together)
+        if same < n and dtype == "float32":
+            rounding = float32_differences(bundle, inputs, single, in_batches)
+        elif same < n:
+            # Before the float32 copy is loaded: two models may not fit.
+            del bundle
+            gc.collect()
+            rounding = check_rounding(request.bundle, inputs, sequential, batched)
     facts: BatchingFacts = {
         "bundle": str(request.bundle),
         "file": request.file,

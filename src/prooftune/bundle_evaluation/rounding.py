@@ -26,6 +26,7 @@ from prooftune.bundle_evaluation.measured_table import output_of
 from prooftune.engine.precision import autocast
 
 LanguageModelBundle = LanguageModelClassifier | QuestionAnswerer
+BundlePrediction = LabelPrediction | QAPrediction
 
 
 class RoundingFacts(TypedDict):
@@ -55,26 +56,77 @@ def check_rounding(
     Args:
         folder: a bundle of a language model.
         inputs: all rows, since batches are made of all of them.
-        sequential, batched: their answers, in the bundle's own precision.
+        sequential, batched: their answers, in the bundle's own precision. If that is float32,
+            `float32_differences` needs no second computation.
 
     Returns:
         None if the bundle cannot be loaded in float32: its weights are quantized, or memory does
         not suffice.
     """
-    differing = [i for i, (a, b) in enumerate(zip(sequential, batched, strict=True)) if a != b]
-    bundle = golden.load_float32(folder)
-    if bundle.model.dtype != torch.float32 or bundle.manifest["quantization"]:
+    # Before the weights are loaded, which takes minutes for a large model.
+    if not golden.loads_in_float32(folder):
         return None
+    bundle = golden.load_float32(folder)
     in_batch = bundle.predict(inputs)
-    alone = [bundle.predict([inputs[i]], progress=False)[0] for i in differing]
+    alone = {
+        i: bundle.predict([inputs[i]], progress=False)[0] for i in _differing(sequential, batched)
+    }
+    return _rounding_facts(bundle, inputs, (sequential, batched), alone, in_batch)
+
+
+def float32_differences(
+    bundle: LanguageModelBundle,
+    inputs: Sequence[Mapping[str, str]],
+    sequential: Sequence[BundlePrediction],
+    batched: Sequence[BundlePrediction],
+) -> RoundingFacts | None:
+    """The facts of a bundle whose own precision is float32, from the predictions that it has made.
+
+    Args:
+        bundle: the loaded bundle.
+        inputs: all rows.
+        sequential, batched: their predictions, one row at a time and in batches.
+
+    Returns:
+        None if the bundle's weights are quantized: float32 is then the precision of its
+        activations alone.
+    """
+    if bundle.manifest["quantization"]:
+        return None
+    answers = [output_of(p) for p in sequential], [output_of(p) for p in batched]
+    alone = {i: sequential[i] for i in _differing(*answers)}
+    return _rounding_facts(bundle, inputs, answers, alone, batched)
+
+
+def _differing(sequential: Sequence[str], batched: Sequence[str]) -> list[int]:
+    return [i for i, (a, b) in enumerate(zip(sequential, batched, strict=True)) if a != b]
+
+
+def _rounding_facts(
+    bundle: LanguageModelBundle,
+    inputs: Sequence[Mapping[str, str]],
+    answers: tuple[Sequence[str], Sequence[str]],
+    alone: Mapping[int, BundlePrediction],
+    in_batch: Sequence[BundlePrediction],
+) -> RoundingFacts:
+    """The facts from float32 predictions.
+
+    Args:
+        bundle: in float32.
+        inputs: all rows.
+        answers: sequential and batched answers, in the bundle's own precision.
+        alone: row number -> float32 prediction of the single row, for rows with two answers.
+        in_batch: float32 predictions of all rows in batches.
+    """
+    sequential, batched = answers
     facts: RoundingFacts = {
-        "n": len(differing),
+        "n": len(alone),
         "same": 0,
         "sequential": 0,
         "batched": 0,
         "gaps": [],
     }
-    for i, prediction in zip(differing, alone, strict=True):
+    for i, prediction in alone.items():
         answer = output_of(prediction)
         if answer == output_of(in_batch[i]):
             facts["same"] += 1
@@ -102,12 +154,13 @@ def rounding_sentences(facts: RoundingFacts | None, dtype: str) -> list[str]:
     n, same = facts["n"], facts["same"]
     share = f"all {n:,}" if same == n else f"{same:,}"
     rows = "of these rows" if same == n else f"of these {n:,} rows"
-    sentences = [
-        why,
-        f"In float32, {share} {rows} have one answer both ways: the single row's for "
-        f"{facts['sequential']:,}, the batch's for {facts['batched']:,}, a third one for "
-        f"{same - facts['sequential'] - facts['batched']:,}.",
-    ]
+    sentences = [why]
+    if same:
+        sentences.append(
+            f"In float32, {share} {rows} have one answer both ways: the single row's for "
+            f"{facts['sequential']:,}, the batch's for {facts['batched']:,}, a third one for "
+            f"{same - facts['sequential'] - facts['batched']:,}."
+        )
     if facts["gaps"]:
         sentences.append(
             f"Where the answers part, float32's log-probabilities of the two differ by "
@@ -130,7 +183,7 @@ def rounding_sentences(facts: RoundingFacts | None, dtype: str) -> list[str]:
 def _gap(
     bundle: LanguageModelBundle,
     row: Mapping[str, str],
-    prediction: LabelPrediction | QAPrediction,
+    prediction: BundlePrediction,
     first: str,
     second: str,
 ) -> float | None:
