@@ -241,7 +241,7 @@ the variation between trainings. Before relying on a point or two, repeat with `
 
 The studies ran on 29 November 2026 at commit 3c69f63, before short texts were compared by
 character n-grams; the recipes therefore set `audit.near_duplicates: 0.9`, the default of that time.
-The machine was shared, and its load changed: times are upper limits, no measurements
+The machine was shared, and its load changed: times are upper bounds, not benchmarks
 ([benchmarks.md](benchmarks.md) has those). The stored predictions were scored with this version.
 
 Against the page of 0.1, which had no `embedding` variant and resampled rows alone:
@@ -250,8 +250,8 @@ Against the page of 0.1, which had no `embedding` variant and resampled rows alo
   embeddings with logistic regression.
 - `squad-v2`: with questions resampled by article the interval is three times as wide, and with four
   articles no difference could have been shown.
-- `swahili-news`: TF-IDF still wins, and embeddings of an English model do as well as the
-  tuned head.
+- `swahili-news`: TF-IDF still wins, and embeddings of an English model cannot be told
+  apart from the tuned head.
 - All other verdicts name the same winners and losers; differences of a few tenths of a point are
   new trainings with another engine.
 """

@@ -131,6 +131,8 @@ class Study:
             sentence each.
         scale: value of each label where labels are ordinal (``data.ordinal``), ascending; empty:
             labels are names.
+        templated_test: whether test rows were held out of near-copies of each other, so that the
+            audit compares test and training rows by exact copies only.
     """
 
     train: Sequence[Example]
@@ -139,6 +141,7 @@ class Study:
     labels: list[str]
     notes: list[str] = field(default_factory=list)
     scale: list[float] = field(default_factory=list)
+    templated_test: bool = False
 
     def splits(self) -> dict[SplitName, Sequence[Example]]:
         """The examples by split."""

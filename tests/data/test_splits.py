@@ -267,3 +267,18 @@ def test_texts_of_one_template_are_split_with_a_note(
     stated = study_recipe({"train": csv(tmp_path, "a.csv", rows)}, audit={"near_duplicates": 0.7})
     with pytest.raises(UsageError, match=r"(too few|more than half).*audit.near_duplicates: null"):
         prepare_data(stated, tmp_path, lambda _: None)
+
+
+def test_templates_in_validation_leave_the_check_against_a_test_file_on(tmp_path: Path) -> None:
+    rows = [(f"please do the thing number {i} now", f"l{i % 2}") for i in range(60)]
+    data = {
+        "train": csv(tmp_path, "a.csv", rows),
+        "test": csv(tmp_path, "t.csv", [("please do the thing number 777 now", "l0"),
+                                        ("quite another text about parcels", "l1")]),
+    }  # fmt: skip
+    study, report = prepare_data(study_recipe(data), tmp_path, lambda _: None)
+    assert not study.templated_test and "validation texts resemble" in study.notes[-1]
+    assert [f.code for f in report.findings if f.severity == "error"] == [
+        "near-leak",
+        "near-leak",
+    ]  # train and validation

@@ -60,15 +60,23 @@ def measured(
 
 
 def test_latency_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # Two slow rows to warm up, then those that count: 1, 2, 3 and 4 ms. By linear interpolation the
-    # median is 2.5 ms and the 99th percentile 3 + 0.97 * 1 = 3.97 ms.
+    # Two slow rows to warm up, then those that count: 1, 2, …, 20 ms. By linear interpolation the
+    # median is 10.5 ms, and the 99th percentile is at rank 0.99 * 19 = 18.81: 19.81 ms.
+    clock = Clock(0.5, 0.5, *(0.001 * i for i in range(1, 21)))
+    assert measured(monkeypatch, tmp_path, clock, 20) == {
+        "latency_p50": pytest.approx(0.0105),
+        "latency_p99": pytest.approx(0.01981),
+        "latency_rows": 20,
+    }
+    assert clock.rows == ["0", "1", *map(str, range(20))]
+
+
+def test_few_rows_have_no_tail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clock = Clock(0.5, 0.5, 0.001, 0.002, 0.003, 0.004)
     assert measured(monkeypatch, tmp_path, clock, 4) == {
         "latency_p50": pytest.approx(0.0025),
-        "latency_p99": pytest.approx(0.00397),
         "latency_rows": 4,
     }
-    assert clock.rows == ["0", "1", "0", "1", "2", "3"]
 
 
 def test_latency_takes_few_rows_of_many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -80,8 +88,8 @@ def test_latency_takes_few_rows_of_many(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.parametrize(
     ("seconds", "calls"),
     [
-        # Two rows to warm up; then 2 s end within the eighth row.
-        (0.2, 10),
+        # Two rows to warm up; then 2 s end with the tenth row.
+        (0.2, 12),
         # One row warms up, and one is timed, however slow they are.
         (30.0, 2),
     ],

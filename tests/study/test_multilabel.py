@@ -315,6 +315,15 @@ def test_frequent_label_sets_have_their_share_in_every_split(tmp_path: Path) -> 
         ({"variants": {"tuned": {"objective": "instruction"}}}, "objective: instruction cannot"),
         ({"class_weights": "balanced"}, "'class_weights' does not support task: multilabel"),
         ({"learning_curve": {}}, "'learning_curve' does not support task: multilabel"),
+        (
+            {"search": {"space": {"lora.r": [8, 16]}, "metric": "accuracy"}},
+            "'search' does not support task: multilabel",
+        ),
+        (
+            {"judge": {"model": "m", "base_url": "http://x/v1"}},
+            "'judge' does not support task: multilabel",
+        ),
+        ({"variants": ["prompted"]}, "kind: prompted cannot give several labels"),
         ({"data": {"train": "a.csv", "ordinal": True}}, "data.ordinal does not apply"),
         ({"data": {"train": "a.csv", "bins": {"a": [0, 1]}}}, "data.bins does not apply"),
         ({"evaluation": {"primary": "accuracy"}}, "'accuracy' is not a metric that can judge"),

@@ -43,7 +43,10 @@ def prepare_data(
     Raises:
         UsageError: the data cannot be read or split.
     """
-    study, recipe = _load_splits(recipe, base)
+    study = splits.load_splits(recipe, base)
+    if study.templated_test:
+        exact = recipe.audit.model_copy(update={"near_duplicates": None})
+        recipe = recipe.model_copy(update={"audit": exact})
     report = audit.audit_study(study, recipe)
     # The caller shows the errors; rows dropped meanwhile would only confuse them.
     if any(finding.severity == "error" for finding in report.findings):
@@ -57,27 +60,3 @@ def prepare_data(
     return study, audit.add_fertility(
         report, study, recipe, count_tokens.count_text, count_tokens.english
     )
-
-
-def _load_splits(recipe: Recipe, base: Path) -> tuple[Study, Recipe]:
-    """Load and split; texts of one template that only the default threshold calls copies are split.
-
-    Returns:
-        The study, and the recipe with the threshold that was used.
-    """
-    try:
-        return splits.load_splits(recipe, base), recipe
-    except splits.NearDuplicatesError:
-        # A threshold that the recipe states is the user's decision.
-        if "near_duplicates" in recipe.audit.model_fields_set:
-            raise
-    exact = recipe.audit.model_copy(update={"near_duplicates": None})
-    recipe = recipe.model_copy(update={"audit": exact})
-    study = splits.load_splits(recipe, base)
-    study.notes.append(
-        "Nearly all texts are near-copies of each other, as if made from a template, and could not "
-        "be split if near-copies stayed in one part: only exact copies do. Test texts resemble "
-        "training texts, so the scores say how well variants fill the template, and no more. "
-        "Set audit.near_duplicates to decide this yourself."
-    )
-    return study, recipe

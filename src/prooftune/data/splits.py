@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import compress
 from math import ceil
 from pathlib import Path
@@ -35,7 +36,8 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
     they cannot contaminate the test set.
 
     Raises:
-        NearDuplicatesError: the rows can be split only if near-duplicates count as different texts.
+        NearDuplicatesError: near-duplicates leave too few texts for a split, by a threshold that
+            the recipe states.
         UsageError: a source cannot be read, or the rows cannot be split as the recipe says.
     """
     data, seed = recipe.data, recipe.seed
@@ -56,18 +58,28 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
         ("test", data.splitting.test, 0),
         ("validation", data.splitting.validation, 1),
     )
+    threshold, templated_test = recipe.audit.near_duplicates, False
     for name, share, offset in holdouts:
         if name not in splits:
             several = recipe.task == "multilabel"
-            splits["train"], splits[name] = split_holdout(
+            hold_out = partial(
+                split_holdout,
                 splits["train"],
                 share,
                 data.splitting.method,
                 seed + offset,
                 name,
-                recipe.audit.near_duplicates,
                 merge_rare=several,
             )
+            try:
+                splits["train"], splits[name] = hold_out(threshold)
+            except NearDuplicatesError:
+                # A threshold that the recipe states is the user's decision.
+                if "near_duplicates" in recipe.audit.model_fields_set:
+                    raise
+                threshold, templated_test = None, templated_test or name == "test"
+                splits["train"], splits[name] = hold_out(threshold)
+                notes.append(_TEMPLATED.format(name=name))
             if name == "test" and data.splitting.method == "stratified" and not several:
                 notes += rare_label_note(splits["train"], splits[name], name)
     # The files of two splits may both count their rows from 1.
@@ -81,7 +93,17 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
         list(scale) or labels,
         notes,
         list(scale.values()),
+        templated_test,
     )
+
+
+_TEMPLATED = (
+    "Nearly all texts are near-copies of each other, as if made from a template, and could not be "
+    "split if near-copies stayed in one part: only exact copies do. {name} texts resemble training "
+    "texts, so the scores say how well variants fill the template, and no more. Set "
+    "audit.near_duplicates to decide this yourself."
+)
+"""Note on the first split that was held out by exact copies."""
 
 
 def split_holdout(

@@ -161,7 +161,8 @@ def abstention(
 
     Returns:
         ``target``, ``confidence`` of the guarantee, ``reachable``, ``threshold``, ``needed_rows``
-        (validation examples that a guarantee would need, where there is none); and on the test
+        (validation examples that a guarantee would need, where there is none; None where they come
+        in groups); and on the test
         examples ``coverage``, ``answered`` and ``accuracy`` with its interval (Wilson's, or by
         groups; None when nothing was answered). ``grouped``: whether validation examples come in
         groups, so that the guarantee is approximate.
@@ -174,7 +175,8 @@ def abstention(
             "confidence": confidence,
             "threshold": None,
             "reachable": False,
-            "needed_rows": needed_rows(validation, target, delta),
+            # How many rows groups would need depends on how much they differ.
+            "needed_rows": None if groups[0] else needed_rows(validation, target, delta),
             "coverage": 0.0,
             "answered": 0,
             "accuracy": None,

@@ -49,10 +49,12 @@ def cost_scores(
         for name, variant in variants.items()
         if (cost := compared_cost(variant, by)) is not None
     }
+    deployable = _deployable(scores, costs)
     return {
         "by": by,
         "variants": variants,
-        "pareto": pareto_front(_deployable(scores, costs), _quality(scores)),
+        "compared": list(deployable),
+        "pareto": pareto_front(deployable, _quality(scores)),
         "cheaper": cheaper_equivalents(scores, costs),
     }
 

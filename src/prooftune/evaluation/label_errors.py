@@ -1,4 +1,4 @@
-"""Rows whose label is likely wrong, by confident learning, and what they could do to a comparison.
+"""Rows whose label is doubtful, by confident learning, and what they could do to a comparison.
 
 Confident learning (Northcutt, Jiang and Chuang 2021, JAIR 70:1373, arXiv 1911.00068) needs label
 probabilities of a model that was not trained on the row. It is written here because the library of
@@ -50,7 +50,7 @@ def confident_labels(targets: Ints, probabilities: Floats) -> Ints:
 
 
 def likely_errors(targets: Ints, probabilities: Floats) -> NDArray[np.bool_]:
-    """Rows whose label is likely wrong: the off-diagonal rows of the confident joint whose given
+    """Rows whose label is doubtful: the off-diagonal rows of the confident joint whose given
     label is not the most probable one either, bool [n]."""
     confident = confident_labels(targets, probabilities)
     # Rows that are confident of nothing are doubtful, and no evidence of an error.
@@ -99,7 +99,7 @@ def difference_bounds(
         first, second: predicted labels, int [n]; `INVALID` is never right.
         targets: given labels, int [n].
         suggested: labels that flagged rows may have instead, int [n].
-        flagged: rows whose label is likely wrong, bool [n].
+        flagged: rows whose label is doubtful, bool [n].
     """
 
     def counts(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[int, int]:

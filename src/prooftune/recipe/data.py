@@ -297,5 +297,5 @@ class Audit(Section):
     """Maximum share of examples that can be truncated to `prompt.max_length`; a larger share is an
     error."""
     label_errors: int = Field(default=5000, ge=0)
-    """Classification: number of training rows in which likely label errors are searched, by
+    """Classification: number of training rows in which doubtful labels are searched, by
     cross-validation; more rows than this are sampled with the seed. 0: no search, in no split."""

@@ -250,11 +250,12 @@ def search_problems(
                 f"search.variants: '{name}' is not a variant that is trained"
                 f"{nearest(name, list(able))}; name some of {', '.join(able)}"
             )
-    if settings.metric is not None and settings.metric not in SEARCH_METRICS[task]:
+    # A task without a search is refused as such, whatever the metric.
+    known = SEARCH_METRICS.get(task, ())
+    if settings.metric is not None and known and settings.metric not in known:
         yield (
             f"search.metric: '{settings.metric}' is not measured during training with task: {task}"
-            f"{nearest(settings.metric, SEARCH_METRICS[task])}; choose one of "
-            f"{', '.join(SEARCH_METRICS[task])}"
+            f"{nearest(settings.metric, known)}; choose one of {', '.join(known)}"
         )
     if settings.metric == LOSS and "training.label_smoothing_factor" in settings.space:
         yield (

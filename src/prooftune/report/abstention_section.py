@@ -53,11 +53,10 @@ def _cells(abstention: Abstention) -> list[Cell]:
         ]
     # Scores of version 0.1 do not have it.
     needed = abstention.get("needed_rows")
-    # Rows in groups say less than as many single ones.
-    about = "at least" if abstention.get("grouped") else "about"
-    why = (
-        f"none: {about} {count(needed)} validation examples would be needed"
-        if needed
-        else "none reaches the target on validation examples"
-    )
+    if needed:
+        why = f"none: about {count(needed)} validation examples would be needed"
+    elif abstention.get("grouped"):
+        why = "none: too few groups of validation examples, or groups that differ too much"
+    else:
+        why = "none reaches the target on validation examples"
     return [Cell(why), Cell(MISSING), Cell(MISSING), Cell(MISSING)]

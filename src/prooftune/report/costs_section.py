@@ -49,7 +49,7 @@ def front_sentence(scores: Scores) -> str:
     unit = "price" if costs["by"] == "price" else "time"
     return (
         f"Pareto front of quality and {unit} of 1,000 predictions: {', '.join(names)}. For every "
-        "other variant, one of these is at least as good and at least as cheap."
+        "other variant that was compared, one of these is at least as good and at least as cheap."
     )
 
 
@@ -61,7 +61,7 @@ def costs_table(scores: Scores) -> Table | None:
     priced = any(v["price_per_1000"] is not None for v in costs["variants"].values())
     trained = any(v["train_price"] is not None for v in costs["variants"].values())
     rows = [
-        (name, _cost_cells(variant, name in costs["pareto"], priced, trained))
+        (name, _cost_cells(variant, _on_front(name, costs), priced, trained))
         for name, variant in costs["variants"].items()
         if variant["seconds_per_1000"] is not None or variant["price_per_1000"] is not None
     ]
@@ -74,7 +74,7 @@ def costs_table(scores: Scores) -> Table | None:
             "Rows per second and 1,000 rows: the test rows in batches. Latency: one row at a time, "
             "median and 99th percentile of the rows given below it; at an endpoint, of its "
             "concurrent requests. Retrieval is not included. Pareto front: no other variant is as "
-            "cheap and as good.",
+            "cheap and as good; a dash: not compared (a control, or a cost in another unit).",
             [*headings, "Pareto front"],
             rows,
         )
@@ -83,7 +83,13 @@ def costs_table(scores: Scores) -> Table | None:
     )
 
 
-def _cost_cells(variant: VariantCost, on_front: bool, priced: bool, trained: bool) -> list[Cell]:
+def _on_front(name: str, costs: CostScores) -> str:
+    if name not in costs["compared"]:
+        return MISSING
+    return "yes" if name in costs["pareto"] else "no"
+
+
+def _cost_cells(variant: VariantCost, on_front: str, priced: bool, trained: bool) -> list[Cell]:
     speed, timed = variant["rows_per_second"], variant["latency_rows"]
     cells = [
         Cell(_rate(speed)),
@@ -99,7 +105,7 @@ def _cost_cells(variant: VariantCost, on_front: bool, priced: bool, trained: boo
         cells.append(Cell(_price(variant["price_per_1000"], currency)))
     if trained:
         cells.append(Cell(_price(variant["train_price"], currency)))
-    return [*cells, Cell("yes" if on_front else "no")]
+    return [*cells, Cell(on_front)]
 
 
 def _rate(value: float | None) -> str:

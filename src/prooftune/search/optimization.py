@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 STUDY_FILE = "study.db"
 RANDOM_TRIALS = 5
-"""Trials with random values before the sampler learns from results (TPE, Bergstra et al. 2011)."""
+"""Trials, the recipe's own among them, before the sampler learns from results (TPE, Bergstra et al.
+2011)."""
 PRUNING_TRIALS = 4
 """Finished trials before the median of them stops others."""
 

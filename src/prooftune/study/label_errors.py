@@ -1,4 +1,4 @@
-"""Likely label errors of a study: found by confident learning, listed in ``label_errors.csv``."""
+"""Doubtful labels of a study: found by confident learning, listed in ``label_errors.csv``."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class CheckedRows:
 
     @property
     def flagged(self) -> np.ndarray:
-        """Rows whose label is likely wrong, bool [n]."""
+        """Rows whose label is doubtful, bool [n]."""
         return likely_errors(self.targets, self.probabilities)
 
     @property
@@ -224,7 +224,7 @@ def _summary(part: CheckedRows) -> LabelErrorSplit:
 
 
 def flagged_rows(part: CheckedRows, study: Study) -> list[tuple[LabelErrorRow, Example]]:
-    """The rows whose label is likely wrong, the most doubtful first."""
+    """The rows whose label is doubtful, the most doubtful first."""
     quality = label_quality(part.targets, part.probabilities)
     found = []
     for i in np.flatnonzero(part.flagged):

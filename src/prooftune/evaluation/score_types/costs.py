@@ -38,9 +38,11 @@ class CheaperEquivalent(TypedDict):
 
 class CostScores(TypedDict):
     """Costs of all variants; ``pareto``: those than which no other is both cheaper and better, by
-    price or by seconds of 1,000 predictions (``by``), the cheapest first."""
+    price or by seconds of 1,000 predictions (``by``), the cheapest first; ``compared``: the
+    variants that could be deployed and whose cost is known in that unit."""
 
     by: CostUnit
     variants: dict[str, VariantCost]
+    compared: list[str]
     pareto: list[str]
     cheaper: list[CheaperEquivalent]

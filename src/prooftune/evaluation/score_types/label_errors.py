@@ -1,4 +1,4 @@
-"""Likely label errors in ``scores.json``."""
+"""Doubtful labels in ``scores.json``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prooftune.types import SplitName
 
 
 class LabelErrorRow(TypedDict):
-    """A row whose label is likely wrong. ``probability`` is that of the given label,
+    """A row whose label is doubtful. ``probability`` is that of the given label,
     ``suggested_probability`` that of the suggested one, both out of sample; ``quality`` is
     `evaluation.label_errors.label_quality`."""
 
@@ -48,7 +48,7 @@ class LabelErrorComparison(TypedDict):
 
 
 class LabelErrors(TypedDict):
-    """Likely label errors: by split, the rows worst first (all of them are in ``file``), and how
+    """Doubtful labels: by split, the rows worst first (all of them are in ``file``), and how
     far comparisons depend on the flagged test rows."""
 
     splits: dict[SplitName, LabelErrorSplit]
