@@ -316,7 +316,8 @@ def render_page() -> str:
         "# Layouts",
         "Each layout with the first lines of a file and what `prooftune init FILE` writes to read "
         "it.\nThis page is generated from the tests by "
-        "`PYTHONPATH=tests:src python -m data.layouts`. Formats, encodings and\ncompression are described in [Data formats](formats.md).",
+        "`PYTHONPATH=tests:src python -m data.layouts`. Formats,\nencodings and compression are "
+        "described in [Data formats](formats.md).",
     ]
     with tempfile.TemporaryDirectory() as folder:
         for layout in LAYOUTS:
