@@ -131,8 +131,7 @@ class Study:
             sentence each.
         scale: value of each label where labels are ordinal (``data.ordinal``), ascending; empty:
             labels are names.
-        templated_test: whether test rows were held out of near-copies of each other, so that the
-            audit compares test and training rows by exact copies only.
+        templated: splits that were held out of near-copies of each other, by exact copies only.
     """
 
     train: Sequence[Example]
@@ -141,7 +140,7 @@ class Study:
     labels: list[str]
     notes: list[str] = field(default_factory=list)
     scale: list[float] = field(default_factory=list)
-    templated_test: bool = False
+    templated: tuple[SplitName, ...] = ()
 
     def splits(self) -> dict[SplitName, Sequence[Example]]:
         """The examples by split."""

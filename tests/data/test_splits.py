@@ -277,7 +277,7 @@ def test_templates_in_validation_leave_the_check_against_a_test_file_on(tmp_path
                                         ("quite another text about parcels", "l1")]),
     }  # fmt: skip
     study, report = prepare_data(study_recipe(data), tmp_path, lambda _: None)
-    assert not study.templated_test and "validation texts resemble" in study.notes[-1]
+    assert study.templated == ("validation",) and "validation texts resemble" in study.notes[-1]
     assert [f.code for f in report.findings if f.severity == "error"] == [
         "near-leak",
         "near-leak",

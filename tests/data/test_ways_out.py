@@ -31,6 +31,7 @@ def digest(number: int) -> str:
 
 DISTINCT = [f"{digest(i)} {digest(-1 - i)}" for i in range(48)]
 CSV = "text,label\n" + "".join(f"{t},{x}\n" for t, x in ROWS)
+UNLIKE = "text,label\n" + "".join(f"{t},{x}\n" for t, (_, x) in zip(DISTINCT, ROWS, strict=False))
 BARE = CSV.partition("\n")[2]
 RECORDS = [{"text": t, "label": x} for t, x in ROWS]
 JSON = json.dumps(RECORDS)
@@ -314,10 +315,22 @@ CLASSIFICATION: dict[str, Way] = {
         {"data.validation": "c.csv"},
     ),
     "leak": (
-        {"a.csv": CSV, "b.csv": CSV[: len(CSV) // 2].rpartition("\n")[0]},
+        {"a.csv": UNLIKE, "b.csv": UNLIKE[: len(UNLIKE) // 2].rpartition("\n")[0]},
         {"train": "a.csv", "test": "b.csv"},
         r"set audit\.leak: drop",
         {"audit.leak": "drop"},
+    ),
+    "leak of a template": (
+        {"a.csv": CSV, "b.csv": CSV.replace("day ", "day 1000")},
+        {"train": "a.csv", "test": "b.csv"},
+        r"alike but no copies.* set audit\.near_duplicates: null",
+        {"audit.near_duplicates": None},
+    ),
+    "all rows leaked": (
+        {"a.csv": CSV, "b.csv": CSV.replace("day ", "day 1000")},
+        {"train": "a.csv", "test": "b.csv", "audit.leak": "drop"},
+        r"no train rows remain.* set audit\.near_duplicates: null",
+        {"audit.near_duplicates": None},
     ),
     "wanted answers": (
         {"a.jsonl": lines([{**q, "label": bool(i % 2)} for i, q in enumerate(QUESTIONS)])},

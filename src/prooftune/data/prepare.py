@@ -44,9 +44,6 @@ def prepare_data(
         UsageError: the data cannot be read or split.
     """
     study = splits.load_splits(recipe, base)
-    if study.templated_test:
-        exact = recipe.audit.model_copy(update={"near_duplicates": None})
-        recipe = recipe.model_copy(update={"audit": exact})
     report = audit.audit_study(study, recipe)
     # The caller shows the errors; rows dropped meanwhile would only confuse them.
     if any(finding.severity == "error" for finding in report.findings):

@@ -58,7 +58,8 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
         ("test", data.splitting.test, 0),
         ("validation", data.splitting.validation, 1),
     )
-    threshold, templated_test = recipe.audit.near_duplicates, False
+    threshold, templated = recipe.audit.near_duplicates, list[SplitName]()
+    exact_only = False
     for name, share, offset in holdouts:
         if name not in splits:
             several = recipe.task == "multilabel"
@@ -77,9 +78,11 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
                 # A threshold that the recipe states is the user's decision.
                 if "near_duplicates" in recipe.audit.model_fields_set:
                     raise
-                threshold, templated_test = None, templated_test or name == "test"
+                threshold, exact_only = None, True
                 splits["train"], splits[name] = hold_out(threshold)
                 notes.append(_TEMPLATED.format(name=name))
+            if exact_only:
+                templated.append(name)
             if name == "test" and data.splitting.method == "stratified" and not several:
                 notes += rare_label_note(splits["train"], splits[name], name)
     # The files of two splits may both count their rows from 1.
@@ -93,7 +96,7 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
         list(scale) or labels,
         notes,
         list(scale.values()),
-        templated_test,
+        tuple(templated),
     )
 
 

@@ -223,7 +223,10 @@ def drop_rows(study: Study, report: AuditReport, recipe: Recipe) -> Study:
                 f"duplicates or near-duplicates of {later} rows."
             )
         if examples and not remaining[name]:
-            raise UsageError(f"no {name} rows remain after dropping empty and leaked rows")
+            raise UsageError(
+                f"no {name} rows remain after dropping empty and leaked rows. If the texts are "
+                "alike but no copies, set audit.near_duplicates: null"
+            )
     return replace(study, train=remaining["train"], validation=remaining["validation"], notes=notes)
 
 

@@ -25,6 +25,12 @@ _SPLIT_PAIRS: tuple[tuple[SplitName, SplitName], ...] = (
 )
 
 
+_ALIKE = (
+    "These are most of the rows: if the texts are alike but no copies, as if made from a template, "
+    "set audit.near_duplicates: null."
+)
+
+
 def find_leakage(
     study: Study, keys: SplitKeys, settings: Audit
 ) -> tuple[list[Finding], dict[str, set[str]]]:
@@ -40,8 +46,11 @@ def find_leakage(
         near_keys: SplitKeys = {
             name: DiskBackedList(near_key(e) for e in examples) for name, examples in splits.items()
         }
+        # Parts that were cut from near-copies of each other hold near-copies by construction.
+        parts = ("train", *study.templated)
+        apart = [p for p in _SPLIT_PAIRS if not (p[0] in parts and p[1] in study.templated)]
         near_duplicates = duplicates.find_near_duplicates(
-            near_keys, _SPLIT_PAIRS, settings.near_duplicates, keys
+            near_keys, apart, settings.near_duplicates, keys
         )
     for first, second in _SPLIT_PAIRS:
         exact = duplicates.find_exact_duplicates(keys[first], keys[second])
@@ -57,6 +66,8 @@ def find_leakage(
                 leaked_ids[first] |= {splits[first][i].id for i, _ in pairs}
                 rows = [f"{splits[first][i].source} = {splits[second][j].source}" for i, j in pairs]
                 finding = _leak_finding(kind, first, second, rows, num_others, settings)
+                if kind == "near" and 2 * len(pairs) > len(splits[first]):
+                    finding = replace(finding, message=f"{finding.message} {_ALIKE}")
                 across = sum(
                     splits[first][i].language != splits[second][j].language for i, j in pairs
                 )
