@@ -313,7 +313,10 @@ def quantization_config(options: dict[str, Any], dtype: torch.dtype | None = Non
     from transformers import BitsAndBytesConfig
 
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UsageError("quantization needs bitsandbytes: pip install 'prooftune[quantization]'")
+        raise UsageError(
+            "quantization: needs bitsandbytes, which is not installed: pip install "
+            "'prooftune[quantization]'"
+        )
     # BitsAndBytesConfig would take both and fail at the first layer.
     if options.get("load_in_4bit") and options.get("load_in_8bit"):
         raise UsageError(

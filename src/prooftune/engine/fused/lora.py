@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from prooftune.engine.autograd import SavedTensors
 from prooftune.engine.fused.prepacked_weights import PrepackedWeight, prepacking_enabled
+from prooftune.engine.fused.quantized_weights import BitsAndBytesLinears, is_quantized
 from prooftune.engine.kernels import int8_linear
-from prooftune.engine.kernels.int8_linear import QuantizedFrozenLinear
 from prooftune.engine.kernels.lora_linear import LoraLinears
 
 
@@ -25,7 +25,7 @@ def computes_in(dtype: torch.dtype, device: str) -> bool:
 
 
 class LoraLayer(Protocol):
-    """A linear layer with LoRA adapters: `peft.tuners.lora.layer.Linear`."""
+    """A linear layer with LoRA adapters: `peft.tuners.lora.layer.Linear` or one of `bnb`."""
 
     base_layer: nn.Linear
     active_adapters: list[str]
@@ -43,9 +43,21 @@ class LoraLayer(Protocol):
         """peft's own computation."""
 
 
+class FrozenLinears(Protocol):
+    """Frozen layers on one input, computed in another way than by 16 or 32-bit matmuls."""
+
+    def forward(
+        self, x: Tensor, lora_hiddens: Sequence[Tensor], lora_b: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """x Wᵀ + lora_hidden Bᵀ for every layer."""
+
+    def backward(self, grads: Sequence[Tensor], grad_hidden: Tensor, lora_a: Tensor) -> Tensor:
+        """The gradient of x."""
+
+
 class _Context(SavedTensors, Protocol):
     scaling: float
-    int8: QuantizedFrozenLinear | None
+    frozen: FrozenLinears | None
 
 
 class _FusedLoraLinears(torch.autograd.Function):
@@ -53,7 +65,7 @@ class _FusedLoraLinears(torch.autograd.Function):
 
     x is [n, in]; every W [out, in], A [r, in] and B [out, r], with W in the dtype of x; returns
     [n, out] for each W. `prepacked` computes the matmuls with each W in inference; None for
-    ordinary matmuls. `int8` computes all of them in int8 training.
+    ordinary matmuls. `frozen` computes all of them where W are quantized, or in int8 training.
     """
 
     @staticmethod
@@ -62,17 +74,17 @@ class _FusedLoraLinears(torch.autograd.Function):
         x: Tensor,
         scaling: float,
         prepacked: Sequence[PrepackedWeight | None],
-        int8: QuantizedFrozenLinear | None,
+        frozen: FrozenLinears | None,
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
         # Weights come as one flat sequence because autograd tracks tensor arguments only.
         layers = LoraLinears(x, *_thirds(weights), scaling)
         any_prepacked = any(prepacked)
-        hidden, outs = layers.forward(with_outputs=not int8 and not any_prepacked)
-        ctx.scaling, ctx.int8 = scaling, int8
+        hidden, outs = layers.forward(with_outputs=not frozen and not any_prepacked)
+        ctx.scaling, ctx.frozen = scaling, frozen
         ctx.save_for_backward(x, hidden, *weights)
-        if int8:
-            return int8.forward(
+        if frozen:
+            return frozen.forward(
                 x, layers.split_hidden(hidden), [b.to(x.dtype) for b in layers.lora_b]
             )
         if any_prepacked:
@@ -93,10 +105,10 @@ class _FusedLoraLinears(torch.autograd.Function):
         x, hidden, *weights = ctx.saved_tensors
         layers = LoraLinears(x, *_thirds(weights), ctx.scaling)
         grad_hidden, grad_x, grad_a, grad_b = layers.backward(
-            hidden, grads, with_grad_x=ctx.needs_input_grad[0] and not ctx.int8
+            hidden, grads, with_grad_x=ctx.needs_input_grad[0] and not ctx.frozen
         )
-        if ctx.needs_input_grad[0] and ctx.int8:
-            grad_x = ctx.int8.backward(
+        if ctx.needs_input_grad[0] and ctx.frozen:
+            grad_x = ctx.frozen.backward(
                 grads, grad_hidden, torch.cat([a.to(x.dtype) for a in layers.lora_a])
             )
         # In the order of the arguments of `forward`; W are frozen.
@@ -122,6 +134,8 @@ class FusedLoraGroup:
     ) -> None:
         self.layers = list(layers)
         self._prepacked = [prepacked.get(layer.base_layer) for layer in layers]
+        bases = [layer.base_layer for layer in layers]
+        self._quantized = BitsAndBytesLinears(bases) if any(map(is_quantized, bases)) else None
         self._input: Tensor | None = None
         self._pending: dict[int, Tensor] = {}
         self._supported: dict[Hashable, bool] = {}
@@ -164,9 +178,12 @@ class FusedLoraGroup:
             rows,
             self.layers[0].scaling[names[0]],
             self._prepacked if prepacking_enabled() else [None] * len(names),
-            int8_linear.get_quantized(weights, [layer.r[name] for layer, name in pairs], rows)
-            if training
-            else None,
+            self._quantized
+            or (
+                int8_linear.get_quantized(weights, [layer.r[name] for layer, name in pairs], rows)
+                if training
+                else None
+            ),
             *weights,
             *(layer.lora_A[name].weight for layer, name in pairs),
             *(layer.lora_B[name].weight for layer, name in pairs),
@@ -203,12 +220,10 @@ class FusedLoraGroup:
 def _is_plain_lora(layer: LoraLayer, x: Tensor) -> bool:
     """Whether the layer is a frozen linear with one plain LoRA adapter and nothing else."""
     base = layer.base_layer
-    if (
-        type(base) is not nn.Linear
-        or base.bias is not None
-        or base.weight.requires_grad
-        or base.weight.dtype != x.dtype
-    ):
+    if base.bias is not None or base.weight.requires_grad:
+        return False
+    # Quantized layers take and give any dtype.
+    if not is_quantized(base) and (type(base) is not nn.Linear or base.weight.dtype != x.dtype):
         return False
     # Merged or disabled adapters are in the weights already, or must not be added.
     if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:

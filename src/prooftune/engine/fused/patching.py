@@ -25,6 +25,7 @@ from prooftune.engine.fused.prepacked_weights import (
     prepack_weights,
     prepacking_enabled,
 )
+from prooftune.engine.fused.quantized_weights import adapter_types
 from prooftune.engine.fused.rope import patch_rope_inplace
 from prooftune.engine.kernels import pointwise
 
@@ -36,8 +37,8 @@ SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 def fused(model: nn.Module) -> Iterator[None]:
     """Use fused layers for the duration of the block, wherever they compute the same.
 
-    A layer that they do not support when it is called (quantized weights, several adapters,
-    dropout, DoRA, a merged or disabled adapter, a bias, another dtype) runs its own code.
+    A layer that they do not support when it is called (several adapters, dropout, DoRA, a merged or
+    disabled adapter, a bias, another dtype) runs its own code.
     """
     # Weights may have moved to another device or dtype since the model was first searched.
     if model not in _PATCHES or not all(map(can_prepack, _PATCHES[model].prepacked)):
@@ -84,10 +85,11 @@ def _replacements(
 ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
     from peft.tuners.lora.layer import Linear as LoraLinear
 
+    adapted = (LoraLinear, *adapter_types())
     norms: dict[tuple[type, int, torch.dtype], bool] = {}
     for module in model.modules():
         children = dict(module.named_children())
-        lora = {name: child for name, child in children.items() if isinstance(child, LoraLinear)}
+        lora = {name: child for name, child in children.items() if isinstance(child, adapted)}
         for names in (
             *SAME_INPUT,
             *((name,) for name in lora if not any(name in names for names in SAME_INPUT)),
@@ -95,7 +97,7 @@ def _replacements(
             group = FusedLoraGroup([lora[name] for name in names if name in lora], prepacked)
             yield from ((cast(nn.Module, layer), group.forward_of(layer)) for layer in group.layers)
         # The base layer of a LoRA layer is computed with its adapter, or by its own code.
-        if not isinstance(module, LoraLinear):
+        if not isinstance(module, adapted):
             yield from (
                 (child, _prepacked_forward(child, prepacked[child]))
                 for child in children.values()
