@@ -149,13 +149,13 @@ def preflight(dry_run: bool) -> dict[str, Any]:
     """One backward pass by each backend, and what the machine is."""
     import torch
 
-    from prooftune.engine.attention import backends
+    from prooftune.engine.attention.flex_trial import FlexKernel, flex_works
     from prooftune.models.loading import device
 
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
-        "flex_works": backends.flex_works(device().type),
+        "flex_works": flex_works(device().type, FlexKernel(), "training"),
         "dry_run": dry_run,
     }
     layer = torch.nn.Linear(64, 64, device=device())

@@ -25,7 +25,8 @@ from transformers import (
 )
 
 from prooftune import recipe
-from prooftune.engine.attention import backends, flex, shared_prefix
+from prooftune.engine.attention import backends, flex, flex_trial, shared_prefix
+from prooftune.engine.attention.flex_trial import FlexKernel, FlexUse, flex_works
 from prooftune.engine.packing import pack_sequences
 from prooftune.engine.precision import autocast
 from prooftune.engine.scoring import label_tree, score_classes, score_labels
@@ -305,15 +306,14 @@ def test_whole_blocks_of_a_long_row_and_prefix_need_no_mask() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "capability", "head_size", "works", "expected"),
+    ("device", "capability", "head_size", "expected"),
     [
-        ("cpu", (0, 0), 64, True, shared_prefix.NAME),
-        ("mps", (0, 0), 64, True, shared_prefix.NAME),
-        ("cuda", (7, 5), 64, True, shared_prefix.NAME),
-        ("cuda", (8, 0), 64, True, flex.NAME),
-        ("cuda", (9, 0), 128, True, flex.NAME),
-        ("cuda", (9, 0), 8, True, shared_prefix.NAME),
-        ("cuda", (9, 0), 64, False, shared_prefix.NAME),
+        ("cpu", (0, 0), 64, shared_prefix.NAME),
+        ("mps", (0, 0), 64, shared_prefix.NAME),
+        ("cuda", (7, 5), 64, shared_prefix.NAME),
+        ("cuda", (8, 0), 64, flex.NAME),
+        ("cuda", (9, 0), 128, flex.NAME),
+        ("cuda", (9, 0), 8, shared_prefix.NAME),
     ],
 )
 def test_the_backend_follows_the_device(
@@ -321,26 +321,43 @@ def test_the_backend_follows_the_device(
     device: str,
     capability: tuple[int, int],
     head_size: int,
-    works: bool,
     expected: str,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
-    monkeypatch.setattr(backends, "flex_works", lambda *_: works)
+
+    def compile_kernel() -> None:
+        raise AssertionError("nothing is compiled before it is needed")
+
+    monkeypatch.setattr(flex, "_compiled", compile_kernel)
     assert backends.default_backend(torch.device(device), head_size) == expected
 
 
-def test_flex_attention_is_tried_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert backends.flex_works.__wrapped__("cpu")
-    assert backends.flex_works.__wrapped__("cpu", 256)
+KERNELS = [
+    FlexKernel(),
+    FlexKernel(256, grouped=False, dtype=torch.float16),
+    FlexKernel(softcap=5.0, windows=True),
+]
+USES: list[FlexUse] = ["training", "rows", "label tree"]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_flex_attention_is_tried_before_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, use: FlexUse
+) -> None:
+    for kernel in KERNELS:
+        with torch.set_grad_enabled(use != "training"):
+            assert flex_works.__wrapped__("cpu", kernel, use)
     messages: list[str] = []
-    monkeypatch.setattr(backends, "notify", lambda message, style: messages.append(message))
+    monkeypatch.setattr(flex_trial, "notify", lambda message, style: messages.append(message))
+    monkeypatch.setattr(flex_trial, "failed_trials", set())
 
     def broken(*_: Any) -> Tensor:
         raise RuntimeError("no Triton compiler")
 
     monkeypatch.setattr(flex, "flex_packed_attention", broken)
-    assert not backends.flex_works.__wrapped__("cpu")
+    assert not flex_works.__wrapped__("cpu", FlexKernel(), use)
     assert "no Triton compiler" in messages[0]
+    assert flex_trial.failed_trials == {("cpu", FlexKernel(), use)}
 
 
 def test_a_kernel_that_is_wrong_for_label_trees_is_not_used(
@@ -358,9 +375,38 @@ def test_a_kernel_that_is_wrong_for_label_trees_is_not_used(
 
     monkeypatch.setattr(flex, "flex_packed_attention", wrong)
     messages: list[str] = []
-    monkeypatch.setattr(backends, "notify", lambda message, style: messages.append(message))
-    assert not backends.flex_works.__wrapped__("cpu")
+    monkeypatch.setattr(flex_trial, "notify", lambda message, style: messages.append(message))
+    monkeypatch.setattr(flex_trial, "failed_trials", set())
+    kernel = FlexKernel(windows=True)
+    assert flex_works.__wrapped__("cpu", kernel, "training")
+    assert not flex_works.__wrapped__("cpu", kernel, "label tree")
     assert "differ" in messages[0]
+
+
+def test_only_the_kernel_that_a_batch_needs_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And matmuls compute it where the trial fails: the same losses and label scores."""
+    tried: list[tuple[FlexKernel, FlexUse]] = []
+
+    def trial(device: str, kernel: FlexKernel, use: FlexUse) -> bool:
+        tried.append((kernel, use))
+        return False
+
+    monkeypatch.setattr(backends, "flex_works", trial)
+    # As if the model were on a GPU; on CPUs nothing is tried.
+    monkeypatch.setattr(backends, "NEEDS_NO_TRIAL", ())
+    labels = [[21], [22, 23]]
+    prompts = [row.ids for row in rows()]
+    results = []
+    for attention in backends.NAMES:
+        model = tuned("gemma2", torch.float32, attention)
+        loss = batched(model)
+        with autocast(model.eval()):
+            scores = [v for _, v in score_labels(model, PREFIX, prompts, labels, 1)]
+        results.append([loss, *scores])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    kernel = FlexKernel(8, True, 3.0, True, torch.float32)
+    assert tried == [(kernel, "training"), (kernel, "label tree")]
 
 
 @pytest.mark.slow

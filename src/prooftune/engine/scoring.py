@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.attention.backends import uses_flex
+from prooftune.engine.attention.backends import flex_computes
 from prooftune.engine.batching import Batch, batch_by_token_budget, collate, to_device
 from prooftune.engine.compatibility import use_tree_attention
 from prooftune.engine.forward import (
@@ -110,6 +110,7 @@ def score_labels(
     # Labels of one token need no tree mask, so the model keeps its attention.
     with torch.no_grad(), use_tree_attention(model) if tree.tokens else nullcontext():
         cache = compute_prefix_cache(backbone, prefix)
+        by_flex = flex_computes(backbone, "label tree" if tree.tokens else "rows")
         # transformers' attention copies the prefix's keys and values to every row.
         copied = 0 if supports_shared_prefix(backbone) else len(prefix)
         for row_ids in batch_by_token_budget(
@@ -118,7 +119,7 @@ def score_labels(
             padding_budget(backbone, batch_tokens),
         ):
             selected = [rows[i] for i in row_ids]
-            if uses_flex(backbone):
+            if by_flex:
                 hidden = flex_hidden_states(
                     backbone,
                     [[*row, *tree.tokens] for row in selected],
@@ -169,6 +170,7 @@ def score_classes(
     device = device_of(model)
     with torch.no_grad():
         cache = compute_prefix_cache(backbone, prefix)
+        by_flex = flex_computes(backbone, "rows")
         # transformers' attention copies the prefix's keys and values to every row.
         copied = 0 if supports_shared_prefix(backbone) else len(prefix)
         for row_ids in batch_by_token_budget(
@@ -178,7 +180,7 @@ def score_classes(
         ):
             selected = [rows[i] for i in row_ids]
             last = [[len(row) - 1] for row in selected]
-            if uses_flex(backbone):
+            if by_flex:
                 hidden = flex_hidden_states(backbone, selected, last, len(prefix), cache)
             else:
                 batch = to_device(collate(selected, last, len(prefix)), device)

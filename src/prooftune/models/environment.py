@@ -38,10 +38,14 @@ def describe_environment(recipes: Iterable[Recipe]) -> dict[str, Any]:
 
 def _describe_model(recipe: Recipe) -> dict[str, Any]:
     """A base model's name and digest, and how it is computed."""
+    from prooftune.engine.attention import flex, shared_prefix
+    from prooftune.engine.attention.flex_trial import failed_trials
     from prooftune.models import loading
 
     folder = loading.resolve(recipe.model.name, recipe.model.revision)
     settings = compute_settings(recipe)
+    if settings["attention"] == flex.NAME and failed_trials:
+        settings["attention"] = shared_prefix.NAME
     return {
         **settings,
         "compiled_code": compiled_kernels(settings, folder),
