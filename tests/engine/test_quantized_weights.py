@@ -117,7 +117,8 @@ def test_one_layer_has_the_formulas_of_its_dequantised_weight(
 ) -> None:
     """In float64, from the weight that the library itself dequantises."""
     model = quantized(wide_model_folder, "float32", QUANTIZATIONS[name])
-    layer = get_backbone(model).layers[0].mlp.down_proj
+    backbone: Any = get_backbone(model)
+    layer = backbone.layers[0].mlp.down_proj
     base, a, b = layer.base_layer, layer.lora_A["default"], layer.lora_B["default"]
     weight = dequantized_weight(base, torch.float64)
     assert weight.shape == (base.out_features, base.in_features)

@@ -82,4 +82,5 @@ def dequantized_weight(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
     from peft.utils.integrations import dequantize_bnb_weight
 
     # 4-bit weights hold their own state, 8-bit ones that of their layer.
-    return dequantize_bnb_weight(layer.weight, getattr(layer, "state", None)).to(dtype)
+    weight: Tensor = dequantize_bnb_weight(layer.weight, getattr(layer, "state", None))
+    return weight.to(dtype)
