@@ -44,13 +44,13 @@ def _section_lines(path: str, section: type[BaseModel]) -> Iterator[str]:
         if issubclass(section, Source) and name in SourceOptions.model_fields:
             continue
         inner = _nested_section(field)
-        value = f"[section](#{_anchor(path, name)})" if inner else _value_text(field.annotation)
+        anchor = f"[section](#{_anchor(path, name, inner)})" if inner else None
         yield (
-            f"| `{name}` | {value} | {_default_text(field, inner)} "
+            f"| `{name}` | {anchor or _value_text(field.annotation)} "
+            f"| {_default_text(field, inner)} "
             f"| {_one_line(field.description or '')} |"
         )
-        # Sections of a variant are those of the recipe, and described there.
-        if inner and inner is not Source and path != "variants.NAME":
+        if inner and inner is not Source and not _in_recipe(path, inner):
             nested.append((name, inner))
     yield ""
     for name, inner in nested:
@@ -59,10 +59,17 @@ def _section_lines(path: str, section: type[BaseModel]) -> Iterator[str]:
             yield from _section_lines("data.train, data.validation, data.test", Source)
 
 
-def _anchor(path: str, name: str) -> str:
+def _in_recipe(path: str, section: type[BaseModel]) -> bool:
+    """Whether a variant's section is also one of the recipe, which describes it."""
+    sections = (_nested_section(field) for field in Recipe.model_fields.values())
+    return path == "variants.NAME" and section in sections
+
+
+def _anchor(path: str, name: str, section: type[BaseModel]) -> str:
     if name in ("train", "validation", "test"):
         return "datatrain-datavalidation-datatest"
-    return (name if path in ("recipe", "variants.NAME") else f"{path}{name}").replace(".", "")
+    of_recipe = path == "recipe" or _in_recipe(path, section)
+    return (name if of_recipe else f"{path}{name}").replace(".", "").lower()
 
 
 def _nested_section(field: FieldInfo) -> type[BaseModel] | None:

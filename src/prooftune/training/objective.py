@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from prooftune.engine.forward import hidden_states, packed_hidden_states
 from prooftune.engine.model_parts import get_backbone, get_output_head
 from prooftune.engine.packing import PAD_MULTIPLE, PackedBatch
 from prooftune.errors import Failure
-from prooftune.utils.label_sets import parse_label_set
 
 
 def summed_loss(
@@ -56,12 +55,6 @@ def summed_binary_loss(logits: Tensor, sets: Tensor, label_smoothing: float) -> 
     targets = sets * (1 - label_smoothing) + label_smoothing / 2
     losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return losses.mean(dim=1).sum()
-
-
-def label_set_matrix(sets: Sequence[str], labels: Sequence[str]) -> Tensor:
-    """1 where a label is in a set, [sets, labels]; the sets are canonical texts."""
-    members = [set(parse_label_set(text)) for text in sets]
-    return torch.tensor([[float(label in of_set) for label in labels] for of_set in members])
 
 
 class TuningModule(nn.Module):

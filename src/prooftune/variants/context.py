@@ -9,12 +9,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prooftune.evaluation.multilabel.metrics import label_matrix
 from prooftune.models import loading
 from prooftune.recipe import Prompt, Recipe
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering, Shot
 from prooftune.tasks.task import TaskAdapter, task_for
 from prooftune.tasks.templates import MANY_LABELS, default_template
 from prooftune.types import CONTEXT, Example, Prediction, Study
+from prooftune.utils.label_sets import parse_label_set
 from prooftune.variant_details import VariantDetails
 
 if TYPE_CHECKING:
@@ -69,9 +71,12 @@ class VariantContext:
         """1 where a label is in a set, [label sets, labels], as `TuningModule` and `EncoderModule`
         read it; None where a text has one label."""
         # Imported here, because the classical baselines must not wait for torch.
-        from prooftune.training.objective import label_set_matrix
+        import torch
 
-        return label_set_matrix(self.label_sets, self.study.labels) if self.label_sets else None
+        if not self.label_sets:
+            return None
+        sets = map(parse_label_set, self.label_sets)
+        return torch.from_numpy(label_matrix(sets, self.study.labels)).float()
 
     @property
     def variants_folder(self) -> Path:
