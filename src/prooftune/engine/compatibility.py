@@ -51,6 +51,11 @@ def use_shared_prefix_attention(model: nn.Module) -> Iterator[bool]:
         base.set_attn_implementation(before)
 
 
+def takes_tree_masks(model: nn.Module) -> bool:
+    """Whether the model's attention takes the 4D mask of a label tree."""
+    return base_model(model).config._attn_implementation in _TAKE_TREE_MASKS
+
+
 @contextmanager
 def use_tree_attention(model: nn.Module) -> Iterator[None]:
     """Switch to an attention that takes the 4D mask of a label tree, for the duration of the block.
@@ -60,7 +65,7 @@ def use_tree_attention(model: nn.Module) -> Iterator[None]:
     """
     base = base_model(model)
     before = base.config._attn_implementation
-    if before in _TAKE_TREE_MASKS:
+    if takes_tree_masks(model):
         yield
         return
     with use_shared_prefix_attention(model) as supported:

@@ -129,20 +129,27 @@ def score_labels(
                     tree.parents,
                 )
             else:
-                batch = to_device(_with_tree(selected, tree, len(prefix)), device)
+                batch = to_device(tree_batch(selected, tree, len(prefix)), device)
                 hidden = hidden_states(backbone, batch, cache)
-            logits = output_head(hidden)
-            # [batch_size, 1 + nodes, vocabulary]: the end of the prompt, then the tree's nodes.
-            log_probs = torch.log_softmax(logits, dim=-1).reshape(
-                len(row_ids), 1 + len(tree.tokens), -1
-            )
-            # Column 0 is the end of the prompt (node -1).
-            sums = [
-                sum(log_probs[:, node + 1, token] for node, token in terms)
-                for terms in tree.label_terms
-            ]
-            # Stacked on the device, so that a batch is one transfer to the host.
-            yield row_ids, torch.stack([torch.as_tensor(s) for s in sums], dim=1).cpu() / divisors
+            # Summed on the device, so that a batch is one transfer to the host.
+            yield row_ids, label_log_probs(output_head(hidden), tree).cpu() / divisors
+
+
+def label_log_probs(logits: Tensor, tree: LabelTree) -> Tensor:
+    """Summed log-probability of every label, [rows, labels], with gradients where they are enabled.
+
+    Args:
+        logits: [rows x (1 + nodes), vocabulary], at the positions of `tree_batch`.
+        tree: the labels.
+    """
+    # [rows, 1 + nodes, vocabulary]: the end of the prompt (node -1), then the tree's nodes.
+    log_probs = torch.log_softmax(logits, dim=-1).reshape(
+        -1, 1 + len(tree.tokens), logits.shape[-1]
+    )
+    sums = [
+        sum(log_probs[:, node + 1, token] for node, token in terms) for terms in tree.label_terms
+    ]
+    return torch.stack([torch.as_tensor(s) for s in sums], dim=1)
 
 
 def score_classes(
@@ -194,8 +201,8 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits, dim=-1)
 
 
-def _with_tree(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: int) -> Batch:
-    """Rows followed by the label tree, with a 4D tree attention mask."""
+def tree_batch(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: int) -> Batch:
+    """Rows followed by the label tree, with a 4D tree attention mask where the tree has nodes."""
     nodes = len(tree.tokens)
     batch = collate(
         [[*row, *tree.tokens] for row in rows], _tree_logit_positions(rows, tree), prefix_length

@@ -187,6 +187,40 @@ def load_tuned(
     return tuned.eval()
 
 
+def load_to_continue(
+    base: Path,
+    trained: Path,
+    options: recipes.Model,
+    *,
+    quantization: dict[str, Any] | None,
+    method: str,
+) -> nn.Module:
+    """Load what `save_tuned` wrote, to train it further: its trainable parameters are those that
+    were trained, in float32.
+
+    Args:
+        base, trained, options, quantization: as of `load_tuned`.
+        method: with which it was trained.
+
+    Raises:
+        Failure: the files cannot be loaded.
+    """
+    if method == "full":
+        model = load_model(trained, options, full_precision=True)
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        return model
+    from peft import PeftModel
+
+    model = load_model(base, options, quantization=quantization)
+    with loading_errors(trained, base):
+        tuned: nn.Module = PeftModel.from_pretrained(
+            model, str(trained), adapter_name=DEFAULT_ADAPTER, is_trainable=True
+        )
+    _add_master_weights(tuned)
+    return tuned.eval()
+
+
 def add_adapter(model: PeftModel, trained: Path) -> str:
     """Load another adapter into a model from `load_tuned`. The base weights are shared.
 

@@ -13,6 +13,7 @@ from prooftune.preflight.findings import Finding, error, note
 from prooftune.recipe import Recipe, Variant
 from prooftune.recipe.variants import WEIGHTED_KINDS
 from prooftune.types import SPLITS, Study
+from prooftune.utils.error_costs import error_cost_matrix
 from prooftune.utils.files import MissingFile
 from prooftune.utils.progress import notify
 
@@ -91,7 +92,7 @@ def findings(recipe: Recipe, base: Path) -> list[Finding]:
 
 def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
     """Return the findings that need the data and the model folder."""
-    result: list[Finding] = [*_class_weights(recipe, study)]
+    result: list[Finding] = [*_class_weights(recipe, study), *_error_costs(recipe, study)]
     if recipe.search is not None and not len(study.validation):
         remedy = "set data.validation or a data.splitting.validation share"
         result.append(error("search", f"needs validation rows: {remedy}"))
@@ -126,8 +127,8 @@ def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
 
 
 def trained(recipe: Recipe) -> list[tuple[str, Variant]]:
-    """The variants that are trained."""
-    return [(n, v) for n, v in recipe.variants.items() if v.kind == "tuned" and not v.adapter]
+    """The variants that are trained, with the options that they inherit."""
+    return [(n, recipe.resolved(v)) for n, v in recipe.variants.items() if v.kind == "tuned" and not v.adapter]
 
 
 def encoders(recipe: Recipe) -> list[tuple[str, Variant]]:
@@ -182,15 +183,31 @@ def _class_weights(recipe: Recipe, study: Study) -> Iterator[Finding]:
                 )
 
 
+def _error_costs(recipe: Recipe, study: Study) -> Iterator[Finding]:
+    """Costs of labels that the study does not have, and costs that no error has."""
+    named = dict.fromkeys(
+        label for true, row in (recipe.costs or {}).items() for label in (true, *row)
+    )
+    unknown = [label for label in named if label not in study.labels]
+    for label in unknown:
+        yield error(
+            "costs",
+            f"no row has the label '{label}'{nearest(label, study.labels)}; the labels are "
+            f"{', '.join(study.labels)}",
+        )
+    if not unknown and not error_cost_matrix(recipe.costs, study.labels).any():
+        yield error("costs", "every error costs 0, so that all predictions are equally good")
+
+
 def _order(recipe: Recipe) -> Iterator[Finding]:
     names = list(recipe.variants)
     for name, variant in recipe.variants.items():
         # Variants run in their order, and this one needs the other's weights.
-        if variant.adapter in names and names.index(variant.adapter) > names.index(name):
-            yield error(
-                f"variants.{name}.adapter",
-                f"'{variant.adapter}' must come before it among the variants",
-            )
+        for key, source in (("adapter", variant.adapter), ("from", variant.start_from)):
+            if source in names and names.index(str(source)) > names.index(name):
+                yield error(
+                    f"variants.{name}.{key}", f"'{source}' must come before it among the variants"
+                )
 
 
 def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
@@ -222,7 +239,8 @@ def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
 
 def _model_key(recipe: Recipe, name: str) -> str:
     """The key that names the base model of a variant."""
-    own = recipe.variants[recipe.variants[name].adapter or name].model
+    variant = recipe.variants[name]
+    own = [variant, *recipe.sources_of_weights(variant)][-1].model
     return "model.name" if own is None else f"variants.{name}.model"
 
 

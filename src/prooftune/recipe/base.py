@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 """A name that is safe to use as a folder name."""
@@ -18,3 +19,14 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, coerce_numbers_to_str=True, use_attribute_docstrings=True
     )
+
+
+def key_of(name: str, field: FieldInfo) -> str:
+    """The key of a field in the recipe: its alias where it has one (``from`` is a word of Python's),
+    else its name."""
+    return field.alias or name
+
+
+def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a section by their keys in the recipe."""
+    return {key_of(name, field): field for name, field in section.model_fields.items()}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prooftune.errors import nearest
+from prooftune.recipe.continued import continued_problems, cost_problems
 from prooftune.recipe.metrics import ORDINAL_METRICS, PRIMARY_METRICS
 from prooftune.recipe.model import DATA_CONTEXT
 from prooftune.recipe.search import search_problems
@@ -37,12 +38,13 @@ def section_problems(recipe: Recipe) -> Iterator[str]:
     if recipe.data.ordinal and not recipe.has_labels:
         yield f"data.ordinal does not apply to task: {recipe.task}, which has no labels"
     yield from _multilabel_problems(recipe)
+    yield from cost_problems(recipe)
     if recipe.seeds > 1 and not any(v.kind in TRAINED_KINDS for v in recipe.variants.values()):
         yield f"seeds: {recipe.seeds} does not apply: no variant is trained (tuned, encoder)"
     yield from _curve_problems(recipe)
     if recipe.search is not None:
         yield from search_problems(
-            recipe.search, recipe.trained_variants(), recipe.task, recipe.training
+            recipe.search, recipe.searchable_variants(), recipe.task, recipe.training
         )
     yield from _cost_problems(recipe)
     shipped = recipe.bundle.variant
@@ -130,7 +132,7 @@ def variant_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
                 f"has the kinds {', '.join(MULTILABEL_KINDS)}"
             )
         elif variant.kind == "tuned" and variant.objective != "head":
-            yield "objective: instruction cannot give several labels per text; use head"
+            yield f"objective: {variant.objective} cannot give several labels per text; use head"
         if variant.class_weights:
             yield "'class_weights' does not support task: multilabel"
     if recipe.has_labels:
@@ -146,6 +148,7 @@ def variant_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
             yield f"'class_weights' does not apply to task: {recipe.task}, which has no labels"
     if variant.context in ("retrieved", "gold", "random") and recipe.retrieval is None:
         yield f"context: {variant.context} needs a retrieval section with documents"
+    yield from continued_problems(recipe, variant)
     if variant.adapter:
         source = recipe.variants.get(variant.adapter)
         if (

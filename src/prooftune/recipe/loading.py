@@ -13,14 +13,16 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from prooftune.errors import UsageError, nearest
+from prooftune.recipe.base import key_of
 from prooftune.recipe.migration import migrate
 from prooftune.recipe.sections import Recipe
 from prooftune.recipe.validation_errors import explain_validation_error, library_option_problems
 from prooftune.recipe.variants import (
+    INHERITED_OPTIONS,
     LANGUAGE_OPTIONS,
-    OPTIONS_BY_KIND,
     QA_OPTIONS,
     TRAINING_OPTIONS,
+    option_keys,
 )
 from prooftune.utils.progress import notify
 
@@ -159,21 +161,24 @@ def dump(recipe: Recipe) -> str:
     Parsing the result gives the same recipe. Options that a source or variant inherits, or that do
     not apply to the kind of variant, are left out.
     """
-    values = recipe.model_dump(mode="json")
+    values = recipe.model_dump(mode="json", by_alias=True)
     # What a split or variant leaves out, it inherits: written with its defaults, it would override
     # the recipe's.
-    explicit = recipe.model_dump(mode="json", exclude_unset=True)
+    explicit = recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
     for split in ("train", "validation", "test"):
         if values["data"][split] is not None:
             values["data"][split] = explicit["data"][split]
     if recipe.has_labels:
         del values["answering"], values["retrieval"]
     for name, variant in values["variants"].items():
-        used = ["kind", *OPTIONS_BY_KIND[variant["kind"]]]
+        used = option_keys(variant["kind"])
         if recipe.has_labels:
             used = [key for key in used if key not in QA_OPTIONS]
         if variant["adapter"] is not None:
-            used = [key for key in used if key not in (*TRAINING_OPTIONS, *LANGUAGE_OPTIONS)]
+            unused = (*TRAINING_OPTIONS, *LANGUAGE_OPTIONS, "from")
+            used = [key for key in used if key not in unused]
+        if variant["from"] is not None:
+            used = [key for key in used if key not in INHERITED_OPTIONS]
         # Options of other kinds would be refused when the dump is read.
         values["variants"][name] = {key: value for key, value in variant.items() if key in used}
         for section in ("prompt", "model"):
@@ -191,9 +196,9 @@ def dump(recipe: Recipe) -> str:
 def _drop_default_nulls(section: BaseModel, values: dict[str, Any]) -> None:
     """Remove keys whose value is null by default: they would triple the length of the file."""
     for name, field in type(section).model_fields.items():
-        inner = getattr(section, name)
-        if name in values and values[name] is None and field.default is None:
-            del values[name]
+        inner, key = getattr(section, name), key_of(name, field)
+        if key in values and values[key] is None and field.default is None:
+            del values[key]
         elif isinstance(inner, BaseModel) and isinstance(values.get(name), dict):
             _drop_default_nulls(inner, values[name])
         elif isinstance(inner, dict):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from prooftune.recipe.base import keys_of
 from prooftune.recipe.data import Source, SourceOptions
 from prooftune.recipe.sections import Recipe
 from prooftune.recipe.variants import Variant
@@ -39,7 +40,7 @@ def _section_lines(path: str, section: type[BaseModel]) -> Iterator[str]:
         yield _one_line(description) + "\n"
     yield "| key | value | default | description |\n|---|---|---|---|"
     nested = []
-    for name, field in section.model_fields.items():
+    for name, field in keys_of(section).items():
         # Options shared by `data` and its splits are described once, under `data`.
         if issubclass(section, Source) and name in SourceOptions.model_fields:
             continue

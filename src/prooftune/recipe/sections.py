@@ -11,11 +11,13 @@ from prooftune.recipe.base import Name, Section
 from prooftune.recipe.consistency import section_problems, variant_problems
 from prooftune.recipe.cost import DEFAULT_CURRENCY, CostSettings
 from prooftune.recipe.data import LABEL_TASKS, Audit, Data, Task
+from prooftune.recipe.error_costs import ErrorCosts
 from prooftune.recipe.judge import Judge
 from prooftune.recipe.learning_curve import LearningCurve
 from prooftune.recipe.model import Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.search import Search
 from prooftune.recipe.variants import (
+    INHERITED_OPTIONS,
     LANGUAGE_OPTIONS,
     LEARNING_KINDS,
     TRAINED_KINDS,
@@ -126,6 +128,10 @@ class Recipe(Section):
     ``tuned`` variants. ``balanced``: labels have equal total weight, so that rare ones count.
     ``{label: weight}``: others have weight 1. Weights are scaled to a mean of 1 over the training
     rows, so that learning rates keep their meaning. Default: every row counts alike."""
+    costs: ErrorCosts | None = None
+    """What errors cost: {true label: {predicted label: cost}}. Errors that are not named cost 1, and
+    right labels 0. Variants are then judged by their mean cost, decide for the label of least
+    expected cost (`decision` of a variant), and ``objective: reward`` trains on it."""
     early_stopping: int | None = Field(default=None, gt=0)
     """Early-stopping patience: evaluations without a lower validation loss after which training
     stops. Default: no early stopping."""
@@ -171,15 +177,51 @@ class Recipe(Section):
         if self.search is None:
             return []
         named = self.search.variants
-        return list(self.trained_variants() if named is None else named)
+        return list(self.searchable_variants() if named is None else named)
 
     def trained_variants(self) -> dict[str, Variant]:
         """The variants that are trained themselves."""
         return {n: v for n, v in self.variants.items() if v.is_trained}
 
+    def searchable_variants(self) -> dict[str, Variant]:
+        """The variants whose hyperparameters can be searched: the search comes before any training,
+        so that there are no weights yet from which another one could continue."""
+        return {n: v for n, v in self.trained_variants().items() if v.start_from is None}
+
+    def sources_of_weights(self, variant: Variant) -> list[Variant]:
+        """The variants whose weights a variant uses or continues from, nearest first."""
+        found: list[Variant] = []
+        while (name := variant.adapter or variant.start_from) in self.variants:
+            variant = self.variants[str(name)]
+            # Recipes whose variants start from each other are refused later.
+            if variant in found:
+                break
+            found.append(variant)
+        return found
+
+    def resolved(self, variant: Variant) -> Variant:
+        """The variant with model, prompt, method and LoRA options of the one that it continues from."""
+        if variant.start_from is None or not (sources := self.sources_of_weights(variant)):
+            return variant
+        inherited = {name: getattr(sources[-1], name) for name in INHERITED_OPTIONS}
+        return variant.model_copy(update=inherited)
+
+    def decides_by_cost(self, variant: Variant) -> bool:
+        """Whether the variant's label is that of least expected cost instead of the likeliest."""
+        if self.costs is None or variant.decision is not None:
+            return variant.decision == "least-cost"
+        weights = self.sources_of_weights(variant)[:1] if variant.adapter else [variant]
+        # Trained on costs, its probabilities are those of decisions and not of labels.
+        return all(v.objective != "reward" for v in weights)
+
     def learning_variants(self) -> list[str]:
         """Names of the variants that learn from labels."""
-        return [n for n, v in self.variants.items() if v.kind in LEARNING_KINDS and not v.adapter]
+        return [
+            n
+            for n, v in self.variants.items()
+            # A share of the rows has no weights to continue from.
+            if v.kind in LEARNING_KINDS and not v.adapter and v.start_from is None
+        ]
 
     def trainings(self, name: str) -> int:
         """Number of trainings of a variant; 1 if it is not tuned."""
@@ -204,7 +246,7 @@ class Recipe(Section):
     def for_variant(self, name: str) -> Recipe:
         """The recipe with the base model, the quantisation and the class weights of one variant.
 
-        A variant with ``adapter`` has the model of the variant that trained it. Whatever computes
+        A variant with ``adapter`` or ``from`` has the model of the variant that trained it. Whatever computes
         with a variant's model takes this recipe.
         """
         own = self.variants[name].class_weights
@@ -221,8 +263,7 @@ class Recipe(Section):
             )
         if not variant.uses_language_model:
             return self
-        # `get`: whether the adapter's variant exists is checked later, with all other problems.
-        trained = self.variants.get(variant.adapter or name, variant)
+        trained = [variant, *self.sources_of_weights(variant)][-1]
         quantization = next(
             (v.quantization for v in (variant, trained) if v.quantization is not None),
             self.quantization,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from prooftune.errors import nearest
+from prooftune.recipe.base import keys_of
 from prooftune.recipe.library_fields import LIBRARY_CLASSES, expected, library_fields
 from prooftune.recipe.sections import Recipe
 from prooftune.recipe.variants import VARIANT_KINDS, Variant
@@ -74,16 +75,17 @@ def _valid_keys(path: Sequence[str]) -> list[str]:
     section: type[BaseModel] = Variant if in_variant else Recipe
     # `variants.NAME.…`: the name is the user's and in no model.
     for key in path[2:] if in_variant else path:
-        if key not in section.model_fields:
+        fields = keys_of(section)
+        if key not in fields:
             continue  # a name of the user's, such as that of a hyperparameter
-        annotation = section.model_fields[key].annotation
+        annotation = fields[key].annotation
         section = next(
             # `Prompt | None` and the like: the member that is a section.
             option
             for option in (annotation, *get_args(annotation))
             if isinstance(option, type) and issubclass(option, BaseModel)
         )
-    return list(section.model_fields)
+    return list(keys_of(section))
 
 
 def library_option_problems(values: Mapping[str, Any]) -> list[str]:

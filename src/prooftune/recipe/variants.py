@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from prooftune.recipe.base import Section
+from prooftune.recipe.base import Section, key_of
 from prooftune.recipe.endpoint import Endpoint
 from prooftune.recipe.model import Model, Prompt
 
@@ -85,9 +85,30 @@ class Variant(Section):
     """prompted: prompt templates to compare on validation rows. Default: the built-in templates."""
     validation_rows: int = Field(default=100, gt=0)
     """prompted: number of validation rows for comparing the templates."""
-    objective: Literal["instruction", "head"] = "instruction"
+    objective: Literal["instruction", "head", "reward", "preference"] = "instruction"
     """tuned: ``instruction``: generate the label or answer after the prompt. ``head``: train a
-    classification head."""
+    classification head. Two objectives continue from the weights of another variant (`from`).
+    ``reward``: the least expected cost of the predicted label by the recipe's ``costs``; exact over
+    the label set, without sampling. ``preference``: direct preference optimisation (DPO, arXiv
+    2305.18290) on pairs of a better and a worse answer."""
+    start_from: str | None = Field(default=None, alias="from")
+    """tuned with ``objective: reward`` or ``preference``: the tuned variant whose weights are
+    trained further. Model, prompt, method and LoRA options are those of that variant."""
+    beta: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """reward: factor of the Kullback-Leibler divergence (in nats) from the variant in `from`, added
+    to the expected cost. Default: 0. preference: DPO's beta; small values let the model move
+    further away from the variant in `from`. Default: 0.1."""
+    pairs: str | None = None
+    """preference: file of pairs with the columns ``prompt``, ``chosen`` and ``rejected``, as TRL
+    reads them, or with ``chosen`` and ``rejected`` as whole conversations (Anthropic's hh-rlhf).
+    Default: pairs from the training rows. For labels: the right label is preferred to the likeliest
+    wrong one. For answers: the reference is preferred to what the model answers, where that is
+    wrong."""
+    decision: Literal["likeliest", "least-cost"] | None = None
+    """The predicted label, where the recipe has ``costs`` and the variant gives probabilities.
+    ``likeliest``: the most probable label. ``least-cost``: the label of least expected cost under
+    the probabilities after temperature scaling (Bayes decision). Default: ``least-cost``; for
+    ``objective: reward``, whose probabilities are those of decisions, ``likeliest``."""
     method: Literal["lora", "dora", "rslora", "full"] = "lora"
     """tuned, encoder: fine-tuning method; ``full`` trains all weights. Default: ``lora`` for tuned,
     ``full`` for encoder."""
@@ -121,6 +142,11 @@ class Variant(Section):
     fields; the recipe's, which are for language models, do not apply. Default: 5 epochs, learning
     rate 2e-4 for models below 60 million parameters and 5e-5 for larger ones (LoRA: 2e-3 and
     5e-4)."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether the objective trains another variant's weights further."""
+        return self.objective in CONTINUED_OBJECTIVES
 
     def trains_on(self, language: str | None) -> bool:
         """Whether rows of a language are trained on, or shown as examples."""
@@ -183,9 +209,9 @@ class Variant(Section):
             name
             for name in Variant.model_fields
             # Only options that were written: every variant has all fields with their defaults.
-            if name in self.model_fields_set - {"kind"} - OPTIONS_BY_KIND[self.kind]
+            if name in self.model_fields_set - {"kind", "decision"} - OPTIONS_BY_KIND[self.kind]
         ]
-        problems = [f"'{name}' does not apply to kind: {self.kind}" for name in unused]
+        problems = [f"'{_key(name)}' does not apply to kind: {self.kind}" for name in unused]
         if self.kind == "embedding" and self.model and self.model.model_fields_set - {"name"}:
             problems.append("'model' of kind: embedding is a name, without other keys")
         if self.languages is not None and self.without is not None:
@@ -197,7 +223,7 @@ class Variant(Section):
         if self.adapter is not None:
             # An adapter of another variant brings its own training.
             problems += [
-                f"'{name}' contradicts adapter: the variant is not trained"
+                f"'{_key(name)}' contradicts adapter: the variant is not trained"
                 for name in (*TRAINING_OPTIONS, *LANGUAGE_OPTIONS)
                 if name in self.model_fields_set
             ]
@@ -205,6 +231,24 @@ class Variant(Section):
             raise ValueError("\n".join(problems))
         return self
 
+
+def _key(name: str) -> str:
+    return key_of(name, Variant.model_fields[name])
+
+
+CONTINUED_OBJECTIVES = ("reward", "preference")
+"""Objectives that train the weights of another variant further."""
+
+INHERITED_OPTIONS = (
+    "model",
+    "quantization",
+    "prompt",
+    "context",
+    "method",
+    "lora",
+    "gold_share",
+)
+"""Options of the variant in ``from``, which belong to its weights."""
 
 TRAINED_KINDS = ("tuned", "encoder")
 CHEAP_KINDS = ("tfidf", "embedding")
@@ -225,6 +269,9 @@ WEIGHTED_KINDS = ("tfidf", "embedding", "encoder", "tuned")
 
 TRAINING_OPTIONS = (
     "objective",
+    "start_from",
+    "beta",
+    "pairs",
     "method",
     "seeds",
     "lora",
@@ -272,6 +319,11 @@ OPTIONS_BY_KIND: dict[str, set[str]] = {
     },
 }
 """Kind -> options that apply to it."""
+
+
+def option_keys(kind: str) -> list[str]:
+    """Keys of the options that apply to a kind of variant."""
+    return [_key(name) for name in ("kind", "decision", *OPTIONS_BY_KIND[kind])]
 
 
 def leave_languages_out(variants: Mapping[str, object], train: object) -> dict[str, object]:

@@ -156,7 +156,8 @@ class VariantStage:
         documents = [documents_digest(self.recipe, self.base)] if uses_passages(variant) else []
         inputs = _recipe_inputs(self.recipe.for_variant(name), variant)
         # The number of trainings does not change a training.
-        options = variant.model_dump(exclude={"seeds"})
+        # Decisions are made when results are evaluated.
+        options = variant.model_dump(exclude={"seeds", "decision"})
         # Nothing for the first one, so that adding `seeds` does not repeat it.
         repeat = [training] if training else []
         return fingerprint([self.data_fingerprint, options, *inputs, *documents, *repeat])
@@ -270,9 +271,10 @@ def _options_read(recipe: Recipe, variant: Variant) -> list[Any]:
     ]
     if not recipe.has_labels:
         parts += [recipe.answering.model_dump(), recipe.retrieval and recipe.retrieval.model_dump()]
-    if variant.adapter:
-        # Other options of the adapter's variant train other weights.
-        parts += [recipe.variants[variant.adapter].model_dump(exclude={"seeds"})]
+    # Other options of the variants whose weights are used train other weights.
+    parts += [v.model_dump(exclude={"seeds"}) for v in recipe.sources_of_weights(variant)]
+    if any(v.objective == "reward" for v in (variant, *recipe.sources_of_weights(variant))):
+        parts += [{"costs": recipe.costs}]
     if variant.is_tuned:
         parts += [recipe.lora, recipe.training, recipe.early_stopping, recipe.forgetting]
     return parts

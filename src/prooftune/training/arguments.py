@@ -134,13 +134,20 @@ def chosen_checkpointing(options: dict[str, Any]) -> bool | None:
     return None
 
 
-def default_learning_rate(parameters: int, method: str) -> float:
+CONTINUED_SHARE = 0.1
+"""Default learning rate of a training that continues a tuned model, as a share of the tuned one's."""
+
+
+def default_learning_rate(parameters: int, method: str, *, continued: bool = False) -> float:
     """The learning rate if the recipe sets none: higher for adapters and for small models.
 
     Args:
         parameters: number of the model's parameters.
         method: ``lora``, ``dora``, ``rslora`` or ``full``.
+        continued: whether the model is tuned already (``objective: reward`` or ``preference``).
     """
+    if continued:
+        return CONTINUED_SHARE * default_learning_rate(parameters, method)
     if method == "full":
         return 1e-4 if parameters < SMALL_MODEL_PARAMETERS else 2e-5
     return 1e-3 if parameters < SMALL_MODEL_PARAMETERS else 2e-4

@@ -32,10 +32,11 @@ from prooftune.variants.measured_rates import (
 )
 from prooftune.variants.measured_training import measure_training
 from prooftune.variants.memory_model import MeasuredRate, MemoryModel
+from prooftune.variants.objectives import build_objective, needs_reference
 from prooftune.variants.passages import PassageProvider
 from prooftune.variants.prompting import candidates
 from prooftune.variants.time_budget import TimeBudget
-from prooftune.variants.tuned import base_to_train, training_rows
+from prooftune.variants.tuned import base_to_train, make_trainable
 
 _MAX_MEMORY_SHARE = 0.7
 """A model whose weights take more than this share of the free memory is not loaded."""
@@ -105,7 +106,9 @@ def estimate_costs(
         return encoders
     # A model that does not fit would make the machine swap, or end the process.
     free = profiling.available_memory()
-    weights = max(_weight_bytes(recipe.for_variant(name), v) for name, v in variants.items())
+    weights = max(
+        _weight_bytes(recipe.for_variant(name), recipe.resolved(v)) for name, v in variants.items()
+    )
     if free is not None and weights > _MAX_MEMORY_SHARE * free:
         return None
     estimates, memory = [], MemoryModel()
@@ -130,6 +133,8 @@ def estimate_costs(
             view = recipe.for_variant(name)
             context = VariantContext(view, variant_study, Path(), windowed=not with_retrieval)
             if variant.kind == "tuned":
+                # Its weights to continue from are not trained yet: new ones take the same time.
+                variant = recipe.resolved(variant).model_copy(update={"start_from": None})
                 model = None
                 one = _estimate_tuned(context, variant, name, memory, own)
                 estimates.append(_all_trainings(one, recipe.trainings(name)))
@@ -238,11 +243,8 @@ def _estimate_tuned(
 ) -> CostEstimate:
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
     encoder = context.encoder(context.rendering(variant.prompt))
-    model = adapters.make_trainable(
-        base_to_train(context, variant, recipe.training_seed(name)),
-        variant,
-        {**recipe.lora, **variant.lora},
-    )
+    base = base_to_train(context, variant, recipe.training_seed(name))
+    model = make_trainable(context, variant, base)
     counter = token_counter(context, encoder, head)
     if variant.adapter:  # the weights of another variant: no training
         rate = measure_scoring(context, encoder, model, head, budget)
@@ -257,7 +259,7 @@ def _estimate_tuned(
         # max_steps overrides the number of epochs, as in transformers.
         epochs = int(options["max_steps"]) * window / len(study.train)
     tokenised = evenly_spaced(study.train, _MAX_TRAINING_ROWS)
-    rows = training_rows(context, encoder, tokenised, head)
+    rows = build_objective(context, variant, encoder, model, with_reference=False).rows(tokenised)
     count = len(rows) * len(study.train) / len(tokenised)  # windows of a context are rows too
     tokens = sum(len(row) for row in rows) * count / len(rows)
     steps = math.ceil(count / batch)
@@ -282,6 +284,8 @@ def _estimate_tuned(
     seconds = step.seconds * computed + (
         _EVALUATIONS_PER_TRAINING * scoring.seconds * counter.total(measured)
     )
+    if needs_reference(variant):
+        seconds += scoring.seconds * counter.total(study.train)
     cost = _cost_estimate(name, context, counter, scoring, seconds, memory.peak(step, scoring))
     cost = replace(cost, is_extrapolated=step.is_extrapolated or scoring.is_extrapolated)
     weights = 4 * adapters.trainable_counts(model)[0]

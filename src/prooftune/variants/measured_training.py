@@ -21,7 +21,6 @@ from prooftune.training.arguments import (
     default_learning_rate,
     training_arguments,
 )
-from prooftune.training.objective import TuningModule
 from prooftune.training.rows import TrainingRow
 from prooftune.training.sampler import LengthGroupedBatchSampler
 from prooftune.training.trainer import train
@@ -32,6 +31,7 @@ from prooftune.variants.memory_model import (
     MeasuredRate,
     additional_memory,
 )
+from prooftune.variants.objectives import build_objective
 from prooftune.variants.time_budget import TimeBudget
 
 _TIMED_TOKENS = 8192
@@ -205,15 +205,17 @@ def _train_steps(
                 adapters.trainable_counts(model)[1], variant.method
             ),
         )
+        objective = build_objective(context, variant, encoder, model, with_reference=False)
         with profiling.measure_cost() as cost:
             train(
-                TuningModule(model, context.label_set_matrix()),
+                objective.module,
                 list(rows),
                 [],
                 encoder.prefix,
                 arguments,
                 int8=context.recipe.model.int8_training,
                 callbacks=[clock],
+                collator=objective.collator,
                 description=None,
                 checkpointing=chosen_checkpointing(options),
             )

@@ -108,12 +108,20 @@ def log_folder(name: str, training: int) -> str:
     return f"{name}@{training + 1}" if training else name
 
 
+_OBJECTIVES = {
+    "instruction": "the instruction",
+    "reward": "expected cost",
+    "preference": "preferences (DPO)",
+}
+
+
 def describe_training(
     variant: Variant, record: TrainingRecord, class_weights: ClassWeights | None = None
 ) -> str:
     """Method, rows and hyperparameters of a training in one line."""
     method = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "full": "all weights"}
-    objective = "a classification head" if variant.has_head else "the instruction"
+    objective = "a classification head" if variant.has_head else _OBJECTIVES[variant.objective]
+    start = f" from {variant.start_from}" if variant.start_from else ""
     training = record["training"]
     arguments, epochs = training["arguments"], training["epochs"]
     share = training["trainable_parameters"] / training["total_parameters"]
@@ -123,7 +131,7 @@ def describe_training(
         * arguments["processes"]
     )
     return (
-        f"{method[variant.method]} tuned with {objective} on {training['rows']:,} rows, "
+        f"{method[variant.method]} tuned{start} with {objective} on {training['rows']:,} rows, "
         f"{share:.2%} of the weights trained, learning rate {arguments['learning_rate']:.2g}, "
         f"{epochs:.3g} epoch{'s' if epochs != 1 else ''}, batches of {batch_size}"
         f"{describe_weights(class_weights)}"

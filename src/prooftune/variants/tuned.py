@@ -4,7 +4,6 @@ and score it."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,8 @@ from prooftune.models import adapters, loading, weight_changes
 from prooftune.models.stored_tensors import load_output_head
 from prooftune.recipe import Variant
 from prooftune.run_folder import training_folder
-from prooftune.tasks.classification import class_pairs, label_set_pairs
 from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.training.objective import TuningModule
-from prooftune.training.rows import TrainingRow, head_rows, instruction_rows
-from prooftune.types import Example
 from prooftune.utils import distributed
 from prooftune.utils.files import atomic_path, read_json, write_json
 from prooftune.utils.profiling import measure_cost
@@ -32,10 +28,10 @@ from prooftune.variant_details import (
     TrainingRecord,
     WeightChanges,
 )
-from prooftune.variants.class_weights import label_weights, row_weights
 from prooftune.variants.context import VariantContext, VariantOutput, training_title
 from prooftune.variants.forgetting import general_text, perplexity
 from prooftune.variants.model_handle import ModelHandle, release_cached_model
+from prooftune.variants.objectives import build_objective
 from prooftune.variants.prompting import run_prompted, score_splits
 from prooftune.variants.training_record import (
     CHECKPOINTS_FOLDER,
@@ -63,6 +59,7 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
         UsageError: the recipe's training options or its text cannot be used.
         Failure: training diverged, or the reloaded model does not predict as the trained one did.
     """
+    variant = context.recipe.resolved(variant)
     head, title = variant.objective == "head", training_title(name, context.training)
     # Before training, so that a wrong file name fails early.
     text = general_text(context.recipe.forgetting, base)
@@ -191,9 +188,7 @@ def _train(
         # Freed before the whole model is loaded again.
         del base, module, setup.module, setup.run
         module = TuningModule(
-            adapters.make_trainable(
-                base_to_train(context, variant, seed), variant, {**recipe.lora, **variant.lora}
-            )
+            make_trainable(context, variant, base_to_train(context, variant, seed))
         )
         module.load_trainable(trained)
     model = module.model.eval()
@@ -239,7 +234,7 @@ def tuned_setup(
         context: the study; of its rows only training and validation rows are read.
         variant, name: the variant.
         encoder: renders the prompts.
-        base: from `base_to_train`; adapters are added in place.
+        base: from `base_to_train`; adapters are added in place, unless it has some already.
 
     Raises:
         UsageError: the recipe's training or LoRA options cannot be used.
@@ -248,22 +243,26 @@ def tuned_setup(
     from prooftune.training.quality import validation_quality
 
     recipe, head = context.recipe, variant.objective == "head"
+    seed = recipe.training_seed(name, context.training)
+    model = make_trainable(context, variant, base)
+    objective = build_objective(context, variant, encoder, model)
     rows, validation = (
-        training_rows(context, encoder, examples, head)
+        objective.rows(examples)
         for examples in (context.study.train, context.training_validation)
     )
-    seed = recipe.training_seed(name, context.training)
-    model = adapters.make_trainable(base, variant, {**recipe.lora, **variant.lora})
     options = training_options(context, variant, name, seed)
     return make_setup(
         context,
         name,
-        TuningModule(model, context.label_set_matrix()),
+        objective.module,
         rows,
         validation,
         options,
         encoder.prefix,
-        learning_rate=default_learning_rate(adapters.trainable_counts(model)[1], variant.method),
+        collator=objective.collator,
+        learning_rate=default_learning_rate(
+            adapters.trainable_counts(model)[1], variant.method, continued=variant.continues
+        ),
         int8=recipe.model.int8_training,
         quality=validation_quality(recipe, encoder, context.training_validation, head),
         checkpointing=chosen_checkpointing(options),
@@ -271,32 +270,40 @@ def tuned_setup(
 
 
 def base_to_train(context: VariantContext, variant: Variant, seed: int) -> Any:
-    """Load the model to train. The seed sets the initial head and adapter weights."""
+    """Load the model to train: the base model, or the trained one that the variant continues from.
+    The seed sets the initial head and adapter weights."""
     # Before loading, which draws the initial values of new heads and adapters.
     torch.manual_seed(seed)
+    recipe = context.recipe
+    if variant.start_from is not None:
+        return adapters.load_to_continue(
+            context.model_folder,
+            start_folder(context, variant.start_from) / TRAINED_FOLDER,
+            recipe.model,
+            quantization=recipe.quantization,
+            method=variant.method,
+        )
     return loading.load_model(
         context.model_folder,
-        context.recipe.model,
-        quantization=context.recipe.quantization,
+        recipe.model,
+        quantization=recipe.quantization,
         labels=context.study.labels if variant.objective == "head" else None,
         full_precision=variant.method == "full",
     )
 
 
-def training_rows(
-    context: VariantContext, encoder: PromptEncoder, examples: Sequence[Example], head: bool
-) -> Sequence[TrainingRow]:
-    """Token ids, targets and weights of the examples, for the variant's objective."""
-    weights = row_weights(
-        label_weights(context.recipe.class_weights, context.study.train), examples
-    )
-    if head and context.label_sets:
-        return head_rows(label_set_pairs(examples, encoder, context.label_sets))
-    if head:
-        return head_rows(class_pairs(examples, encoder), weights)
-    return instruction_rows(
-        context.task_adapter.training_pairs(examples, encoder), encoder.stop_token_id, weights
-    )
+def start_folder(context: VariantContext, source: str) -> Path:
+    """Folder of the training that this one continues: that of the same number, so that several
+    trainings start from several."""
+    training = context.training % context.recipe.trainings(source)
+    return training_folder(context.variants_folder, source, training)
+
+
+def make_trainable(context: VariantContext, variant: Variant, base: nn.Module) -> nn.Module:
+    """Add the variant's adapter to a base model; a model that is trained further has it already."""
+    if variant.start_from is not None:
+        return base
+    return adapters.make_trainable(base, variant, {**context.recipe.lora, **variant.lora})
 
 
 def _before_and_after(

@@ -1,0 +1,147 @@
+"""What a tuned variant is trained on: module, rows and collator of its objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from prooftune.recipe import Variant
+from prooftune.tasks.classification import class_pairs, label_scores, label_set_pairs
+from prooftune.tasks.prompt_encoding import PromptEncoder
+from prooftune.training.objective import TuningModule
+from prooftune.training.reward import (
+    RewardModule,
+    RewardRow,
+    ScoredLabels,
+    reward_collator,
+    reward_rows,
+)
+from prooftune.training.rows import TrainingRow, head_rows, instruction_rows
+from prooftune.types import Example
+from prooftune.utils.error_costs import error_cost_matrix
+from prooftune.variants.class_weights import label_weights, row_weights
+from prooftune.variants.context import VariantContext
+
+Collator = Callable[[Sequence[Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What the trainer needs to know of an objective.
+
+    Attributes:
+        module: the module to train.
+        rows: from examples to training rows. Objectives with a reference policy compute it with the
+            module's model as it is, so that rows are made before training.
+        collator: from rows to the module's inputs; None: that of instructions and heads.
+    """
+
+    module: TuningModule
+    rows: Callable[[Sequence[Example]], Sequence[TrainingRow]]
+    collator: Collator | None = None
+
+
+def needs_reference(variant: Variant) -> bool:
+    """Whether the starting policy must score the training rows before the training."""
+    return variant.objective == "reward" and bool(variant.beta)
+
+
+def build_objective(
+    context: VariantContext,
+    variant: Variant,
+    encoder: PromptEncoder,
+    model: nn.Module,
+    *,
+    with_reference: bool = True,
+) -> Objective:
+    """The objective of a tuned variant.
+
+    Args:
+        context: the study.
+        variant: the variant.
+        encoder: renders the prompts.
+        model: the trainable model. Where the objective continues from another variant, it has that
+            variant's weights.
+        with_reference: False to time a training: rows then have no reference policy.
+    """
+    if variant.objective == "reward":
+        return _reward(context, variant, encoder, model, with_reference)
+    return Objective(
+        TuningModule(model, context.label_set_matrix()),
+        lambda examples: target_rows(context, encoder, examples, variant.objective == "head"),
+    )
+
+
+def target_rows(
+    context: VariantContext, encoder: PromptEncoder, examples: Sequence[Example], head: bool
+) -> Sequence[TrainingRow]:
+    """Token ids, targets and weights of the examples, for instructions or a head."""
+    weights = example_weights(context, examples)
+    if head and context.label_sets:
+        return head_rows(label_set_pairs(examples, encoder, context.label_sets))
+    if head:
+        return head_rows(class_pairs(examples, encoder), weights)
+    return instruction_rows(
+        context.task_adapter.training_pairs(examples, encoder), encoder.stop_token_id, weights
+    )
+
+
+def example_weights(context: VariantContext, examples: Sequence[Example]) -> list[float] | None:
+    """Class weight of each example; None where there are none."""
+    return row_weights(label_weights(context.recipe.class_weights, context.study.train), examples)
+
+
+def _reward(
+    context: VariantContext,
+    variant: Variant,
+    encoder: PromptEncoder,
+    model: nn.Module,
+    with_reference: bool,
+) -> Objective:
+    recipe = context.recipe
+    labels = ScoredLabels.of(
+        encoder.prefix,
+        encoder.label_ids,
+        encoder.stop_token_id,
+        normalize=recipe.scoring.normalize == "length",
+    )
+    costs = error_cost_matrix(recipe.costs, context.study.labels)
+    module = RewardModule(
+        model, labels, torch.tensor(costs, dtype=torch.float32), variant.beta or 0.0
+    )
+
+    def rows(examples: Sequence[Example]) -> Sequence[RewardRow]:
+        pairs = [*class_pairs(examples, encoder)]
+        if with_reference and needs_reference(variant):
+            reference = reference_log_probs(context, encoder, model, [ids for ids, _ in pairs])
+        else:
+            # Not read without a penalty.
+            reference = [[0.0] * len(encoder.label_ids)] * len(pairs)
+        return reward_rows(pairs, reference, example_weights(context, examples))
+
+    return Objective(module, rows, reward_collator(labels))
+
+
+def reference_log_probs(
+    context: VariantContext, encoder: PromptEncoder, model: nn.Module, rows: Sequence[list[int]]
+) -> list[list[float]]:
+    """Log-probabilities of the labels under a model, [rows, labels], as predictions have them.
+
+    Args:
+        context: the study.
+        encoder: renders the prompts.
+        model: a causal model.
+        rows: token ids of the prompts after the shared prefix.
+    """
+    was_training = model.training
+    model.eval()
+    scores = label_scores(
+        model, encoder, rows, context.recipe.scoring, description="reference probabilities"
+    )
+    model.train(was_training)
+    result: list[list[float]] = scores.log_softmax(1).tolist()
+    return result
