@@ -132,6 +132,8 @@ class Study:
         scale: value of each label where labels are ordinal (``data.ordinal``), ascending; empty:
             labels are names.
         templated: splits that were held out of near-copies of each other, by exact copies only.
+        costs: cost of predicting each label (column) where another is true (row), if errors have
+            costs; empty: they have none.
     """
 
     train: Sequence[Example]
@@ -141,6 +143,7 @@ class Study:
     notes: list[str] = field(default_factory=list)
     scale: list[float] = field(default_factory=list)
     templated: tuple[SplitName, ...] = ()
+    costs: list[list[float]] = field(default_factory=list)
 
     def splits(self) -> dict[SplitName, Sequence[Example]]:
         """The examples by split."""

@@ -49,6 +49,7 @@ _BOUNDS: dict[str, tuple[float, float] | None] = {
     "mcc": (-2.0, 2.0),
     "quadratic_kappa": (-2.0, 2.0),
     "mae": None,
+    "mean_cost": None,
     # BLEU is on sacreBLEU's scale, 0 to 100; words have no upper end.
     "bleu": (-100.0, 100.0),
     "answer_words": None,

@@ -41,6 +41,7 @@ BOUNDS = {
     "mcc": SIGNED,
     "quadratic_kappa": SIGNED,
     "mae": (0.0, inf),
+    "mean_cost": (0.0, inf),
     "log_loss": (0.0, inf),
     "brier": (0.0, 2.0),
 }

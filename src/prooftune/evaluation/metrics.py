@@ -2,8 +2,8 @@
 once.
 
 Every metric here is a function of a few sums over examples (`Sums`): hits, targets and predictions
-per label, summed log-loss and Brier score, per confidence bin the count, confidence and hits, and
-for ordinal labels the summed absolute and squared errors.
+per label, summed log-loss and Brier score, per confidence bin the count, confidence and hits, for
+ordinal labels the summed absolute and squared errors, and the summed cost of errors that have one.
 Summing is linear, so the sums of all resamples are one matrix product of resample counts [R, n]
 with per-example columns [n, columns], and a metric computed from sums of shape [R, ...] is the
 metric of every resample.
@@ -42,6 +42,8 @@ class Outcomes:
         log_probs: natural-log probabilities of the labels, float [n, L], or None.
         classes: L, the number of labels.
         scale: value of each label, [L], where labels are ordinal; None: they are names.
+        costs: cost of predicting each label (column) where another is true (row), [L, L]; None:
+            errors have no costs.
     """
 
     targets: Ints
@@ -49,6 +51,7 @@ class Outcomes:
     log_probs: Floats | None
     classes: int
     scale: Floats | None = None
+    costs: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -95,6 +98,8 @@ class Sums:
             probabilities.
         scale: value of each label, [L]; None where labels are not ordinal.
         absolute_error, squared_error: summed over examples in units of `scale`, [...].
+        cost: summed over examples, [...]; None where errors have no costs.
+        highest_cost: of a single example.
     """
 
     hits: Floats
@@ -109,11 +114,13 @@ class Sums:
     scale: Floats | None = None
     absolute_error: Floats | None = None
     squared_error: Floats | None = None
+    cost: Floats | None = None
+    highest_cost: float = 0.0
 
 
 def columns(outcomes: Outcomes) -> Floats:
-    """Per-example columns whose sums are `Sums`: 1 + 3L, 2 more for ordinal labels, and
-    2 + 3·BINS more for probabilities, float [n, columns]."""
+    """Per-example columns whose sums are `Sums`: 1 + 3L, 2 more for ordinal labels, 1 more for
+    costs, and 2 + 3·BINS more for probabilities, float [n, columns]."""
     labels = np.arange(outcomes.classes)
     is_target = outcomes.targets[:, None] == labels
     is_predicted = outcomes.predicted[:, None] == labels
@@ -121,6 +128,9 @@ def columns(outcomes: Outcomes) -> Floats:
     if outcomes.scale is not None:
         errors = ordinal_errors(outcomes.scale)[outcomes.targets, outcomes.predicted]
         parts += [errors[:, None], errors[:, None] ** 2]
+    if outcomes.costs is not None:
+        costs = with_invalid(outcomes.costs)[outcomes.targets, outcomes.predicted]
+        parts += [costs[:, None]]
     if outcomes.log_probs is not None:
         confidence = outcomes.confidence
         in_bin = bin_of(confidence)[:, None] == np.arange(BINS)
@@ -134,8 +144,11 @@ def columns(outcomes: Outcomes) -> Floats:
     return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts], axis=1)
 
 
-def sums(summed: Floats, classes: int, scale: Floats | None = None) -> Sums:
-    """Name the parts of summed `columns` [..., columns]; `scale` is that of the outcomes."""
+def sums(
+    summed: Floats, classes: int, scale: Floats | None = None, costs: Floats | None = None
+) -> Sums:
+    """Name the parts of summed `columns` [..., columns]; `scale` and `costs` are those of the
+    outcomes."""
     # The order is that of `columns`; the two change together.
     n, rest = summed[..., 0], summed[..., 1:]
     hits, targets, predicted = (rest[..., i * classes : (i + 1) * classes] for i in range(3))
@@ -144,6 +157,9 @@ def sums(summed: Floats, classes: int, scale: Floats | None = None) -> Sums:
     if scale is not None:
         total = replace(total, scale=scale, absolute_error=rest[..., 0], squared_error=rest[..., 1])
         rest = rest[..., 2:]
+    if costs is not None:
+        total = replace(total, cost=rest[..., 0], highest_cost=float(costs.max()))
+        rest = rest[..., 1:]
     if rest.shape[-1] == 0:
         return total
     bins = [rest[..., 2 + i * BINS : 2 + (i + 1) * BINS] for i in range(3)]
@@ -158,10 +174,14 @@ def sums(summed: Floats, classes: int, scale: Floats | None = None) -> Sums:
 
 
 def ordinal_errors(scale: Floats) -> Floats:
-    """Distance of each target from each prediction, [L, L + 1]. The last column, which `INVALID`
-    indexes, is of invalid outputs: they are as wrong as a label can be."""
-    distances = np.abs(scale[:, None] - scale)
-    return np.concatenate([distances, distances.max(axis=1, keepdims=True)], axis=1)
+    """Distance of each target from each prediction, [L, L + 1], with that of invalid outputs."""
+    return with_invalid(np.abs(scale[:, None] - scale))
+
+
+def with_invalid(errors: Floats) -> Floats:
+    """Errors of each prediction (column) for each target (row), with a last column, which `INVALID`
+    indexes, of invalid outputs: they are as wrong as a label can be. [L, L + 1]."""
+    return np.concatenate([errors, errors.max(axis=1, keepdims=True)], axis=1)
 
 
 def log_losses(outcomes: Outcomes) -> Floats:
@@ -220,7 +240,7 @@ def rates(total: Sums) -> dict[str, Floats]:
             "brier": total.brier / total.n,
             "ece": _ece(total),
         }
-    return result | _ordinal_rates(total)
+    return result | _ordinal_rates(total) | _cost_rates(total)
 
 
 def _ordinal_rates(total: Sums) -> dict[str, Floats]:
@@ -245,6 +265,17 @@ def _ordinal_rates(total: Sums) -> dict[str, Floats]:
     }
 
 
+def _cost_rates(total: Sums) -> dict[str, Floats]:
+    """Mean cost of a prediction; nothing where errors have no costs.
+
+    ``cost_score`` is 1 - mean cost / highest cost, 0 to 1, which grows with quality.
+    """
+    if total.cost is None:
+        return {}
+    mean_cost = total.cost / total.n
+    return {"mean_cost": mean_cost, "cost_score": np.asarray(1 - mean_cost / total.highest_cost)}
+
+
 def per_class(total: Sums) -> dict[str, Floats]:
     """Precision, recall and F1 of every label, [..., L]; not-a-number where there is no
     denominator."""
@@ -267,7 +298,7 @@ def confusion(outcomes: Outcomes) -> Ints:
 
 def measure(outcomes: Outcomes) -> tuple[dict[str, float], dict[str, Floats]]:
     """The metrics of one variant: scalars by name, and per-class arrays [L] by name."""
-    total = sums(columns(outcomes).sum(axis=0), outcomes.classes, outcomes.scale)
+    total = sums(columns(outcomes).sum(axis=0), outcomes.classes, outcomes.scale, outcomes.costs)
     return {name: float(value) for name, value in rates(total).items()}, per_class(total)
 
 

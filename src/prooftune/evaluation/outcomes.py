@@ -111,6 +111,7 @@ def _outcomes(
         log_probs=_log_probs(predictions, len(labels), where),
         classes=len(labels),
         scale=np.array(study.scale, dtype=np.float64) if study.scale else None,
+        costs=np.array(study.costs, dtype=np.float64) if study.costs else None,
     )
 
 

@@ -13,6 +13,9 @@ from prooftune.types import Study
 CONTROL = "control"
 """Role of variants with ``context: gold`` or ``random``, which show what retrieval could bring."""
 
+AS_SCORES = {"mae": "mae_score", "mean_cost": "cost_score"}
+"""Metrics that fall with quality -> the same as a share of the worst, which grows with it."""
+
 IMBALANCE = 10
 """From this ratio of the most to the least frequent training label on, macro F1 is the default."""
 
@@ -20,12 +23,15 @@ IMBALANCE = 10
 def classification_primary(study: Study, settings: Evaluation) -> tuple[str, list[str]]:
     """The metric by which classifiers are judged, and what a reader must know of the choice.
 
-    Accuracy, unless the recipe names another; quadratic weighted kappa where labels are ordinal;
+    Accuracy, unless the recipe names another; the mean cost where errors have costs; quadratic
+    weighted kappa where labels are ordinal;
     macro F1 where training labels are so uneven that accuracy would hardly see the rare ones.
     """
     if settings.primary:
         # Everything that decides takes larger values for better ones.
-        return "mae_score" if settings.primary == "mae" else settings.primary, []
+        return AS_SCORES.get(settings.primary, settings.primary), []
+    if study.costs:
+        return "cost_score", []
     if study.scale:
         return "quadratic_kappa", []
     counts = Counter(example.target for example in study.train)

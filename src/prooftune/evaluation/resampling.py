@@ -189,7 +189,9 @@ def resampled(tables: Sequence[Floats], resamples: int, seed: int) -> list[Float
 def bootstrap(variants: Sequence[Outcomes], resamples: int, seed: int) -> list[Sums]:
     """The sums of every bootstrap resample [R], for every variant, on the same resamples."""
     drawn = resampled([columns(v) for v in variants], resamples, seed)
-    return [sums(part, v.classes, v.scale) for part, v in zip(drawn, variants, strict=True)]
+    return [
+        sums(part, v.classes, v.scale, v.costs) for part, v in zip(drawn, variants, strict=True)
+    ]
 
 
 def resample_counts(n: int, resamples: int, seed: int, start: int = 0) -> Floats:
@@ -258,9 +260,11 @@ def label_prior(
     seed: int,
     variant: int,
     scale: Floats | None = None,
+    costs: Floats | None = None,
 ) -> Floats:
     """Sums of a classifier's pseudo-examples for `resample`: [R, width], as `metrics.columns` has
-    them. A wrong one is spread evenly over the other labels; `scale` is that of ordinal labels."""
+    them. A wrong one is spread evenly over the other labels; `scale` is that of ordinal labels, and
+    `costs` those of errors."""
     right, wrong = pseudo_examples(classes, resamples, seed, variant)
     targets = right + wrong
     # What is wrong for label k counts as predicted for each of the other labels in equal parts.
@@ -271,6 +275,10 @@ def label_prior(
         for power in (1, 2):
             mean_error = (distances**power).sum(axis=1) / max(classes - 1, 1)
             parts.append((wrong * mean_error).sum(axis=1, keepdims=True))
+    if costs is not None:
+        of_right = np.diag(costs)
+        mean_cost = (costs.sum(axis=1) - of_right) / max(classes - 1, 1)
+        parts.append((right * of_right + wrong * mean_cost).sum(axis=1, keepdims=True))
     known = np.concatenate(parts, axis=1)
     # Columns of probabilities: nothing is supposed of these.
     return np.pad(known, ((0, 0), (0, width - known.shape[1])))

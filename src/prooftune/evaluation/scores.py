@@ -62,6 +62,8 @@ COMPARED = ("accuracy", "macro_f1", "balanced_accuracy", "mcc")
 """Metrics of which differences are given; the primary one is added."""
 ORDINAL = ("quadratic_kappa", "mae", "mae_score")
 """Those of ordinal labels."""
+COSTS = ("mean_cost", "cost_score")
+"""Those of errors that have costs."""
 
 
 def score(
@@ -153,15 +155,24 @@ def score(
         trainings_facts = training_facts(metrics, quality[name], number)
         if trainings_facts is not None:
             variants[name]["trainings"] = trainings_facts
-    classes, scale = len(study.labels), next(iter(tests.values())).scale
+    classes, first = len(study.labels), next(iter(tests.values()))
     plan = Plan(
         pairs(
             compared_systems(results, bundled), {r.name: r.details.get("model") for r in results}
         ),
         primary,
         # `fromkeys` keeps the order and drops a primary metric that is in `COMPARED`.
-        tuple(dict.fromkeys((*COMPARED, *(ORDINAL if study.scale else ()), primary))),
-        lambda summed: rates(sums(summed, classes, scale)),
+        tuple(
+            dict.fromkeys(
+                (
+                    *COMPARED,
+                    *(ORDINAL if study.scale else ()),
+                    *(COSTS if study.costs else ()),
+                    primary,
+                )
+            )
+        ),
+        lambda summed: rates(sums(summed, classes, first.scale, first.costs)),
         settings.confidence,
         seed,
         groups,
@@ -241,7 +252,7 @@ def _measure_all(
     # Trainings of a variant share its pseudo-examples.
     numbers = {name: number for number, name in enumerate(arrays)}
     priors = [
-        label_prior(test.classes, table.shape[1], r, seed, numbers[name], test.scale)
+        label_prior(test.classes, table.shape[1], r, seed, numbers[name], test.scale, test.costs)
         for (name, test), table in zip(tests, tables, strict=True)
     ]
     drawn = resample(tables, r, seed, groups, priors)
@@ -251,7 +262,7 @@ def _measure_all(
     for (name, test), table, part in zip(tests, tables, drawn, strict=True):
         # The default binds this turn's value; a closure would read the loop's last one.
         def both(summed: Floats, test: Outcomes = test) -> dict[str, Floats]:
-            total = sums(summed, test.classes, test.scale)
+            total = sums(summed, test.classes, test.scale, test.costs)
             by_class = {f"class_{key}": value for key, value in per_class(total).items()}
             return rates(total) | by_class
 

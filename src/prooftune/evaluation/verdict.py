@@ -173,6 +173,7 @@ OPPOSED = (
     "mcc",
     "quadratic_kappa",
     "mae_score",
+    "cost_score",
     "micro_f1",
     "samples_f1",
     "subset_accuracy",

@@ -128,7 +128,11 @@ def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
 
 def trained(recipe: Recipe) -> list[tuple[str, Variant]]:
     """The variants that are trained, with the options that they inherit."""
-    return [(n, recipe.resolved(v)) for n, v in recipe.variants.items() if v.kind == "tuned" and not v.adapter]
+    return [
+        (n, recipe.resolved(v))
+        for n, v in recipe.variants.items()
+        if v.kind == "tuned" and not v.adapter
+    ]
 
 
 def encoders(recipe: Recipe) -> list[tuple[str, Variant]]:

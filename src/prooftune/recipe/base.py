@@ -22,8 +22,8 @@ class Section(BaseModel):
 
 
 def key_of(name: str, field: FieldInfo) -> str:
-    """The key of a field in the recipe: its alias where it has one (``from`` is a word of Python's),
-    else its name."""
+    """The key of a field in the recipe: its name, or its alias where that is a word of Python's, as
+    ``from`` is."""
     return field.alias or name
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prooftune.errors import nearest
 from prooftune.recipe.continued import continued_problems, cost_problems
-from prooftune.recipe.metrics import ORDINAL_METRICS, PRIMARY_METRICS
+from prooftune.recipe.metrics import COST_METRICS, ORDINAL_METRICS, PRIMARY_METRICS
 from prooftune.recipe.model import DATA_CONTEXT
 from prooftune.recipe.search import search_problems
 from prooftune.recipe.variants import MULTILABEL_KINDS, QA_OPTIONS, TRAINED_KINDS, Variant
@@ -24,7 +24,11 @@ def section_problems(recipe: Recipe) -> Iterator[str]:
     """Problems of sections with the task and with each other, one sentence each."""
     known = PRIMARY_METRICS[recipe.task]
     if recipe.evaluation.primary is not None and recipe.evaluation.primary not in known:
-        known = {m: t for m, t in known.items() if recipe.data.ordinal or m not in ORDINAL_METRICS}
+        lacking = [
+            *(() if recipe.data.ordinal else ORDINAL_METRICS),
+            *(COST_METRICS if recipe.costs is None else ()),
+        ]
+        known = {m: t for m, t in known.items() if m not in lacking}
         yield (
             f"evaluation.primary: '{recipe.evaluation.primary}' is not a metric that can judge "
             f"task: {recipe.task}{nearest(recipe.evaluation.primary, known)}; choose one of "
@@ -35,6 +39,8 @@ def section_problems(recipe: Recipe) -> Iterator[str]:
             f"evaluation.primary: {recipe.evaluation.primary} needs data.ordinal, which says "
             "that labels are values on a scale"
         )
+    elif recipe.evaluation.primary in COST_METRICS and recipe.costs is None:
+        yield f"evaluation.primary: {recipe.evaluation.primary} needs costs, what errors cost"
     if recipe.data.ordinal and not recipe.has_labels:
         yield f"data.ordinal does not apply to task: {recipe.task}, which has no labels"
     yield from _multilabel_problems(recipe)

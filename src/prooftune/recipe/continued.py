@@ -12,6 +12,7 @@ from prooftune.recipe.variants import CONTINUED_OBJECTIVES, INHERITED_OPTIONS, V
 if TYPE_CHECKING:
     from prooftune.recipe.sections import Recipe
 
+
 def cost_problems(recipe: Recipe) -> Iterator[str]:
     """Problems of ``costs`` with the task, one sentence each."""
     if recipe.costs is None:
@@ -90,7 +91,7 @@ def _reward_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
             "sampled (GRPO). Use objective: preference"
         )
     elif recipe.scoring.method == "generation":
-        yield "objective: reward trains label probabilities; it contradicts scoring.method: generation"
+        yield "objective: reward trains label probabilities; it contradicts method: generation"
     elif recipe.scoring.calibration:
         yield "objective: reward trains label probabilities; it contradicts scoring.calibration"
     if variant.pairs is not None:
@@ -102,8 +103,8 @@ def _preference_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
         yield "beta: objective: preference needs a value above 0, found 0"
     if variant.pairs is not None and recipe.has_labels:
         yield (
-            f"'pairs' does not apply to task: {recipe.task}: its pairs are made from labels. Remove "
-            "it, or use task: free-text-qa"
+            f"'pairs' does not apply to task: {recipe.task}: its pairs are made from labels. "
+            "Remove it, or use task: free-text-qa"
         )
     if variant.pairs is not None and variant.class_weights:
         yield "'class_weights' does not apply to pairs, which have no labels"

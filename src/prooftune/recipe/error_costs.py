@@ -10,7 +10,9 @@ from pydantic import BeforeValidator, Field
 
 def _expand_costs(value: object) -> object:
     """Labels as text, as everywhere in a recipe: ``{1: {0: 5}}`` names the labels '1' and '0'."""
-    if not isinstance(value, Mapping) or not all(isinstance(row, Mapping) for row in value.values()):
+    if not isinstance(value, Mapping) or not all(
+        isinstance(row, Mapping) for row in value.values()
+    ):
         raise ValueError(
             "expected {true label: {predicted label: cost}}, such as {spam: {ham: 1}, ham: {spam: "
             "10}}"

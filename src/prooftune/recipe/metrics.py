@@ -15,6 +15,8 @@ _CLASSIFICATION = {
     "quadratic_kappa": "quadratic weighted kappa",
     "mae": "mean absolute error",
     "mae_score": "1 − MAE / range",
+    "mean_cost": "mean cost",
+    "cost_score": "1 − mean cost / highest cost",
 }
 _MULTILABEL = {
     "micro_f1": "micro F1",
@@ -38,7 +40,8 @@ PRIMARY_METRICS: dict[Task, dict[str, str]] = {
     "free-text-qa": _ANSWERS,
 }
 """Key and title of the metrics that ``evaluation.primary`` may name, by task: those that grow with
-quality and that every variant has. ``mae``, which does not, is judged as ``mae_score``."""
+quality and that every variant has. ``mae`` and ``mean_cost``, which do not, are judged as
+``mae_score`` and ``cost_score``."""
 
 QUALITY_METRICS: dict[Task, tuple[str, str]] = {
     "classification": ("accuracy", "macro_f1"),
@@ -51,3 +54,5 @@ QUALITY_METRICS: dict[Task, tuple[str, str]] = {
 
 ORDINAL_METRICS = ("quadratic_kappa", "mae", "mae_score")
 """Those that need ordinal labels."""
+COST_METRICS = ("mean_cost", "cost_score")
+"""Those that need costs of errors."""

@@ -32,7 +32,8 @@ class Evaluation(Section):
     primary: str | None = None
     """Metric that decides the verdict and which tuned variant ships. Classification: ``accuracy``,
     ``balanced_accuracy``, ``macro_f1``, ``macro_precision``, ``macro_recall``, ``weighted_f1`` or
-    ``mcc``; with `data.ordinal` also ``quadratic_kappa`` or ``mae`` (shown as 1 - MAE / range).
+    ``mcc``; with `data.ordinal` also ``quadratic_kappa`` or ``mae`` (shown as 1 - MAE / range),
+    with `costs` also ``mean_cost`` (shown as 1 - mean cost / highest cost).
     Several labels per text: ``micro_f1``, ``macro_f1``, ``samples_f1`` or ``subset_accuracy``.
     Question answering: ``f1``, ``exact``, ``rouge1``, ``rouge2``, ``rougeL``, ``rougeL_or_none`` or
     ``meteor``. Default: accuracy, or macro F1 if the most frequent training label has more than 10
@@ -129,8 +130,8 @@ class Recipe(Section):
     ``{label: weight}``: others have weight 1. Weights are scaled to a mean of 1 over the training
     rows, so that learning rates keep their meaning. Default: every row counts alike."""
     costs: ErrorCosts | None = None
-    """What errors cost: {true label: {predicted label: cost}}. Errors that are not named cost 1, and
-    right labels 0. Variants are then judged by their mean cost, decide for the label of least
+    """What errors cost: {true label: {predicted label: cost}}. Errors that are not named cost 1,
+    and right labels 0. Variants are then judged by their mean cost, decide for the label of least
     expected cost (`decision` of a variant), and ``objective: reward`` trains on it."""
     early_stopping: int | None = Field(default=None, gt=0)
     """Early-stopping patience: evaluations without a lower validation loss after which training
@@ -200,7 +201,7 @@ class Recipe(Section):
         return found
 
     def resolved(self, variant: Variant) -> Variant:
-        """The variant with model, prompt, method and LoRA options of the one that it continues from."""
+        """The variant with the options that it inherits from the one that it continues from."""
         if variant.start_from is None or not (sources := self.sources_of_weights(variant)):
             return variant
         inherited = {name: getattr(sources[-1], name) for name in INHERITED_OPTIONS}
@@ -246,8 +247,8 @@ class Recipe(Section):
     def for_variant(self, name: str) -> Recipe:
         """The recipe with the base model, the quantisation and the class weights of one variant.
 
-        A variant with ``adapter`` or ``from`` has the model of the variant that trained it. Whatever computes
-        with a variant's model takes this recipe.
+        A variant with ``adapter`` or ``from`` has the model of the variant that trained it.
+        Whatever computes with a variant's model takes this recipe.
         """
         own = self.variants[name].class_weights
         view = self._with_model_of(name)

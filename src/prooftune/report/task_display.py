@@ -13,7 +13,7 @@ from prooftune.evaluation.score_types import (
     defined,
 )
 from prooftune.recipe.data import LABEL_TASKS
-from prooftune.recipe.metrics import ORDINAL_METRICS
+from prooftune.recipe.metrics import COST_METRICS, ORDINAL_METRICS
 from prooftune.report.format import DECIMAL, ONE_DECIMAL, PERCENT, NumberFormat
 
 CONTROL = "control"
@@ -80,13 +80,15 @@ _CLASSIFICATION = TaskDisplay(
         "quadratic_kappa": Metric("quadratic weighted kappa", "quadratic kappa", DECIMAL),
         "mae": Metric("mean absolute error (MAE)", "MAE", DECIMAL),
         "mae_score": Metric("1 − MAE / range", "1 − MAE / range"),
+        "mean_cost": Metric("mean cost of a prediction", "mean cost", DECIMAL),
+        "cost_score": Metric("1 − mean cost / highest cost", "1 − mean cost / highest"),
         "log_loss": Metric("log-loss (nats)", "log-loss", DECIMAL),
         "brier": Metric("Brier score (0 to 2)", "Brier", DECIMAL),
         "ece": Metric("calibration error (ECE)", "ECE", DECIMAL),
     },
-    variant_metrics=("quadratic_kappa", "mae", "macro_f1", "mcc", "log_loss", "ece"),
-    difference_metrics=("quadratic_kappa", "macro_f1"),
-    terminal_metrics=("quadratic_kappa", "mae", "macro_f1", "log_loss"),
+    variant_metrics=("mean_cost", "quadratic_kappa", "mae", "macro_f1", "mcc", "log_loss", "ece"),
+    difference_metrics=("mean_cost", "quadratic_kappa", "macro_f1"),
+    terminal_metrics=("mean_cost", "quadratic_kappa", "mae", "macro_f1", "log_loss"),
     count_columns=(("invalid", "invalid"), ("truncated", "truncated")),
     output_columns=(),
     table_note="MCC: Matthews correlation coefficient, 0 for guessing and 1 for no errors. "
@@ -100,6 +102,10 @@ _CLASSIFICATION = TaskDisplay(
     answer_names=("true label", "no label"),
 )
 
+_COST_NOTE = (
+    "Mean cost: what a prediction costs on average by the recipe’s costs of errors; lower is "
+    "better. Invalid outputs cost as much as the most expensive error of their row. "
+)
 _ORDINAL_NOTE = (
     "Quadratic kappa: quadratic weighted kappa, 0 for guessing and 1 for no errors; far errors "
     "count more. MAE: mean absolute error in units of the labels, lower is better. "
@@ -213,6 +219,8 @@ def display_for(scores: Setup) -> TaskDisplay:
     display, key = TASKS[scores["task"]], scores["primary"]
     if key in ORDINAL_METRICS:
         display = replace(display, table_note=_ORDINAL_NOTE + display.table_note)
+    if key in COST_METRICS:
+        display = replace(display, table_note=_COST_NOTE + display.table_note)
     # The unit whose outputs the test swaps.
     by = "group" if scores["groups"] else "example"
     if key == "accuracy":

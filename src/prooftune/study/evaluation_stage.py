@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from prooftune.study.label_errors import search_label_errors
 from prooftune.study.learning_curve import CurveResults, fit_learning_curves
 from prooftune.study.search import read_search
 from prooftune.types import Study, VariantResult
+from prooftune.utils.error_costs import error_cost_matrix
 from prooftune.utils.files import read_json, write_json
 from prooftune.utils.secrets import redact
 from prooftune.version import __version__
@@ -54,6 +56,13 @@ def evaluate(
     """
     from prooftune.report.build import write_report
 
+    if recipe.costs is not None:
+        from prooftune.evaluation.decisions import with_decisions
+
+        costs_of_errors = error_cost_matrix(recipe.costs, study.labels).tolist()
+        study = dataclasses.replace(study, costs=costs_of_errors)
+        by_cost = [name for name, v in recipe.variants.items() if recipe.decides_by_cost(v)]
+        results = with_decisions(study, results, by_cost)
     if recipe.task == "classification":
         from prooftune.evaluation.scores import score
 

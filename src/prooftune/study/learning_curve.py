@@ -184,10 +184,10 @@ def _samples(
         named = [replace(s.result, name=str(i), repeats=()) for i, s in enumerate(found)]
         arrays = outcomes_of(study, named)
         tables = [columns(arrays[r.name][0][0].with_log_probs(None)) for r in named]
-        scale = arrays[named[0].name][0][0].scale
+        first = arrays[named[0].name][0][0]
 
         def metric(summed: Floats) -> Floats:
-            total = sums(summed, len(study.labels), scale)
+            total = sums(summed, first.classes, first.scale, first.costs)
             return np.asarray(rates(total)[scores["primary"]])
 
     else:

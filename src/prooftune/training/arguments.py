@@ -135,7 +135,7 @@ def chosen_checkpointing(options: dict[str, Any]) -> bool | None:
 
 
 CONTINUED_SHARE = 0.1
-"""Default learning rate of a training that continues a tuned model, as a share of the tuned one's."""
+"""Default learning rate of training a tuned model further, as a share of the tuned one's."""
 
 
 def default_learning_rate(parameters: int, method: str, *, continued: bool = False) -> float:

@@ -247,8 +247,7 @@ def tuned_setup(
     model = make_trainable(context, variant, base)
     objective = build_objective(context, variant, encoder, model)
     rows, validation = (
-        objective.rows(examples)
-        for examples in (context.study.train, context.training_validation)
+        objective.rows(examples) for examples in (context.study.train, context.training_validation)
     )
     options = training_options(context, variant, name, seed)
     return make_setup(
