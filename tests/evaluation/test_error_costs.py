@@ -81,9 +81,9 @@ def test_least_cost_is_the_cheapest_by_enumeration() -> None:
         min(range(3), key=lambda j: sum(p[i] * COSTS[i, j] for i in range(3)))
         for p in np.exp(log_probs)
     ]
-    assert least_cost(log_probs, COSTS).tolist() == naive
+    assert least_cost(np.exp(log_probs), COSTS).tolist() == naive
     plain = error_cost_matrix(None, LABELS)
-    assert least_cost(log_probs, plain).tolist() == log_probs.argmax(axis=1).tolist()
+    assert least_cost(np.exp(log_probs), plain).tolist() == log_probs.argmax(axis=1).tolist()
 
 
 def made_study(n: int) -> tuple[Study, VariantResult]:
@@ -117,7 +117,7 @@ def test_decisions_are_by_calibrated_probabilities_and_cost_less() -> None:
     temperature = fit_temperature(validation)
     assert temperature == pytest.approx(2, rel=0.2)
     assert test.log_probs is not None
-    wanted = least_cost(apply_temperature(test.log_probs, temperature), COSTS)
+    wanted = least_cost(np.exp(apply_temperature(test.log_probs, temperature)), COSTS)
     assert [p.output for p in decided.test] == [LABELS[i] for i in wanted]
     assert [p.log_probs for p in decided.test] == [p.log_probs for p in result.test]
     assert with_decisions(study, [result], []) == [result]

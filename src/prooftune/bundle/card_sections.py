@@ -133,6 +133,11 @@ def _default_limits(manifest: AnyManifest) -> str:
         )
     elif manifest["labels"]:
         text += " Every text gets one of the labels, even if none fits."
+        if manifest.get("costs") is not None:
+            text += (
+                " The label is the one of least expected cost, by the costs of errors in the "
+                "study; other programs that load an export choose the most probable label."
+            )
     return text
 
 

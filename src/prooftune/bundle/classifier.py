@@ -18,6 +18,7 @@ from prooftune.bundle.inputs import progress_label, to_examples
 from prooftune.bundle.manifest import CommonManifest, is_language_model
 from prooftune.evaluation.calibration import apply_temperature
 from prooftune.types import Example, Prediction
+from prooftune.utils.error_costs import error_cost_matrix, least_cost
 from prooftune.utils.label_sets import DEFAULT_THRESHOLD, chosen_labels, parse_label_set
 from prooftune.utils.progress import Subtask
 
@@ -27,7 +28,8 @@ class LabelPrediction:
     """The predicted label of one text, or its labels.
 
     Attributes:
-        label: the most probable label; an empty string if the generated text names no label. With
+        label: the most probable label, or the one of least expected cost where the bundle has costs
+            of errors; an empty string if the generated text names no label. With
             several labels per text, their JSON list.
         probability: its probability after temperature scaling; None if labels are generated, or
             several.
@@ -169,9 +171,14 @@ class Classifier(ABC):
         # (1, labels): `apply_temperature` takes rows.
         log_probs = np.asarray([prediction.log_probs])
         probabilities = np.exp(apply_temperature(log_probs, temperature))[0]
-        probability = float(probabilities.max())
+        label, probability = prediction.output, float(probabilities.max())
+        costs = self.manifest.get("costs")
+        if costs is not None:
+            matrix = error_cost_matrix(costs, self.labels)
+            number = int(least_cost(probabilities[None], matrix)[0])
+            label, probability = self.labels[number], float(probabilities[number])
         return LabelPrediction(
-            prediction.output,
+            label,
             probability,
             dict(zip(self.labels, probabilities.tolist(), strict=True)),
             prediction.truncated_tokens,

@@ -181,6 +181,8 @@ class CommonManifest(TypedDict):
         temperature: temperature of the label probabilities; None without calibration.
         abstention: confidence threshold; None without one.
         label_threshold: probability from which a label is predicted, in ``multilabel``; None: 0.5.
+        costs: true label -> predicted label -> cost of errors, where the bundle predicts the label
+            of least expected cost; None: the likeliest.
         study: summary of the study.
         retrieval: the recipe's ``retrieval`` section; None without documents (question answering
             only).
@@ -196,6 +198,7 @@ class CommonManifest(TypedDict):
     temperature: float | None
     abstention: NotRequired[AbstentionSection | None]
     label_threshold: NotRequired[float | None]
+    costs: NotRequired[dict[str, dict[str, float]] | None]
     study: NotRequired[StudySummary]
     retrieval: NotRequired[JsonObject | None]
 

@@ -16,6 +16,7 @@ from prooftune import recipe
 from prooftune.bundle.manifest import AnyManifest, Manifest, is_language_model
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe.data import LABEL_TASKS
+from prooftune.recipe.error_costs import ErrorCosts
 from prooftune.tasks.rendering import Rendering
 
 READABLE_FORMATS = (1, 2)
@@ -51,6 +52,7 @@ class _CommonSchema(BaseModel):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
     abstention: _Abstention | None = None
     label_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    costs: ErrorCosts | None = None
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
@@ -60,6 +62,9 @@ class _CommonSchema(BaseModel):
         if least and (len(labels) < least or len(set(labels)) < len(labels)):
             count = "two" if least == 2 else "one"
             raise ValueError(f"'labels' must be {count} or more different names")
+        named = {label for true, row in (self.costs or {}).items() for label in (true, *row)}
+        if unknown := named - set(labels):
+            raise ValueError(f"'costs' names '{min(unknown)}', which is not one of the labels")
         return self
 
 

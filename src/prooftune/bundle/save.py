@@ -210,6 +210,8 @@ def _common_manifest(
         "abstention": variant_scores.get("abstention"),
         "study": study_summary(recipe, study, result, scores, _audit_findings(run)),
     }
+    if recipe.decides_by_cost(recipe.variants[result.name]):
+        manifest["costs"] = recipe.costs
     if recipe.task == "multilabel":
         manifest["label_threshold"] = variant_scores.get("threshold")
     return manifest

@@ -14,6 +14,7 @@ from prooftune.evaluation.intervals import wilson_interval
 from prooftune.evaluation.score_types import Scores, VariantMeasurements
 from prooftune.recipe import Recipe
 from prooftune.types import Example, Study, VariantResult
+from prooftune.utils.error_costs import error_cost_matrix
 
 
 def measure_bundles(
@@ -36,7 +37,15 @@ def measure_bundles(
     # No training and no validation rows: nothing is chosen or fitted here.
     labels = manifest["labels"]
     scale = ordinal_scale(recipe.data, labels)
-    study = Study([], [], examples, labels, scale=[scale[n] for n in labels] if scale else [])
+    costs = None if recipe.costs is None else error_cost_matrix(recipe.costs, labels).tolist()
+    study = Study(
+        [],
+        [],
+        examples,
+        labels,
+        scale=[scale[n] for n in labels] if scale else [],
+        costs=costs or [],
+    )
     summary = manifest.get("study")
     settings = recipe.evaluation
     # The study's own metric and level: bundles of 0.1 may have been made with other defaults.

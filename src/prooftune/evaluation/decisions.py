@@ -10,8 +10,21 @@ import numpy as np
 from prooftune.evaluation.calibrated_figures import calibrate
 from prooftune.evaluation.calibration import apply_temperature
 from prooftune.evaluation.outcomes import outcomes_of
+from prooftune.recipe import Recipe
 from prooftune.types import Prediction, Study, VariantResult
-from prooftune.utils.error_costs import least_cost
+from prooftune.utils.error_costs import error_cost_matrix, least_cost
+
+
+def apply_error_costs(
+    recipe: Recipe, study: Study, results: Sequence[VariantResult]
+) -> tuple[Study, list[VariantResult]]:
+    """The study with the recipe's costs of errors, and results with the decisions that they call
+    for; both unchanged where errors have no costs."""
+    if recipe.costs is None:
+        return study, list(results)
+    study = replace(study, costs=error_cost_matrix(recipe.costs, study.labels).tolist())
+    by_cost = [name for name, v in recipe.variants.items() if recipe.decides_by_cost(v)]
+    return study, with_decisions(study, results, by_cost)
 
 
 def with_decisions(
@@ -58,7 +71,7 @@ def least_cost_predictions(
     if not predictions or not all(p.log_probs for p in predictions):
         return list(predictions)
     log_probs = apply_temperature(np.array([p.log_probs for p in predictions]), temperature)
-    chosen = least_cost(log_probs, np.array(study.costs))
+    chosen = least_cost(np.exp(log_probs), np.array(study.costs))
     return [
         replace(p, output=study.labels[number])
         for p, number in zip(predictions, chosen.tolist(), strict=True)

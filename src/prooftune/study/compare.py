@@ -14,6 +14,7 @@ from prooftune.errors import UsageError, nearest
 from prooftune.evaluation.answers.final_answers import answered
 from prooftune.evaluation.answers.primary import answers_primary
 from prooftune.evaluation.comparisons import consistent
+from prooftune.evaluation.decisions import apply_error_costs
 from prooftune.evaluation.intervals import (
     SIGNED,
     Interval,
@@ -226,7 +227,8 @@ def _side(reference: str, metric: str | None = None) -> _Side:
         ]
     elif recipe.task == "classification":
         metric = "accuracy"
-        by_training = [test.correct * 1.0 for test, _ in outcomes_of(study, [result])[variant]]
+        _, decided = apply_error_costs(recipe, study, [result])
+        by_training = [test.correct * 1.0 for test, _ in outcomes_of(study, decided)[variant]]
     else:
         judged_by = metric = metric or answers_primary(study, recipe)[0]
         by_training = [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
+from dataclasses import replace
 from pathlib import Path
 
 from prooftune import recipe as recipes
 from prooftune import run_folder
 from prooftune.evaluation.costs import cost_scores, with_costs
+from prooftune.evaluation.decisions import apply_error_costs
 from prooftune.evaluation.measurements import tidy
 from prooftune.evaluation.repeated_trainings import shipped_training
 from prooftune.evaluation.score_types import CostScores, Scores, VariantMeasurements, defined
@@ -22,7 +23,6 @@ from prooftune.study.label_errors import search_label_errors
 from prooftune.study.learning_curve import CurveResults, fit_learning_curves
 from prooftune.study.search import read_search
 from prooftune.types import Study, VariantResult
-from prooftune.utils.error_costs import error_cost_matrix
 from prooftune.utils.files import read_json, write_json
 from prooftune.utils.secrets import redact
 from prooftune.version import __version__
@@ -56,13 +56,17 @@ def evaluate(
     """
     from prooftune.report.build import write_report
 
-    if recipe.costs is not None:
-        from prooftune.evaluation.decisions import with_decisions
-
-        costs_of_errors = error_cost_matrix(recipe.costs, study.labels).tolist()
-        study = dataclasses.replace(study, costs=costs_of_errors)
-        by_cost = [name for name, v in recipe.variants.items() if recipe.decides_by_cost(v)]
-        results = with_decisions(study, results, by_cost)
+    curves = [
+        (
+            name,
+            [
+                replace(s, result=apply_error_costs(recipe, study, [s.result])[1][0])
+                for s in subsets
+            ],
+        )
+        for name, subsets in curves or []
+    ]
+    study, results = apply_error_costs(recipe, study, results)
     if recipe.task == "classification":
         from prooftune.evaluation.scores import score
 
@@ -91,9 +95,7 @@ def evaluate(
             recipe, recipe.judge, study, judged, scores, folder / "judge", base
         )
     scores["search"] = tidy(read_search(recipe, folder)) or None
-    scores["learning_curve"] = tidy(
-        fit_learning_curves(recipe, study, results, curves or [], scores)
-    )
+    scores["learning_curve"] = tidy(fit_learning_curves(recipe, study, results, curves, scores))
     scores["errors"] = tidy(analyse_errors(recipe, study, results, scores))
     scores["label_errors"] = tidy(search_label_errors(recipe, study, results, scores, folder))
     # Before the page, so that the figures are there even if rendering fails.

@@ -31,11 +31,11 @@ def error_cost_matrix(
     return matrix
 
 
-def least_cost(log_probs: Floats, costs: Floats) -> NDArray[np.int64]:
+def least_cost(probabilities: Floats, costs: Floats) -> NDArray[np.int64]:
     """Index of the label of least expected cost (Bayes decision), [rows]; the first of equals.
 
     Args:
-        log_probs: of the labels, [rows, labels].
+        probabilities: of the labels, [rows, labels].
         costs: as of `error_cost_matrix`.
     """
-    return np.asarray((np.exp(log_probs) @ costs).argmin(axis=1))
+    return np.asarray((probabilities @ costs).argmin(axis=1))

@@ -1,0 +1,221 @@
+"""Tuned variants that are trained further: run, resume, report, bundle, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+import prooftune
+from prooftune import recipe as recipes
+from prooftune.errors import UsageError
+from prooftune.evaluation.calibration import apply_temperature
+from prooftune.evaluation.score_types import defined
+from prooftune.run_folder import read_predictions, read_study
+from prooftune.utils.error_costs import error_cost_matrix, least_cost
+from prooftune.utils.files import read_json
+from study.small import classifier, details_of, predictions_of, small_recipe
+
+COSTS = {"Sports": {"Business": 5}, "Business": {"Sci/Tech": 0.5}}
+REWARD: dict[str, Any] = {"kind": "tuned", "objective": "reward", "from": "tuned"}
+SHORT = {"num_train_epochs": 2, "learning_rate": 1e-3}
+
+
+def weights(folder: Path, variant: str) -> dict[str, Any]:
+    return load_file(folder / f"variants/{variant}/trained/adapter_model.safetensors")
+
+
+@pytest.mark.slow
+def test_reward_lowers_the_expected_cost_of_the_variant_that_it_starts_from(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
+    variants = {
+        # Stopped early, so that there is something left to gain.
+        "tuned": {"training": {"num_train_epochs": 1}},
+        "reward": {**REWARD, "beta": 0.01, "training": SHORT},
+        "likeliest": {"kind": "tuned", "adapter": "tuned", "decision": "likeliest"},
+    }
+    values = small_recipe(
+        learners["llama3"], tmp_path / "data", variants=variants, costs=COSTS,
+        bundle={"variant": "tuned"},
+    )  # fmt: skip
+    result = prooftune.run(values, out=tmp_path / "run")
+    study = read_study(result.folder / "data")
+    matrix = error_cost_matrix(COSTS, study.labels)
+
+    def expected_cost(variant: str) -> float:
+        rows = read_predictions(result.folder / f"variants/{variant}/predictions.parquet")
+        p = np.exp([row.log_probs for row in rows])
+        true = [study.labels.index(str(e.target)) for e in study.test]
+        return float((p * matrix[true]).sum(axis=1).mean())
+
+    assert expected_cost("reward") < expected_cost("tuned")
+    # It continues the same adapter: the same shapes, other values.
+    before, after = weights(result.folder, "tuned"), weights(result.folder, "reward")
+    assert before.keys() == after.keys()
+    assert any(not np.allclose(before[name], after[name]) for name in before)
+    details = details_of(result.folder, "reward")
+    assert "tuned from tuned with expected cost on 90 rows" in details["description"]
+    # By default the reward variant takes the likeliest label, and others that of least cost.
+    scores = result.scores
+    assert scores["primary"] == "cost_score"
+    own = {n: defined(scores["variants"][n]["metrics"]["mean_cost"])["value"] for n in variants}
+    for name in variants:
+        rows = read_predictions(result.folder / f"variants/{name}/predictions.parquet")
+        log_probs = np.array([row.log_probs for row in rows])
+        chosen = log_probs.argmax(axis=1)
+        if name == "tuned":
+            temperature = scores["variants"][name]["temperature"]
+            assert temperature is not None
+            chosen = least_cost(np.exp(apply_temperature(log_probs, temperature)), matrix)
+        true = np.array([study.labels.index(str(e.target)) for e in study.test])
+        assert own[name] == pytest.approx(matrix[true, chosen].mean(), abs=1e-5), name
+    pairs = {(row["a"], row["b"]) for row in scores["comparisons"]}
+    assert ("tuned", "reward") in pairs
+    report = (result.folder / "report.md").read_text("utf-8")
+    assert "mean cost" in report
+
+    # The bundle decides as the study does.
+    loaded = classifier(result.bundle)
+    texts = [e.inputs["text"] for e in study.test]
+    found = loaded.predict(texts, progress=False)
+    rows = read_predictions(result.folder / "variants/tuned/predictions.parquet")
+    log_probs = np.array([row.log_probs for row in rows])
+    wanted = least_cost(np.exp(apply_temperature(log_probs, float(temperature or 1))), matrix)
+    assert [p.label for p in found] == [study.labels[i] for i in wanted]
+    assert all(p.probability == p.probabilities[p.label] for p in found)
+
+    # Another cost trains the reward variant again and no other.
+    kept = predictions_of(result.folder)
+    costs = {**COSTS, "Sci/Tech": {"Sports": 9}}
+    again = prooftune.run({**values, "costs": costs}, out=tmp_path / "run")
+    changed = predictions_of(again.folder)
+    assert {n for n in kept if kept[n] != changed[n]} == {
+        "reward/predictions.parquet",
+        "reward/validation.parquet",
+    }
+
+
+@pytest.mark.slow
+def test_a_reward_bundle_is_one_like_any_other(learners: dict[str, Path], tmp_path: Path) -> None:
+    variants = {"tuned": {"seeds": 2}, "reward": {**REWARD, "training": SHORT, "seeds": 2}}
+    values = small_recipe(
+        learners["llama"], tmp_path / "data", variants=variants, bundle={"variant": "reward"}
+    )
+    values["training"]["num_train_epochs"] = 2
+    result = prooftune.run(values, out=tmp_path / "run")
+    assert result.bundle is not None and result.scores["primary"] == "accuracy"
+    manifest = read_json(result.bundle / "bundle.json")
+    assert manifest["objective"] == "instruction" and manifest.get("costs") is None
+    number = result.scores["variants"]["reward"]["trainings"]["best"]
+    part = result.folder / "variants/reward" / ("" if number == 1 else f"training-{number}")
+    study = read_study(result.folder / "data")
+    found = classifier(result.bundle).predict([e.inputs["text"] for e in study.test])
+    assert [p.label for p in found] == [
+        p.output for p in read_predictions(part / "predictions.parquet")
+    ]
+    # The second training starts from the second one of the variant in `from`.
+    first, second = (
+        details_of(result.folder, f"reward{part}")["training"]["log_history"][0]["loss"]
+        for part in ("", "/training-2")
+    )
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"from": None}, "variants.r: objective: reward needs 'from'.*name one of tuned"),
+        ({"from": "tunde"}, r"from: there is no variant 'tunde' \(did you mean 'tuned'\?\)"),
+        ({"from": "r"}, "from: a variant cannot continue from itself"),
+        ({"from": "tfidf"}, "from: 'tfidf' is not a variant of kind tuned that trains its own"),
+        ({"from": "head"}, "from: 'head' has a classification head"),
+        ({"from": "borrowed"}, "from: 'borrowed' is not a variant of kind tuned"),
+        ({"objective": "instruction"}, "'from' does not apply to objective: instruction"),
+        ({"lora": {"r": 4}}, "'lora' contradicts from: it is that of 'tuned'"),
+        ({"model": "other"}, "'model' contradicts from"),
+        ({"beta": -1}, "beta: Input should be greater than or equal to 0"),
+        ({"pairs": "p.jsonl"}, "'pairs' does not apply to objective: reward"),
+        ({"training": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor does not apply"),
+    ],
+)
+def test_starts_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    variants = {
+        "tfidf": None,
+        "tuned": None,
+        "head": {"kind": "tuned", "objective": "head"},
+        "borrowed": {"kind": "tuned", "adapter": "tuned"},
+        "r": {**REWARD, **changes},
+    }
+    with pytest.raises(UsageError, match=message):
+        recipes.parse({"name": "n", "data": {"train": "t.csv"}, "variants": variants})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "free-text-qa"}, "objective: reward does not support task: free-text-qa yet"),
+        ({"task": "multilabel"}, "objective: reward cannot give several labels per text"),
+        ({"scoring": {"method": "generation"}}, "contradicts method: generation"),
+        ({"scoring": {"calibration": True}}, "contradicts scoring.calibration"),
+        (
+            {"search": {"space": {"lora.r": [4, 8]}, "variants": ["r"]}},
+            "'r' is not a variant that is trained",
+        ),
+    ],
+)
+def test_studies_without_reward(changes: dict[str, Any], message: str) -> None:
+    values = {
+        "name": "n",
+        "data": {"train": "t.csv"},
+        "variants": {"tuned": {"objective": "instruction"}, "r": REWARD},
+    }
+    with pytest.raises(UsageError, match=message):
+        recipes.parse({**values, **changes})
+
+
+def test_order_and_labels_are_checked_before_anything_is_computed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    values = small_recipe(tmp_path / "none", data, variants={"r": REWARD, "tuned": None})
+    with pytest.raises(UsageError, match=r"variants\.r\.from: 'tuned' must come before it"):
+        prooftune.run(values, out=tmp_path / "run")
+    values = small_recipe(tmp_path / "none", data, variants={"tfidf": None})
+    for costs, message in (
+        ({"Sport": {"Business": 2}}, r"costs: no row has the label 'Sport' \(did you mean"),
+        (
+            {a: dict.fromkeys(("Sports", "Business", "Sci/Tech"), 0) for a in
+             ("Sports", "Business", "Sci/Tech")},
+            "every error costs 0",
+        ),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            prooftune.run({**values, "costs": costs}, out=tmp_path / "run")
+        assert not (tmp_path / "run/variants").exists()
+
+
+def test_inherited_options_are_those_of_the_first_variant() -> None:
+    values = {
+        "name": "n",
+        "data": {"train": "t.csv"},
+        "variants": {
+            "tuned": {
+                "method": "rslora",
+                "lora": {"r": 4},
+                "model": "m",
+                "prompt": {"chat": False},
+            },
+            "r": REWARD,
+            "again": {**REWARD, "from": "r"},
+        },
+    }
+    recipe = recipes.parse(values)
+    again = recipe.resolved(recipe.variants["again"])
+    assert (again.method, again.lora, again.objective) == ("rslora", {"r": 4}, "reward")
+    assert again.prompt == recipe.variants["tuned"].prompt
+    assert recipe.for_variant("again").model.name == "m"
+    assert recipe.learning_variants() == list(recipe.searchable_variants()) == ["tuned"]
+    assert recipes.parse(yaml.safe_load(recipes.dump(recipe))) == recipe
