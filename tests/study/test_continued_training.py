@@ -20,13 +20,14 @@ from prooftune.utils.error_costs import error_cost_matrix, least_cost
 from prooftune.utils.files import read_json
 from study.small import classifier, details_of, predictions_of, small_recipe
 
-COSTS = {"Sports": {"Business": 5}, "Business": {"Sci/Tech": 0.5}}
+COSTS: dict[str, dict[str, float]] = {"Sports": {"Business": 5}, "Business": {"Sci/Tech": 0.5}}
 REWARD: dict[str, Any] = {"kind": "tuned", "objective": "reward", "from": "tuned"}
 SHORT = {"num_train_epochs": 2, "learning_rate": 1e-3}
 
 
 def weights(folder: Path, variant: str) -> dict[str, Any]:
-    return load_file(folder / f"variants/{variant}/trained/adapter_model.safetensors")
+    loaded: dict[str, Any] = load_file(folder / f"variants/{variant}/trained/adapter_model.safetensors")
+    return loaded
 
 
 @pytest.mark.slow
