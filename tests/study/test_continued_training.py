@@ -26,7 +26,9 @@ SHORT = {"num_train_epochs": 2, "learning_rate": 1e-3}
 
 
 def weights(folder: Path, variant: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = load_file(folder / f"variants/{variant}/trained/adapter_model.safetensors")
+    loaded: dict[str, Any] = load_file(
+        folder / f"variants/{variant}/trained/adapter_model.safetensors"
+    )
     return loaded
 
 
