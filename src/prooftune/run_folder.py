@@ -109,6 +109,20 @@ def estimates_path(dumped: str) -> Path:
     return cache_folder() / "estimates" / f"{fingerprint(dumped)[:16]}.json"
 
 
+PRETRAINING_FOLDER = "pretraining"
+"""Folder of the texts' audit and the weights of variants with ``pretrain``."""
+
+
+def read_audit(folder: Path) -> Any:
+    """The data audit of a run, with what was found in texts for pretraining; empty if there is
+    none."""
+    path = folder / "data" / "audit.json"
+    audit: dict[str, Any] = read_json(path) if path.is_file() else {}
+    for part in sorted((folder / PRETRAINING_FOLDER / "texts").glob("*/audit.json")):
+        audit["findings"] = [*audit.get("findings", []), *read_json(part)["findings"]]
+    return audit
+
+
 def write_study(folder: Path, study: Study) -> None:
     """Write one Parquet file per split, labels and notes."""
     for name, examples in study.splits().items():

@@ -3,7 +3,7 @@ and of ``training.json`` where it was trained."""
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class Cost(TypedDict, total=False):
@@ -67,6 +67,37 @@ class TrainingSummary(TypedDict):
     arguments: dict[str, Any]
 
 
+class PretrainingRecord(TypedDict):
+    """Language modelling before tuning (`variants.pretraining`).
+
+    ``texts`` of the files ``source`` became ``rows`` of at most ``max_length`` tokens, ``tokens``
+    in all. Perplexities per token are on texts of validation rows; None without any.
+    """
+
+    texts: int
+    source: str
+    rows: int
+    tokens: int
+    epochs: float
+    learning_rate: float
+    max_length: int
+    perplexity_before: float | None
+    perplexity_after: float | None
+    log_history: list[LogEntry]
+    seconds: float
+    peak_memory_bytes: int
+
+
+def describe_pretraining(record: PretrainingRecord) -> str:
+    """Texts, tokens and epochs of a pretraining in a few words."""
+    epochs = record["epochs"]
+    return (
+        f"language modelling on {record['texts']:,} texts of {record['source']} "
+        f"({record['tokens']:,} tokens, {epochs:.3g} epoch{'s' if epochs != 1 else ''}, learning "
+        f"rate {record['learning_rate']:.2g})"
+    )
+
+
 class Probe(TypedDict):
     """Scores [rows, labels] of the first test rows, by the untuned and by the trained model."""
 
@@ -75,12 +106,13 @@ class Probe(TypedDict):
 
 
 class TrainingRecord(TypedDict):
-    """Content of ``training.json``."""
+    """Content of ``training.json``; ``pretraining`` where the variant was pretrained."""
 
     method: str
     training: TrainingSummary
     probe: Probe
     cost: Cost
+    pretraining: NotRequired[PretrainingRecord]
 
 
 class LayerChange(TypedDict):
@@ -140,7 +172,8 @@ class VariantDetails(TypedDict, total=False):
     rendered prompt of the first test row. ``retrieval`` holds recall, MRR and nDCG with intervals.
     ``guessed_gold`` counts the test questions whose gold passage the data does not name.
     ``missing_languages`` are those whose rows were not trained on, and ``all_languages`` is the
-    variant with the same options that was trained on all.
+    variant with the same options that was trained on all. ``pretraining`` is the language modelling
+    before tuning, ``without_pretraining`` the variant with the same options but without it.
     """
 
     description: str
@@ -153,6 +186,8 @@ class VariantDetails(TypedDict, total=False):
     training: TrainingSummary
     objective: str
     method: str
+    pretraining: PretrainingRecord
+    without_pretraining: str | None
     weights_sha256: dict[str, str]
     changes: WeightChanges
     forgetting: Forgetting

@@ -28,7 +28,7 @@ from prooftune.evaluation.score_types import Scores
 from prooftune.models import loading
 from prooftune.models.text_classifier import SECTION_FILE, VOCABULARY_FILE, WEIGHTS_FILE
 from prooftune.recipe import Recipe, dump
-from prooftune.run_folder import trained_folder
+from prooftune.run_folder import read_audit, trained_folder
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.types import CONTEXT, Study, VariantResult
 from prooftune.utils.files import atomic_path, read_json, write_json
@@ -261,12 +261,7 @@ def _part(recipe: Recipe, result: VariantResult) -> Literal["adapter", "model", 
 
 def _audit_findings(run: Path) -> list[str]:
     """Findings of the run's data audit, one sentence each."""
-    path = run / "data" / "audit.json"
-    return (
-        [str(finding["message"]) for finding in read_json(path)["findings"]]
-        if path.is_file()
-        else []
-    )
+    return [str(finding["message"]) for finding in read_audit(run).get("findings", [])]
 
 
 def _token_section(encoder: PromptEncoder) -> TokenSection:

@@ -21,6 +21,7 @@ from prooftune.run_folder import trained_folder
 from prooftune.types import Example, Study, VariantResult
 from prooftune.utils import package_files
 from prooftune.utils.files import read_json
+from prooftune.variant_details import describe_pretraining
 
 
 def study_summary(
@@ -38,8 +39,10 @@ def study_summary(
     variant_scores = scores["variants"][result.name]
     variant = recipe.variants[result.name]
     training = result.details.get("training", {})
+    pretraining = result.details.get("pretraining")
     if result.adapter:  # it has the weights of another variant
-        training = read_json(trained_folder(result) / "training.json")["training"]
+        record = read_json(trained_folder(result) / "training.json")
+        training, pretraining = record["training"], record.get("pretraining")
     trainings = variant_scores.get("trainings")
     # The bundle is one training, and its figures are those of this one.
     metrics = trainings["metrics"] if trainings else variant_scores["metrics"]
@@ -70,6 +73,7 @@ def study_summary(
             **({} if training else {"description": result.details.get("description")}),
             **(recipe.lora if training else {}),
             **training.get("arguments", {}),
+            **({"pretraining": describe_pretraining(pretraining)} if pretraining else {}),
             "epochs_trained": training.get("epochs"),
             "seed": recipe.training_seed(result.name, result.training),
         },

@@ -60,7 +60,7 @@ def read_source(source: Source, base: Path, task: Task = "classification") -> Lo
     """
     if by_language := source.by_language():
         return _read_languages(by_language, base, task)
-    table = without_blank_rows(_read_tables(source, base))
+    table = without_blank_rows(read_tables(source, base))
     named = [source.text] if isinstance(source.text, str) else [*(source.text or ())]
     if task not in LABEL_TASKS or not {*named, source.label or "label"} <= {*table.columns}:
         table = conversations_to_questions(table)  # texts and labels may be in the turns
@@ -169,7 +169,7 @@ def _labelled_examples(table: Table, source: Source, *, several_labels: bool) ->
     return LoadedSource(examples, table.name, notes)
 
 
-def _read_tables(source: Source, base: Path) -> Table:
+def read_tables(source: Source, base: Path) -> Table:
     """Read all files of a source into one table."""
     tables = [table for path in source.paths for table in _read_path(path, source, base)]
     return concatenate_tables(", ".join(source.paths), tables)
@@ -295,7 +295,11 @@ def check_source_exists(data: Data, split: SplitName, base: Path) -> None:
     Raises:
         UsageError: a file is missing (`MissingFile`), or a pattern matches none.
     """
-    source = data.source(split)
+    check_files_exist(data.source(split), base)
+
+
+def check_files_exist(source: Source, base: Path) -> None:
+    """Look whether the local files of a source are there; raises as `check_source_exists`."""
     for name in source.paths:
         if package_files.is_reference(name) or name.startswith("hub:"):
             continue
@@ -327,7 +331,11 @@ def source_digest(data: Data, split: SplitName, base: Path) -> Any:
     """
     if getattr(data, split) is None:
         return None
-    source = data.source(split)
+    return files_digest(data.source(split), base)
+
+
+def files_digest(source: Source, base: Path) -> list[Any]:
+    """As `source_digest`, of one source."""
     return [_path_digest(path, source.split, base) for path in source.paths]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from prooftune.data.sources import check_source_exists
+from prooftune.data.sources import check_files_exist, check_source_exists
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.preflight.findings import Finding, error, note
 from prooftune.recipe import Recipe, Variant
@@ -225,6 +225,7 @@ def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
         from prooftune.models.loading import check_model_name
 
         yield from _refused(_model_key(recipe, name), partial(check_model_name, view.model.name))
+    yield from _pretraining_files(recipe, base)
     yield from _embedding_models(recipe)
     yield from _endpoints(recipe)
     if not recipe.has_labels:
@@ -239,6 +240,15 @@ def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
         yield from _refused("forgetting", lambda: general_text(recipe.forgetting, base))
     if recipe.judge is not None:
         yield from _judge(recipe, base)
+
+
+def _pretraining_files(recipe: Recipe, base: Path) -> Iterator[Finding]:
+    for name, variant in recipe.variants.items():
+        if variant.pretrain is not None and not variant.pretrain.reads_training_rows:
+            yield from _refused(
+                f"variants.{name}.pretrain",
+                partial(check_files_exist, variant.pretrain.source(), base),
+            )
 
 
 def _model_key(recipe: Recipe, name: str) -> str:

@@ -18,6 +18,7 @@ from prooftune.recipe.loading import (
     shipped_text,
 )
 from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
+from prooftune.recipe.pretraining import Pretraining
 from prooftune.recipe.sections import Card, Evaluation, Recipe
 from prooftune.recipe.variants import VARIANT_KINDS, Variant, VariantKind
 
@@ -34,6 +35,7 @@ __all__ = [
     "LearningCurve",
     "Limit",
     "Model",
+    "Pretraining",
     "Prompt",
     "Recipe",
     "Retrieval",

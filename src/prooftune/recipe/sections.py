@@ -317,6 +317,22 @@ class Recipe(Section):
         train = data.get("train") if isinstance(data, Mapping) else None
         return {**values, "variants": leave_languages_out(variants, train)}
 
+    def variant_without_pretraining(self, name: str) -> str | None:
+        """The variant that has the same options but no ``pretrain``; None if there is none."""
+
+        def options(variant: Variant) -> dict[str, Any]:
+            return variant.model_dump(exclude={"pretrain"})
+
+        wanted = options(self.variants[name])
+        return next(
+            (
+                other
+                for other, variant in self.variants.items()
+                if variant.pretrain is None and options(variant) == wanted
+            ),
+            None,
+        )
+
     def variant_with_all_languages(self, name: str) -> str | None:
         """The variant that has the same options but is trained on all languages; None if there is
         none."""

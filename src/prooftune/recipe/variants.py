@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from prooftune.recipe.base import Section, key_of
 from prooftune.recipe.endpoint import Endpoint
 from prooftune.recipe.model import Model, Prompt
+from prooftune.recipe.pretraining import Pretraining
 
 VariantKind = Literal[
     "majority",
@@ -112,6 +113,9 @@ class Variant(Section):
     method: Literal["lora", "dora", "rslora", "full"] = "lora"
     """tuned, encoder: fine-tuning method; ``full`` trains all weights. Default: ``lora`` for tuned,
     ``full`` for encoder."""
+    pretrain: Pretraining | None = None
+    """tuned: language modelling on unlabelled texts before tuning: a file, ``train`` for the texts
+    of the training rows, or a mapping."""
     languages: list[str] | None = None
     """Languages whose rows are trained on, or shown as examples. Test rows are those of all
     languages. Default: all."""
@@ -192,6 +196,11 @@ class Variant(Section):
     def _expand_model_name(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
 
+    @field_validator("pretrain", mode="before")
+    @classmethod
+    def _expand_pretraining(cls, value: object) -> object:
+        return {"file": value} if isinstance(value, str | list) else value
+
     @property
     def system(self) -> str:
         """What the variant is in comparisons: its kind, or ``tuned`` where a prompt is chosen for
@@ -218,6 +227,12 @@ class Variant(Section):
             problems.append("'languages' contradicts without: give one of them")
         if self.kind == "endpoint" and self.endpoint is None:
             problems.append("'endpoint' is required: {model: …, base_url: …}")
+        if self.kind == "encoder" and self.pretrain is not None:
+            problems[problems.index("'pretrain' does not apply to kind: encoder")] = (
+                "'pretrain' does not apply to kind: encoder: encoders are pretrained by filling in "
+                "masked words, which is not supported; use kind: tuned, or name a model that was "
+                "pretrained on such texts"
+            )
         if self.method == "full" and self.lora:
             problems.append("'lora' contradicts method: full")
         if self.adapter is not None:
@@ -278,6 +293,7 @@ TRAINING_OPTIONS = (
     "training",
     "gold_share",
     "class_weights",
+    "pretrain",
 )
 """Options that apply only to variants that are trained themselves."""
 

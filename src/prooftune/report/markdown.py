@@ -22,6 +22,7 @@ from prooftune.report import (
     label_tables,
     languages_section,
     learning_curve_section,
+    pretraining_section,
     retrieval_section,
     search_section,
     tables,
@@ -59,6 +60,10 @@ def render_markdown(facts: ReportFacts) -> str:
         parts += ["## Comparisons", _comparison_table(scores)]
     for title, section_tables in _optional_tables(scores):
         parts += [f"## {title}", *(_render_table(entry) for entry in section_tables)]
+    pretraining = pretraining_section.pretraining_section(scores, facts.get("variants") or {})
+    if pretraining:
+        sentences = escape_markdown(" ".join(pretraining["sentences"]))
+        parts += ["## Pretraining", sentences, _render_table(pretraining["table"])]
     prompts = _prompt_search(facts)
     if prompts:
         parts += ["## Prompts tried", prompts]

@@ -22,6 +22,7 @@ from prooftune.report import (
     label_tables,
     languages_section,
     learning_curve_section,
+    pretraining_section,
     retrieval_section,
     search_section,
     tables,
@@ -62,6 +63,7 @@ SECTIONS = {
     "search": "Hyperparameter search",
     "learning_curve": "Learning curve",
     "label_errors": "Doubtful labels",
+    "pretraining": "Pretraining",
     "training": "Training",
     "forgetting": "Forgetting",
     "prompts": "Prompts",
@@ -124,6 +126,7 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "learning_curve": learning_curve_section.learning_curve_section(scores, colours),
         "label_errors": label_errors_section.label_errors_section(scores),
         "no_answer": NO_ANSWER,
+        "pretraining": pretraining_section.pretraining_section(scores, details),
         "training": [
             curves.training_curves(name, v, scores["variants"].get(name), scores["primary"])
             for name, v in details.items()

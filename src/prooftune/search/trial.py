@@ -136,8 +136,11 @@ def _setup(context: VariantContext, variant: Variant, name: str) -> TrainingSetu
         return encoder_setup(
             context, variant, name, tokenizer, encoder_to_train(context, variant, seed)
         )
+    from prooftune.variants.pretraining import pretrain
     from prooftune.variants.tuned import base_to_train, tuned_setup
 
+    if variant.pretrain:
+        pretrain(context, variant, name)
     prompts = context.encoder(context.rendering(variant.prompt))
     return tuned_setup(context, variant, name, prompts, base_to_train(context, variant, seed))
 

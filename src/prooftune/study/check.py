@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from prooftune import recipe as recipes
 from prooftune import run_folder
 from prooftune.data.audit.audit import AuditReport
+from prooftune.data.audit.findings import Finding
 from prooftune.data.prepare import prepare_data
 from prooftune.evaluation.score_types import LabelErrorRow
 from prooftune.preflight import checker as preflight
@@ -21,6 +22,7 @@ from prooftune.recipe.variants import CHEAP_KINDS
 from prooftune.report.format import byte_size, duration
 from prooftune.study.label_errors import FILE as LABEL_ERRORS_FILE
 from prooftune.study.label_errors import CheckedRows, check_training_rows, flagged_rows
+from prooftune.study.pretraining import audit_texts
 from prooftune.study.prompt_lengths import prompt_length_counter
 from prooftune.types import Study
 from prooftune.utils import profiling
@@ -82,6 +84,11 @@ def check(
     report = CheckReport(study, audit, [])
     if report.ok:
         preflight.check_with_data(recipe, study)
+        leaks = audit_texts(recipe, study, base)
+        _print_findings(console, leaks)
+        audit = dataclasses.replace(audit, findings=[*audit.findings, *leaks])
+        report = dataclasses.replace(report, audit=audit)
+    if report.ok:
         checked = check_training_rows(recipe, study, embed=thorough)
         if checked is not None:
             rows = [row for row, _ in flagged_rows(checked, study)]
@@ -123,7 +130,6 @@ def estimate(
 
 def _print_audit(console: Console, study: Study, audit: AuditReport) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     balance = Table(title="Rows by label" if study.labels else "Questions", title_justify="left")
     balance.add_column("label" if study.labels else "")
@@ -146,14 +152,20 @@ def _print_audit(console: Console, study: Study, audit: AuditReport) -> None:
             "in English.",
             highlight=False,
         )
+    _print_findings(console, audit.findings)
+    for note in study.notes:
+        console.print(f"   note  {note}", markup=False)
+
+
+def _print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    from rich.text import Text
+
     colours = {"error": "red", "warning": "yellow", "info": "dim"}
-    for finding in audit.findings:
+    for finding in findings:
         # As Text: rich would read brackets in labels and file names as markup.
         console.print(
             Text(f"{finding.severity:>7}", colours[finding.severity]), Text(f" {finding.message}")
         )
-    for note in study.notes:
-        console.print(f"   note  {note}", markup=False)
 
 
 def _print_lengths(console: Console, audit: AuditReport) -> None:

@@ -110,7 +110,7 @@ def evaluate(
         "scores": with_costs(scores, costs),
         "notes": study.notes,
         "seed": recipe.seed,
-        "audit": read_json(folder / "data" / "audit.json"),
+        "audit": run_folder.read_audit(folder),
         "prooftune_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "variants": details,

@@ -25,6 +25,7 @@ from prooftune.recipe import Recipe
 from prooftune.study import archive
 from prooftune.study.evaluation_stage import bundle_variant, evaluate
 from prooftune.study.learning_curve import read_learning_curve, run_learning_curve
+from prooftune.study.pretraining import check_texts
 from prooftune.study.prompt_lengths import prompt_length_counter
 from prooftune.study.search import run_search
 from prooftune.study.variant_stage import BaseModelCache, VariantStage
@@ -103,6 +104,7 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         recipe = with_training_dtype(recipe)
         study, data_fingerprint = prepare(recipe, base, folder)
         preflight.check_with_data(recipe, study)
+        check_texts(recipe, study, base, folder, data_fingerprint)
         _notify_compute_settings(recipe)
         stage = VariantStage(
             recipe,
@@ -112,6 +114,7 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
             folder,
             BaseModelCache(),
             PassageProvider(recipe, base, folder),
+            pretraining_folder=folder / run_folder.PRETRAINING_FOLDER,
         )
         # From here on with the values that the search has chosen.
         trained = run_search(stage)

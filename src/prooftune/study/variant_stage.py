@@ -13,6 +13,7 @@ from prooftune.errors import UsageError
 from prooftune.evaluation.multilabel.thresholds import has_threshold
 from prooftune.recipe import Recipe, Variant
 from prooftune.recipe.variants import WEIGHTED_KINDS
+from prooftune.study.pretraining import pretraining_inputs, texts_digest
 from prooftune.tasks.task import task_for
 from prooftune.types import Example, Study, VariantResult
 from prooftune.utils.disk_list import DiskBackedList
@@ -65,6 +66,8 @@ class VariantStage:
         folder: the run folder.
         models, passages: loaded and built when the first variant needs them.
         with_latency: whether to time predictions of single rows.
+        pretraining_folder: of all pretrainings, also for shares of a learning curve. Default: in
+            the run folder.
     """
 
     recipe: Recipe
@@ -75,6 +78,7 @@ class VariantStage:
     models: BaseModelCache
     passages: PassageProvider
     with_latency: bool = True
+    pretraining_folder: Path | None = None
 
     def run(self, name: str, variant: Variant) -> VariantResult:
         """Run a variant, or read its result if none of its inputs has changed.
@@ -131,16 +135,26 @@ class VariantStage:
         # Passages take the place of the context here, so variants see different inputs.
         study, retrieval = self.passages.study_for(self.study, variant)
         missing = self._missing_languages(variant)
+        selection = _of_languages(study.validation, variant) if missing else None
+        if missing:
+            study = _rows_of_languages(study, variant, name)
         context = VariantContext(
             self.recipe.for_variant(name),
-            _rows_of_languages(study, variant, name) if missing else study,
+            study,
             folder,
             windowed=not uses_passages(variant),
             training=training,
             # The checkpoint is chosen on the languages that are trained on, as without the others'
             # data.
-            selection_rows=_of_languages(study.validation, variant) if missing else None,
+            selection_rows=selection,
             with_latency=self.with_latency,
+            pretraining=pretraining_inputs(
+                self.recipe,
+                name,
+                study.train,
+                self.base,
+                self.pretraining_folder or self.folder / run_folder.PRETRAINING_FOLDER,
+            ),
         )
         return context, retrieval
 
@@ -155,9 +169,12 @@ class VariantStage:
         # Only where they matter: other variants stay valid when a document changes.
         documents = [documents_digest(self.recipe, self.base)] if uses_passages(variant) else []
         inputs = _recipe_inputs(self.recipe.for_variant(name), variant)
-        # The number of trainings does not change a training.
-        # Decisions are made when results are evaluated.
-        options = variant.model_dump(exclude={"seeds", "decision"})
+        options = _training_options(variant)
+        # A variant with another one's weights depends on what that one was pretrained on.
+        for trained in (variant, *self.recipe.sources_of_weights(variant)):
+            if trained.pretrain is not None:
+                leak = trained.pretrain.leak or self.recipe.audit.leak
+                inputs += [leak, texts_digest(trained.pretrain, self.base)]
         # Nothing for the first one, so that adding `seeds` does not repeat it.
         repeat = [training] if training else []
         return fingerprint([self.data_fingerprint, options, *inputs, *documents, *repeat])
@@ -240,6 +257,17 @@ def _run_kind(
     return runners[variant.kind](context, variant, models.get(context), name)
 
 
+def _training_options(variant: Variant) -> dict[str, Any]:
+    """The options of a variant on which one training depends."""
+    # The number of trainings does not change a training, and decisions are made when results are
+    # evaluated.
+    options = variant.model_dump(exclude={"seeds", "decision"})
+    if variant.pretrain is None:
+        # Runs from before this option stay valid.
+        del options["pretrain"]
+    return options
+
+
 def _recipe_inputs(recipe: Recipe, variant: Variant) -> list[Any]:
     """The parts of the recipe that a variant's predictions depend on."""
     weighted = variant.kind in WEIGHTED_KINDS and recipe.class_weights
@@ -272,7 +300,7 @@ def _options_read(recipe: Recipe, variant: Variant) -> list[Any]:
     if not recipe.has_labels:
         parts += [recipe.answering.model_dump(), recipe.retrieval and recipe.retrieval.model_dump()]
     # Other options of the variants whose weights are used train other weights.
-    parts += [v.model_dump(exclude={"seeds"}) for v in recipe.sources_of_weights(variant)]
+    parts += [_training_options(v) for v in recipe.sources_of_weights(variant)]
     if any(v.objective == "reward" for v in (variant, *recipe.sources_of_weights(variant))):
         parts += [{"costs": recipe.costs}]
     if variant.is_tuned:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from prooftune.engine.attention import backends, flex
 from prooftune.engine.batching import Batch
@@ -14,6 +15,10 @@ from prooftune.engine.forward import hidden_states, packed_hidden_states
 from prooftune.engine.model_parts import get_backbone, get_output_head
 from prooftune.engine.packing import PAD_MULTIPLE, PackedBatch
 from prooftune.errors import Failure
+
+MAX_LOGIT_TARGETS, LOGIT_TARGETS = 4096, 1024
+"""Targets of a batch whose logits are computed at once, and in parts where there are more, as in
+language modelling, where every token is a target."""
 
 
 def summed_loss(
@@ -121,9 +126,28 @@ class TuningModule(nn.Module):
             )
         else:
             raise TypeError("a batch has lengths or an attention mask")
-        logits = get_output_head(self.model)(hidden)
-        loss = self.target_loss(logits, labels, weights)
+        loss = self._loss_of_hidden(hidden, labels, weights)
         return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
+
+    def _loss_of_hidden(self, hidden: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """The summed loss of hidden states [targets, hidden]."""
+        head = get_output_head(self.model)
+        if len(hidden) <= MAX_LOGIT_TARGETS:
+            return self.target_loss(head(hidden), labels, weights)
+
+        def loss_of_part(part: Tensor, targets: Tensor, factors: Tensor | None) -> Tensor:
+            return self.target_loss(head(part), targets, factors)
+
+        # Logits are recomputed in the backward pass: of 8,000 targets over a vocabulary of 128,000
+        # they would take 4 GB in float32, and as much again for their gradient.
+        losses = []
+        for start in range(0, len(hidden), LOGIT_TARGETS):
+            part = slice(start, start + LOGIT_TARGETS)
+            factors = None if weights is None else weights[part]
+            losses.append(
+                checkpoint(loss_of_part, hidden[part], labels[part], factors, use_reentrant=False)
+            )
+        return torch.stack(losses).sum()
 
     def target_loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """The loss summed over targets, in nats; arguments as of `summed_loss`."""
@@ -171,6 +195,22 @@ class TuningModule(nn.Module):
                     value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
                 # In place: the optimizer holds references to these tensors.
                 parameter.copy_(value)
+
+    def start_from(self, pretrained: Mapping[str, Tensor]) -> None:
+        """Take over the values of another training of the same model (`trainable_state`).
+
+        The heads may differ: a classification head that the other training did not have keeps its
+        first values, and an output head that this one does not have is left out.
+
+        Raises:
+            Failure: parameters of the backbone differ.
+        """
+        own = self.trainable_state()
+        differing = own.keys() ^ pretrained.keys()
+        if any(".layers." in name for name in differing) or differing >= own.keys():
+            raise Failure("the pretrained weights are those of other trainable parameters")
+        shared = {name: value for name, value in pretrained.items() if name in own}
+        self.load_trainable({**own, **shared})
 
     @property
     def sharded(self) -> bool:

@@ -23,6 +23,21 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+@dataclass(frozen=True, slots=True)
+class PretrainingInputs:
+    """What a variant is pretrained on.
+
+    Attributes:
+        texts: unlabelled texts.
+        name: of their files, for the report.
+        folder: of the pretrained weights of all variants.
+    """
+
+    texts: Sequence[str]
+    name: str
+    folder: Path
+
+
 @dataclass
 class VariantContext:
     """What a variant needs to train and predict.
@@ -38,6 +53,7 @@ class VariantContext:
             variant is trained on, so that a language that is left out has no part in it. None: all
             validation rows.
         with_latency: whether to time predictions of single rows.
+        pretraining: texts on which the variant is pretrained; None without ``pretrain``.
     """
 
     recipe: Recipe
@@ -47,6 +63,7 @@ class VariantContext:
     training: int = 0
     selection_rows: Sequence[Example] | None = None
     with_latency: bool = True
+    pretraining: PretrainingInputs | None = None
 
     @property
     def training_validation(self) -> Sequence[Example]:

@@ -34,6 +34,7 @@ from prooftune.variants.measured_training import measure_training
 from prooftune.variants.memory_model import MeasuredRate, MemoryModel
 from prooftune.variants.objectives import build_objective, needs_reference
 from prooftune.variants.passages import PassageProvider
+from prooftune.variants.pretraining_estimates import pretraining_seconds
 from prooftune.variants.prompting import candidates
 from prooftune.variants.time_budget import TimeBudget
 from prooftune.variants.tuned import base_to_train, make_trainable
@@ -136,7 +137,7 @@ def estimate_costs(
                 # Its weights to continue from are not trained yet: new ones take the same time.
                 variant = recipe.resolved(variant).model_copy(update={"start_from": None})
                 model = None
-                one = _estimate_tuned(context, variant, name, memory, own)
+                one = _estimate_tuned(context, variant, name, base, memory, own)
                 estimates.append(_all_trainings(one, recipe.trainings(name)))
             else:
                 if loaded is None or (loaded.model, loaded.quantization) != (
@@ -238,6 +239,7 @@ def _estimate_tuned(
     context: VariantContext,
     variant: Variant,
     name: str,
+    base: Path,
     memory: MemoryModel,
     budget: TimeBudget,
 ) -> CostEstimate:
@@ -286,6 +288,7 @@ def _estimate_tuned(
     )
     if needs_reference(variant):
         seconds += scoring.seconds * counter.total(study.train)
+    seconds += pretraining_seconds(context, variant, base, model, step.seconds)
     cost = _cost_estimate(name, context, counter, scoring, seconds, memory.peak(step, scoring))
     cost = replace(cost, is_extrapolated=step.is_extrapolated or scoring.is_extrapolated)
     weights = 4 * adapters.trainable_counts(model)[0]

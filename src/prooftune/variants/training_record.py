@@ -15,8 +15,10 @@ from prooftune.utils import distributed
 from prooftune.utils.files import sha256
 from prooftune.variant_details import (
     LogEntry,
+    PretrainingRecord,
     TrainingRecord,
     TrainingSummary,
+    describe_pretraining,
 )
 from prooftune.variants.class_weights import describe_weights
 from prooftune.variants.context import VariantContext
@@ -102,6 +104,16 @@ def training_options(
     return options
 
 
+def add_pretraining(record: TrainingRecord, pretraining: PretrainingRecord) -> None:
+    """Add a pretraining and its cost, which is part of the variant's, to the record of a
+    training."""
+    cost, peak = record["cost"], pretraining["peak_memory_bytes"]
+    cost["train_seconds"] += pretraining["seconds"]
+    cost["train_tokens"] += round(pretraining["tokens"] * pretraining["epochs"])
+    cost["peak_memory_bytes"] = max(cost["peak_memory_bytes"], peak)
+    record["pretraining"] = pretraining
+
+
 def log_folder(name: str, training: int) -> str:
     """Folder of the trackers' logs of one training."""
     # No variant can have this name, which has a character that names cannot have.
@@ -135,4 +147,10 @@ def describe_training(
         f"{share:.2%} of the weights trained, learning rate {arguments['learning_rate']:.2g}, "
         f"{epochs:.3g} epoch{'s' if epochs != 1 else ''}, batches of {batch_size}"
         f"{describe_weights(class_weights)}"
+        f"{_after_pretraining(record)}"
     )
+
+
+def _after_pretraining(record: TrainingRecord) -> str:
+    pretraining = record.get("pretraining")
+    return f", after {describe_pretraining(pretraining)}" if pretraining else ""

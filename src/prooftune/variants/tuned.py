@@ -32,10 +32,16 @@ from prooftune.variants.context import VariantContext, VariantOutput, training_t
 from prooftune.variants.forgetting import general_text, perplexity
 from prooftune.variants.model_handle import ModelHandle, release_cached_model
 from prooftune.variants.objectives import build_objective
+from prooftune.variants.pretraining import (
+    load_pretrained,
+    pretrain_on_all_ranks,
+    pretraining_record,
+)
 from prooftune.variants.prompting import run_prompted, score_splits
 from prooftune.variants.training_record import (
     CHECKPOINTS_FOLDER,
     TRAINED_FOLDER,
+    add_pretraining,
     check_trained,
     describe_training,
     training_options,
@@ -78,6 +84,8 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
         if record_file.is_file():  # the trained weights were deleted, to train again from scratch
             record_file.unlink()
             shutil.rmtree(folder / CHECKPOINTS_FOLDER, ignore_errors=True)
+        if variant.pretrain:
+            pretrain_on_all_ranks(context, variant, name)
         # Scoring needs one process; only the training is distributed.
         distributed.run_on_all_ranks(_train, context, variant, name, encoder, record_file)
     record = read_json(record_file)
@@ -100,6 +108,9 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
     details["cost"].update(record["cost"])
     details["cost"]["peak_memory_bytes"] = max(peaks)
     details["training"] = record["training"]
+    if "pretraining" in record:
+        details["pretraining"] = record["pretraining"]
+        details["without_pretraining"] = context.recipe.variant_without_pretraining(name)
     details["objective"], details["method"] = variant.objective, variant.method
     details["weights_sha256"] = weights_digests(folder)
     details["changes"], details["forgetting"] = _before_and_after(context, handle, variant, *text)
@@ -215,6 +226,8 @@ def _train(
     }
     tokens = sum(len(encoder.prefix) + len(row) for row in rows)
     record["cost"]["train_tokens"] = round(tokens * record["training"]["epochs"])
+    if variant.pretrain:
+        add_pretraining(record, pretraining_record(context, variant, name))
     # Written last: its presence marks the training as finished.
     write_json(record_file, record)
     if not setup.keeps_checkpoints:
@@ -246,6 +259,8 @@ def tuned_setup(
     seed = recipe.training_seed(name, context.training)
     model = make_trainable(context, variant, base)
     objective = build_objective(context, variant, encoder, model)
+    if variant.pretrain:
+        load_pretrained(objective.module, context, variant, name)
     rows, validation = (
         objective.rows(examples) for examples in (context.study.train, context.training_validation)
     )

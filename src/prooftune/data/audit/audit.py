@@ -71,16 +71,25 @@ class AuditReport:
         Raises:
             UsageError: there are any; the message lists them all.
         """
-        errors = [f.message for f in self.findings if f.severity == "error"]
-        if errors:
-            raise UsageError(
-                "the data audit found "
-                + (
-                    errors[0]
-                    if len(errors) == 1
-                    else f"{len(errors)} errors:\n" + "\n".join(f"  - {m}" for m in errors)
-                )
+        raise_findings(self.findings)
+
+
+def raise_findings(findings: Sequence[Finding]) -> None:
+    """Raise the findings of severity error.
+
+    Raises:
+        UsageError: there are any; the message lists them all.
+    """
+    errors = [f.message for f in findings if f.severity == "error"]
+    if errors:
+        raise UsageError(
+            "the data audit found "
+            + (
+                errors[0]
+                if len(errors) == 1
+                else f"{len(errors)} errors:\n" + "\n".join(f"  - {m}" for m in errors)
             )
+        )
 
 
 def audit_study(study: Study, recipe: Recipe) -> AuditReport:
