@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import prooftune
 from prooftune import recipe as recipes
 from prooftune.data.audit.pretraining import audit_pretraining, find_parts
+from prooftune.data.splits import load_splits
 from prooftune.data.unlabelled_texts import UnlabelledText, read_unlabelled_texts
-from prooftune.errors import UsageError
+from prooftune.errors import Failure, UsageError
 from prooftune.models import loading
 from prooftune.study.check import check
 from prooftune.training import objective
 from prooftune.training.objective import TuningModule
 from prooftune.training.rows import make_collator
+from prooftune.training.tuning_trainer import TuningTrainer
 from prooftune.types import Example, Study
 from prooftune.utils.files import read_json
-from prooftune.variants.pretraining import language_modelling_rows
+from prooftune.variants.context import PretrainingInputs, VariantContext
+from prooftune.variants.pretraining import language_modelling_rows, pretrain, pretraining_folder
 from study.small import details_of, outputs_of, small_recipe, write_rows
 
 SENTENCES = ["the cat sat on a mat", "goal scored match won", "planet orbit science phone"]
@@ -186,6 +190,10 @@ def test_copies_of_test_rows_are_errors_and_of_validation_rows_warnings() -> Non
         ({"kind": "tfidf", "pretrain": "x"}, "'pretrain' does not apply to kind: tfidf"),
         ({"kind": "encoder", "pretrain": "x"}, "encoders are pretrained by filling in masked"),
         ({"kind": "tuned", "adapter": "tuned", "pretrain": "x"}, "'pretrain' contradicts adapter"),
+        (
+            {"kind": "tuned", "objective": "reward", "from": "tuned", "pretrain": "x"},
+            "'pretrain' contradicts from: give it to 'tuned'",
+        ),
         ({"kind": "tuned", "pretrain": {"fil": "x"}}, "unknown key .did you mean .file."),
         ({"kind": "tuned", "pretrain": {"file": "x", "num_train_epochs": 0}}, "num_train_epochs"),
     ],
@@ -285,15 +293,85 @@ def test_a_head_starts_from_pretrained_weights_of_the_training_rows(
         assert len(outputs) == 2
 
 
+def pretraining_context(model: Path, folder: Path, data: Path) -> tuple[VariantContext, Any]:
+    recipe = recipes.parse(pretrained_recipe(model, data, {"file": "x", "max_length": 16}), "test")
+    study = load_splits(recipe, data)
+    inputs = PretrainingInputs([e.inputs["text"] for e in study.train], "x", folder)
+    context = VariantContext(recipe.for_variant("adapted"), study, folder, pretraining=inputs)
+    return context, recipe.variants["adapted"]
+
+
+def test_a_killed_pretraining_resumes_to_the_same_weights(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
+    class Killed(Exception):
+        pass
+
+    save = TuningTrainer._save_checkpoint
+
+    def save_and_die(self: Any, *arguments: Any, **named: Any) -> None:
+        save(self, *arguments, **named)
+        raise Killed
+
+    weights = []
+    for name in ("whole", "killed"):
+        context, variant = pretraining_context(learners["llama"], tmp_path / name, tmp_path)
+        if name == "killed":
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+                patch.setattr(TuningTrainer, "_save_checkpoint", save_and_die)
+                pretrain(context, variant, "adapted")
+            [folder] = (tmp_path / name).iterdir()
+            assert [p.name for p in folder.iterdir()] == ["checkpoints"]
+        pretrain(context, variant, "adapted")
+        [folder] = (tmp_path / name).iterdir()
+        weights.append((folder / "pretrained.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_weights_are_shared_by_what_would_be_pretrained_alike(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    context, variant = pretraining_context(model_folders["llama"], tmp_path, tmp_path)
+
+    def folder(of: VariantContext = context, **options: Any) -> Path:
+        return pretraining_folder(of, variant.model_copy(update=options), "adapted")
+
+    assert folder() == folder(objective="head") == folder(training={"num_train_epochs": 9})
+    others = [
+        folder(lora={"r": 2}),
+        folder(method="dora"),
+        folder(training={"weight_decay": 0.5}),
+        folder(pretrain=recipes.Pretraining(file="x", max_length=17)),
+        folder(replace(context, training=1)),
+        folder(replace(context, pretraining=PretrainingInputs(["one"], "x", tmp_path))),
+    ]
+    assert len({folder(), *others}) == 7
+
+
+def test_other_parameters_are_refused(model_folders: dict[str, Path]) -> None:
+    folder = model_folders["llama"]
+    model = loading.load_model(folder, recipes.Model(name=str(folder), dtype="float32"))
+    module = TuningModule(model)
+    state = module.trainable_state()
+    head = {"model.score.weight": torch.zeros(1)}
+    changed = {name: value + 1 for name, value in state.items()}
+    module.start_from({**changed, **head})
+    assert all(torch.equal(module.trainable_state()[name], changed[name]) for name in state)
+    layer = next(name for name in state if ".layers." in name)
+    with pytest.raises(Failure, match="other trainable parameters"):
+        module.start_from({name: value for name, value in state.items() if name != layer})
+
+
 def test_check_names_leaks_and_estimates_pretraining(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
-    texts = write_texts(tmp_path / "texts.csv", SENTENCES * 40)
+    texts = write_texts(tmp_path / "texts.csv", SENTENCES * 2000)
     plain = pretrained_recipe(learners["llama"], tmp_path, str(texts))
     report = check(recipes.parse(plain, "test"), tmp_path)
     assert report.ok and report.estimates is not None
     seconds = {item.name: item.train_seconds for item in report.estimates}
-    assert seconds["adapted"] > seconds["tuned"]
+    # The texts have ten times the tokens of the training rows, in all epochs.
+    assert seconds["adapted"] > 2 * seconds["tuned"]
     leaky = pretrained_recipe(
         learners["llama"], tmp_path, {"file": str(tmp_path / "test.csv"), "leak": "error"}
     )

@@ -41,7 +41,7 @@ def continued_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
         if name in variant.model_fields_set:
             yield f"'{name}' contradicts from: it is that of '{variant.start_from}'"
     if variant.pretrain is not None:
-        yield f"'pretrain' contradicts from: give it to '{variant.start_from}', which is tuned first"
+        yield f"'pretrain' contradicts from: give it to '{variant.start_from}'"
     if variant.objective == "reward":
         yield from _reward_problems(recipe, variant)
     else:

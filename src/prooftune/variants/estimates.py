@@ -239,7 +239,7 @@ def _estimate_tuned(
     context: VariantContext,
     variant: Variant,
     name: str,
-    base: Path,
+    folder: Path,
     memory: MemoryModel,
     budget: TimeBudget,
 ) -> CostEstimate:
@@ -288,7 +288,7 @@ def _estimate_tuned(
     )
     if needs_reference(variant):
         seconds += scoring.seconds * counter.total(study.train)
-    seconds += pretraining_seconds(context, variant, base, model, step.seconds)
+    seconds += pretraining_seconds(context, variant, folder, model, step.seconds)
     cost = _cost_estimate(name, context, counter, scoring, seconds, memory.peak(step, scoring))
     cost = replace(cost, is_extrapolated=step.is_extrapolated or scoring.is_extrapolated)
     weights = 4 * adapters.trainable_counts(model)[0]
