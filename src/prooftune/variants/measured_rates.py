@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from torch import nn
 
@@ -31,6 +32,7 @@ from prooftune.variants.memory_model import (
 )
 from prooftune.variants.time_budget import TimeBudget
 
+Item = TypeVar("Item")
 MAX_ROWS = 2000
 """Rows of a split whose tokens are counted; the others are taken to be as long on average."""
 _PROBE_CHARACTERS = 120
@@ -76,7 +78,7 @@ def token_counter(context: VariantContext, encoder: PromptEncoder, head: bool) -
     return TokenCounter(encoder, len(tree.tokens) if tree else 0)
 
 
-def evenly_spaced(rows: Sequence[Example], count: int) -> Sequence[Example]:
+def evenly_spaced(rows: Sequence[Item], count: int) -> Sequence[Item]:
     """At most `count` rows, spread evenly; all of them if there are no more."""
     if len(rows) <= count:
         return rows

@@ -46,7 +46,7 @@ def pretraining_seconds(
     rows = language_modelling_rows([t.text for t in sample], context.tokenizer, length)
     tokens = sum(len(row) for row in rows) * len(texts) / len(sample) * settings.num_train_epochs
     config = base_model(model).config
-    output_head = config.vocab_size * config.hidden_size
+    output_head = int(config.vocab_size) * int(config.hidden_size)
     # Logits of every token: the output head is computed like one more layer of its size.
     factor = 1 + output_head / max(1, adapters.trainable_counts(model)[1] - output_head)
     held_out = length * min(MEASURED_PIECES, len(context.study.validation))
