@@ -120,6 +120,17 @@ def test_quantised_weights_and_named_layers(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+def test_both_names_of_checkpointing_are_exported(name: str, tmp_path: Path) -> None:
+    training = {"num_train_epochs": 1, "lr_scheduler_type": "cosine", name: True}
+    axolotl, _, _ = exported(tmp_path / "a", "axolotl", training=training)
+    factory, _, _ = exported(tmp_path / "l", "llama-factory", training=training)
+    tune, _, _ = exported(tmp_path / "t", "torchtune", training=training)
+    assert axolotl["gradient_checkpointing"] is True
+    assert factory["disable_gradient_checkpointing"] is False
+    assert tune["enable_activation_checkpointing"] is True
+
+
 def test_llama_factory_finds_its_files(tmp_path: Path) -> None:
     config, _, _ = exported(tmp_path, "llama-factory")
     described = json.loads((tmp_path / "dataset_info.json").read_text("utf-8"))

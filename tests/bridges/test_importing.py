@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from prooftune import recipe
 from prooftune.bridges.importing import ImportedRecipe, import_config
+from prooftune.bridges.torchtune import resolve_references
 from prooftune.cli.app import app
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
@@ -264,6 +265,25 @@ def test_full_fine_tuning_has_neither_adapter_nor_quantised_weights(
         (TORCHTUNE | {"loss": {"_component_": "torchtune.rlhf.loss.DPOLoss"}}, "DPO"),
         (TRL | {"beta": 0.01}, "preferences"),
         ({"model": "x", "lr": 1}, "no config that is known"),
+        (AXOLOTL | {"reward_model": True}, "a reward model"),
+        (AXOLOTL | {"datasets": None, "pretraining_dataset": "a/b"}, "on raw text"),
+        (
+            {"model_name_or_path": "m", "template": "llama3", "export_dir": "merged"},
+            "trains nothing .export_dir.*export BUNDLE",
+        ),
+        (
+            {"model_name_or_path": "m", "stage": "sft", "do_predict": True, "eval_dataset": "x"},
+            "trains nothing .do_predict.*evaluate",
+        ),
+        ({"model": TORCHTUNE["model"], "prompt": {"user": "Hello"}}, "trains nothing"),
+        (
+            {
+                "model": TORCHTUNE["model"],
+                "dataset": {"_component_": "torchtune.datasets.gsm8k"},
+                "training": {"loss": {"_component_": "torchtune.rl.LinearGRPOLoss"}},
+            },
+            "GRPO",
+        ),
     ],
 )
 def test_other_kinds_of_training_are_refused(
@@ -271,6 +291,70 @@ def test_other_kinds_of_training_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=reason):
         imported(tmp_path, values)
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (4, {"eval_strategy": "steps", "eval_steps": 0.0625}),  # 1 / (4 times * 4 epochs)
+        (0, {"eval_strategy": "no"}),
+        ("often", {}),
+        (-1, {}),
+    ],
+)
+def test_evaluations_per_epoch(times: object, expected: dict[str, Any], tmp_path: Path) -> None:
+    read, result = imported(tmp_path, AXOLOTL | {"evals_per_epoch": times})
+    assert {k: v for k, v in read.training.items() if k.startswith("eval_")} == expected
+    dropped = any(sentence.startswith("evals_per_epoch") for sentence in result.dropped)
+    assert dropped == (not expected)
+
+
+@pytest.mark.parametrize("value", [True, "offload", "unsloth"])
+def test_activations_stored_elsewhere_are_recomputed(value: object, tmp_path: Path) -> None:
+    read, _ = imported(tmp_path, AXOLOTL | {"gradient_checkpointing": value})
+    assert read.training["gradient_checkpointing"] is True
+
+
+def test_options_that_recipes_refuse_are_dropped_with_the_reason(tmp_path: Path) -> None:
+    values = {"deepspeed": "zero3.json", "torch_compile": True, "neftune_noise_alpha": 5}
+    read, result = imported(tmp_path, AXOLOTL | values)
+    assert not values.keys() & read.training.keys()
+    for key in values:
+        [sentence] = [s for s in result.dropped if s.startswith(f"{key}:")]
+        assert "not supported" in sentence and "remove it" not in sentence
+
+
+def test_torchtune_reads_lists_of_data_sets_validation_and_references(tmp_path: Path) -> None:
+    first = {"_component_": "torchtune.datasets.alpaca_dataset", "split": "train[:95%]"}
+    second = {"_component_": "torchtune.datasets.alpaca_cleaned_dataset", "split": "train[:95%]"}
+    values = TORCHTUNE | {
+        "dataset": [first, second],
+        "dataset_val": first | {"split": "train[95%:]"},
+        "batch_size": 2,
+        "batch_size_val": "${batch_size}",
+        "name": "rank-${model.lora_rank}-of-${nothing}",
+    }
+    read, result = imported(tmp_path, values)
+    assert read.data.train.path == ["hub:tatsu-lab/alpaca", "hub:yahma/alpaca-cleaned"]
+    assert read.data.train.split == "train[:95%]" and read.data.validation is not None
+    assert read.data.validation.path == "hub:tatsu-lab/alpaca"
+    assert read.data.validation.split == "train[95%:]"
+    assert read.training["per_device_eval_batch_size"] == 2
+    assert any("rank-64-of-${nothing}" in sentence for sentence in result.dropped)
+
+
+def test_a_slice_of_local_files_is_named(tmp_path: Path) -> None:
+    local = {"_component_": "torchtune.datasets.instruct_dataset", "source": "json"}
+    local["data_files"] = "faq.json"
+    values = TORCHTUNE | {"dataset": local | {"split": "train[:90%]"}}
+    _, result = imported(tmp_path, values)
+    assert any(s.startswith("dataset.split: train[:90%]") for s in result.dropped)
+
+
+def test_references_that_go_in_a_circle_stay() -> None:
+    assert resolve_references({"a": "${b}", "b": "${a}"})["a"] in ("${a}", "${b}")
+    nested = {"x": {"y": [1, "${z}"]}, "z": {"w": "${x.v}"}}
+    assert resolve_references(nested)["x"]["y"][1] == {"w": "${x.v}"}
 
 
 def test_the_command_prints_what_has_no_counterpart(

@@ -108,8 +108,11 @@ def head(text: str) -> dict[str, Any]:
     return values
 
 
-def test_nothing_is_sent_before_it_is_asked_for(hub: Hub, bundle_copy: Path) -> None:
-    code, output = published(hub, bundle_copy, "me/reviews")
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--yes", "--dry-run"]])
+def test_nothing_is_sent_before_it_is_asked_for(
+    hub: Hub, bundle_copy: Path, options: list[str]
+) -> None:
+    code, output = published(hub, bundle_copy, "me/reviews", *options)
     assert code == 0, output
     assert hub.requests == []
     assert "adapter_model.safetensors" in output

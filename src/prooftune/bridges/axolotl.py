@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from prooftune.bridges.datasets import ALPACA_TEMPLATE, DatasetEntry, Layout, set_data
-from prooftune.bridges.foreign_config import COMMON, ForeignConfig, Rule, bf16, share_of_epoch
+from prooftune.bridges.foreign_config import (
+    COMMON,
+    ForeignConfig,
+    Rule,
+    bf16,
+    checkpointing,
+    set_times_per_epoch,
+)
 from prooftune.errors import UsageError
 
 _LAYOUTS: dict[str, Layout] = {
@@ -19,6 +26,13 @@ _LAYOUTS: dict[str, Layout] = {
     "chat_template": "conversations",
     "sharegpt": "conversations",
 }
+_OTHER_OBJECTIVES = {
+    "reward_model": "a reward model",
+    "process_reward_model": "a reward model",
+    "pretraining_dataset": "on raw text",
+    "diffusion": "a diffusion model",
+}
+"""Key -> what a config with it trains."""
 _RULES = COMMON | {
     "model_type": Rule(reason="the model's config names its class"),
     "tokenizer_type": Rule(reason="the tokenizer comes with the model"),
@@ -45,10 +59,40 @@ _RULES = COMMON | {
     "eval_max_new_tokens": Rule("answering.max_new_tokens"),
     "debug": Rule(reason="the report says what was read"),
     "wandb_name": Rule("training.run_name"),
-    "liger_rope": Rule(reason="Prooftune's fused layers take its place"),
-    "liger_rms_norm": Rule(reason="Prooftune's fused layers take its place"),
-    "liger_glu_activation": Rule(reason="Prooftune's fused layers take its place"),
-    "liger_fused_linear_cross_entropy": Rule(reason="Prooftune's fused layers take its place"),
+    "use_tensorboard": Rule("training.report_to", lambda on: "tensorboard" if on else "none"),
+    "gradient_checkpointing": Rule("training.gradient_checkpointing", checkpointing),
+    "float16": Rule("training.fp16"),
+    "bfloat16": Rule("training.bf16"),
+    "auto_resume_from_checkpoints": Rule(reason="the same 'prooftune run' again resumes a run"),
+    "dataset_exact_deduplication": Rule(reason="the audit finds and lists copies"),
+    "unfrozen_parameters": Rule(reason="not supported: method: full trains all weights"),
+    "low_cpu_mem_usage": Rule(reason="weights are read one tensor at a time"),
+    "processor_type": Rule(reason="texts only: images and sound are not read"),
+    "skip_prepare_dataset": Rule(reason="texts only: images and sound are not read"),
+    "plugins": Rule(reason="plugins of Axolotl have no counterpart"),
+    **dict.fromkeys(
+        ("tokenizer_use_fast", "tokenizer_legacy", "tokenizer_use_mistral_common"),
+        Rule(reason="the tokenizer comes with the model"),
+    ),
+    **dict.fromkeys(
+        (
+            "liger_rope",
+            "liger_rms_norm",
+            "liger_rms_norm_gated",
+            "liger_layer_norm",
+            "liger_glu_activation",
+            "liger_fused_linear_cross_entropy",
+            "lora_mlp_kernel",
+            "lora_qkv_kernel",
+            "lora_o_kernel",
+            "fused_attn_kernel",
+            "flash_attn_cross_entropy",
+            "flash_attn_rms_norm",
+            "flash_attn_fuse_mlp",
+            "cut_cross_entropy",
+        ),
+        Rule(reason="Prooftune's fused layers take its place"),
+    ),
 }
 
 
@@ -62,20 +106,26 @@ def read(config: ForeignConfig) -> None:
     Raises:
         UsageError: it trains on preferences, rewards or raw text.
     """
-    if (rl := config.take("rl")) is not None:
-        raise UsageError(f"this Axolotl config trains with rl: {rl}; recipes train supervised only")
+    _refuse_other_objectives(config)
     _read_method(config)
     # Not taken: the rules below read it, too.
     epochs = float(config.values.get("num_epochs") or 1)
     _read_data(config)
     config.apply(_RULES)
-    for key, option in (("evals_per_epoch", "eval"), ("saves_per_epoch", "save")):
-        if (times := config.take(key)) is not None:
-            source = f"{key}: {times}"
-            config.set(f"training.{option}_strategy", "steps", source)
-            share = share_of_epoch(config, epochs)(times)
-            config.set(f"training.{option}_steps", share, source)
+    set_times_per_epoch(config, "evals_per_epoch", "eval", epochs)
+    set_times_per_epoch(config, "saves_per_epoch", "save", epochs)
     config.apply_known_names()
+
+
+def _refuse_other_objectives(config: ForeignConfig) -> None:
+    """Raise UsageError for a config that trains on anything but questions and answers."""
+    if (rl := config.take("rl")) is not None:
+        raise UsageError(f"this Axolotl config trains with rl: {rl}; recipes train supervised only")
+    for key, what in _OTHER_OBJECTIVES.items():
+        if config.values.get(key):
+            raise UsageError(
+                f"this Axolotl config trains {what} ({key}); recipes train on questions and answers"
+            )
 
 
 def _linear(on: object) -> str:

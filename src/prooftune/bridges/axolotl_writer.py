@@ -39,7 +39,7 @@ def write(plan: TrainingPlan, folder: Path) -> dict[str, dict[str, Any]]:
         **warmup(training["warmup_steps"]),
         "bf16": bool(training.get("bf16")),
         "fp16": bool(training.get("fp16")),
-        "gradient_checkpointing": bool(training.get("gradient_checkpointing", False)),
+        "gradient_checkpointing": bool(training.get("activation_checkpointing", False)),
         "group_by_length": training["train_sampling_strategy"] == "group_by_length",
         "logging_steps": training["logging_steps"],
         "seed": plan.seed,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from prooftune.preflight.training_fields import REFUSED
 from prooftune.recipe.library_fields import LIBRARY_CLASSES, library_fields
 from prooftune.recipe.old_names import OLD_NAMES
 
@@ -86,7 +87,9 @@ class ForeignConfig:
             # Most tools pass the fields of TrainingArguments and LoraConfig through under their own
             # names.
             library = next((n for n in LIBRARY_CLASSES if key in library_fields(n)), None)
-            if library is not None:
+            if library == "training" and key in REFUSED and value is not False:
+                self.drop(f"{key}: {_shown(value)}", REFUSED[key].removesuffix("; remove it"))
+            elif library is not None:
                 self._apply(key, value, Rule(f"{library}.{key}"))
             else:
                 self.drop(f"{key}: {_shown(value)}", "no counterpart")
@@ -111,16 +114,32 @@ def flatten(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
             yield f"{path}.{key}", value
 
 
-def share_of_epoch(config: ForeignConfig, epochs: float) -> Convert:
-    """Times per epoch -> the share of all steps that the Trainer calls ``eval_steps``."""
+def set_times_per_epoch(config: ForeignConfig, key: str, option: str, epochs: float) -> None:
+    """Read ``evals_per_epoch`` and the like.
 
-    def convert(times: Any) -> float:
-        if not isinstance(times, int | float) or times <= 0:
-            raise ValueError("not a number of times per epoch")
+    Args:
+        config: the config, of which `key` is taken.
+        key: the key with the number of times; 0 means never.
+        option: ``eval`` or ``save``, the beginning of the options of `TrainingArguments`.
+        epochs: the number of epochs.
+    """
+    times = config.take(key)
+    if times is None:
+        return
+    source = f"{key}: {times}"
+    if isinstance(times, bool) or not isinstance(times, int | float) or times < 0:
+        config.drop(source, "not a number of times per epoch")
+    elif times == 0:
+        config.set(f"training.{option}_strategy", "no", source)
+    else:
+        config.set(f"training.{option}_strategy", "steps", source)
         # transformers takes a value below 1 as a share of all steps.
-        return round(1 / (times * epochs), 6)
+        config.set(f"training.{option}_steps", round(1 / (times * epochs), 6), source)
 
-    return convert
+
+def checkpointing(value: object) -> bool:
+    """Whether activations are recomputed; Axolotl also names where they are stored meanwhile."""
+    return value in (True, "true", "unsloth", "offload", "offload_disk")
 
 
 def bf16(value: object) -> bool:

@@ -37,6 +37,16 @@ _RULES = COMMON | {
 }
 
 
+_WITHOUT_TRAINING = {
+    "export_dir": "'prooftune export BUNDLE --to merged' merges an adapter",
+    "infer_backend": "'prooftune chat' and 'prooftune serve' load a bundle",
+    "do_predict": "'prooftune predict' and 'prooftune evaluate' take a bundle and a file",
+    "eval_dataset": "'prooftune evaluate' takes a bundle and a file",
+    "task": "'prooftune evaluate' takes a bundle and a file",
+}
+"""Key -> what does the same here."""
+
+
 def matches(values: Mapping[str, Any]) -> bool:
     return bool({"stage", "finetuning_type", "template", "cutoff_len"} & values.keys()) and (
         "model_name_or_path" in values
@@ -59,6 +69,7 @@ def read(config: ForeignConfig, folder: Path) -> None:
             f"this LLaMA-Factory config has stage: {stage}; recipes train supervised only "
             "(stage: sft)"
         )
+    _refuse_without_training(config)
     config.taken.append("stage: sft -> variants.tuned.objective: instruction (the default)")
     _read_method(config)
     config.recipe["task"] = "free-text-qa"
@@ -71,6 +82,19 @@ def read(config: ForeignConfig, folder: Path) -> None:
         config.taken.append(f"template: {template} -> the chat template of the model")
     config.apply(_RULES)
     config.apply_known_names()
+
+
+def _refuse_without_training(config: ForeignConfig) -> None:
+    """Raise UsageError for a config that merges, serves or evaluates a model."""
+    # Their keys without data to train on; a training config may name an engine, too.
+    if config.values.get("dataset"):
+        return
+    for key, what in _WITHOUT_TRAINING.items():
+        if config.values.get(key):
+            raise UsageError(
+                f"this LLaMA-Factory config trains nothing ({key}); {what}, and 'prooftune init "
+                "--from' reads configs that train"
+            )
 
 
 def _read_method(config: ForeignConfig) -> None:

@@ -39,7 +39,7 @@ def write(plan: TrainingPlan, folder: Path) -> dict[str, dict[str, Any]]:
         "bf16": bool(training.get("bf16")),
         "fp16": bool(training.get("fp16")),
         # LLaMA-Factory turns checkpointing on unless it is disabled.
-        "disable_gradient_checkpointing": not training.get("gradient_checkpointing", False),
+        "disable_gradient_checkpointing": not training.get("activation_checkpointing", False),
         "logging_steps": training["logging_steps"],
         "report_to": training["report_to"],
         "seed": plan.seed,

@@ -5,6 +5,7 @@ Keys: the recipes in ``recipes/configs``; a ``_component_`` names the class that
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,6 +22,9 @@ _OWNERS = (
     ("gemma", "google"),
     ("Qwen", "Qwen"),
     ("Phi-", "microsoft"),
+    ("phi-", "microsoft"),
+    ("Falcon3-", "tiiuae"),
+    ("TinyLlama", "TinyLlama"),
 )
 """Beginning of a model's name -> its owner on the hub, since configs name a local folder only."""
 
@@ -29,6 +33,9 @@ _ALPACA = {
     "alpaca_cleaned_dataset": "yahma/alpaca-cleaned",
 }
 _CHAT = {"chat_dataset": "", "slimorca_dataset": "Open-Orca/SlimOrca-Dedup"}
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_REFERENCE_DEPTH = 8
+"""Steps after which a chain of references counts as a circle."""
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
 
@@ -41,6 +48,9 @@ _RULES = COMMON | {
     "optimizer_in_bwd": Rule(reason="not supported"),
     "custom_sharded_layers": Rule(reason="docs/scale.md says how several GPUs are used"),
     "clip_grad_norm": Rule("training.max_grad_norm"),
+    "batch_size_val": Rule("training.per_device_eval_batch_size"),
+    "run_val_every_n_steps": Rule("training.eval_steps"),
+    "collate_fn": Rule(reason="batches are packed without padding"),
     "resume_from_checkpoint": Rule(reason="the same 'prooftune run' again resumes a killed run"),
 }
 
@@ -54,14 +64,25 @@ def read(config: ForeignConfig) -> None:
     """Read a TorchTune config.
 
     Raises:
-        UsageError: it trains on preferences or distils another model.
+        UsageError: it trains on preferences or raw text, distils another model, or trains nothing.
     """
-    loss = _name(config.values.get("loss"))
-    kind = next((w for w in ("DPO", "PPO", "GRPO", "RSO") if w in loss), None)
+    config.values = resolve_references(config.values)
+    components = [
+        _name({COMPONENT: value})
+        for key, value in flatten(config.values, "config")
+        if key.endswith(COMPONENT)
+    ]
+    kinds = ("DPO", "PPO", "GRPO", "RSO")
+    kind = next((k for k in kinds if any(k in component for component in components)), None)
     if kind or "teacher_model" in config.values or "kd_loss" in config.values:
         raise UsageError(
             f"this TorchTune config trains with {kind or 'a teacher model'}; recipes train "
             "supervised only"
+        )
+    if not {"optimizer", "dataset", "datasets"} & config.values.keys():
+        raise UsageError(
+            "this TorchTune config trains nothing: it has no dataset and no optimizer; "
+            "'prooftune init --from' reads configs that train"
         )
     config.recipe["task"] = "free-text-qa"
     config.recipe["variants"] = {"base": {"kind": "zero-shot"}, "tuned": {"kind": "tuned"}}
@@ -157,50 +178,97 @@ def _read_lora(config: ForeignConfig, model: dict[str, Any]) -> None:
 
 
 def _read_data(config: ForeignConfig) -> None:
-    data = dict(config.take("dataset") or {})
-    kind = _name(data)
+    train = [_dataset(config, "dataset", section) for section in _sections(config, "dataset")]
+    train += [_dataset(config, "datasets", section) for section in _sections(config, "datasets")]
+    validation = [
+        _dataset(config, "dataset_val", section) for section in _sections(config, "dataset_val")
+    ]
+    # A validation set without files of its own is a slice of the training file.
+    for entry in [entry for entry in validation if not entry.path]:
+        validation.remove(entry)
+        config.drop(entry.source, "data.splitting holds validation rows out")
+    set_data(config, train, validation)
+
+
+def _sections(config: ForeignConfig, key: str) -> list[dict[str, Any]]:
+    """The data sets under a key: one, or a list of several."""
+    found = config.take(key) or ()
+    return [dict(section) for section in ([found] if isinstance(found, Mapping) else found)]
+
+
+def _dataset(config: ForeignConfig, key: str, data: dict[str, Any]) -> DatasetEntry:
+    kind = _name(data) or str(data.get("source") or "without a name")
     data.pop(COMPONENT, None)
-    source = f"dataset: {kind}"
+    source = f"{key}: {kind}"
+    if kind == "text_completion_dataset":
+        raise UsageError("this TorchTune config trains on raw text; recipes train on answers")
     if data.pop("train_on_input", False):
-        config.drop("dataset.train_on_input", "the loss is always computed on the target only")
+        config.drop(f"{key}.train_on_input", "the loss is always computed on the target only")
     data.pop("packed", None)  # rows are always packed
     files, path = data.pop("data_files", None), data.pop("source", None)
-    split, subset = data.pop("split", None), data.pop("name", None)
+    split = data.pop("split", None)
+    subset = data.pop("name", None) or data.pop("subset", None)
     columns = dict(data.pop("column_map", None) or {})
     named = {
         field: str(columns[key])
         for key, field in (("input", "context"), ("instruction", "question"), ("output", "answer"))
         if key in columns
     }
-    for key in ("conversation_column", "conversation_style"):
-        data.pop(key, None)  # columns and roles of conversations are detected
+    for name in ("conversation_column", "conversation_style"):
+        data.pop(name, None)  # columns and roles of conversations are detected
     if system := data.pop("new_system_prompt", None):
-        config.set("prompt.system", system, "dataset.new_system_prompt")
-    for key, value in flatten(data, "dataset"):
-        config.drop(f"{key}: {value}", "no counterpart")
+        config.set("prompt.system", system, f"{key}.new_system_prompt")
+    for name, value in flatten(data, key):
+        config.drop(f"{name}: {value}", "no counterpart")
     where = str(files or path or "")
-    if files is not None:
-        split = None  # of the loader of local files, which has one split
+    if files is not None and split is not None:
+        # The loader of local files calls all of them train.
+        if split != "train":
+            config.drop(f"{key}.split: {split}", "data.splitting says what is held out of a file")
+        split = None
     if kind in _ALPACA:
-        entry = DatasetEntry(where or _ALPACA[kind], "alpaca", source, split, subset, named)
         config.recipe["prompt"] = {
             **config.recipe.get("prompt", {}),
             "chat": False,
             "template": ALPACA_TEMPLATE,
         }
-    elif kind in _CHAT:
-        entry = DatasetEntry(where or _CHAT[kind], "conversations", source, split, subset)
-    elif kind == "instruct_dataset":
+        return DatasetEntry(where or _ALPACA[kind], "alpaca", source, split, subset, named)
+    if kind in _CHAT:
+        return DatasetEntry(where or _CHAT[kind], "conversations", source, split, subset)
+    if kind == "instruct_dataset":
         pair = {
             "question": str(columns.get("input", "input")),
             "answer": str(columns.get("output", "output")),
         }
-        entry = DatasetEntry(where, "columns", source, split, subset, pair)
-    elif kind == "text_completion_dataset":
-        raise UsageError("this TorchTune config trains on raw text; recipes train on answers")
-    else:
-        entry = DatasetEntry(where, "unknown", source, split, subset)
-    set_data(config, [entry])
+        return DatasetEntry(where, "columns", source, split, subset, pair)
+    return DatasetEntry(where, "unknown", source, split, subset)
+
+
+def resolve_references(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace ``${section.key}``, by which TorchTune's configs repeat a value (OmegaConf).
+
+    References to keys that do not exist, and to themselves, stay as they are.
+    """
+
+    def look_up(path: str) -> Any:
+        found: Any = values
+        for part in path.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        return found
+
+    def resolve(value: Any, depth: int = 0) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): resolve(inner, depth) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [resolve(inner, depth) for inner in value]
+        if not isinstance(value, str) or depth > _REFERENCE_DEPTH:
+            return value
+        if whole := _REFERENCE.fullmatch(value):  # keeps the type of the value
+            target = look_up(whole[1])
+            return value if target is None else resolve(target, depth + 1)
+        return _REFERENCE.sub(lambda m: str(resolve(m[0], depth + 1)), value)
+
+    return {key: resolve(value) for key, value in values.items()}
 
 
 def _read_optimizer(config: ForeignConfig) -> None:

@@ -137,7 +137,7 @@ def write(plan: TrainingPlan, folder: Path) -> dict[str, dict[str, Any]]:
         "compile": False,
         "device": "cuda",
         "dtype": "bf16",
-        "enable_activation_checkpointing": bool(training.get("gradient_checkpointing", False)),
+        "enable_activation_checkpointing": bool(training.get("activation_checkpointing", False)),
         "enable_activation_offloading": False,
         "metric_logger": {
             "_component_": "torchtune.training.metric_logging.DiskLogger",

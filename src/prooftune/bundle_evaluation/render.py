@@ -195,11 +195,11 @@ def other_sentences(facts: EvaluationFacts) -> list[str]:
             f"{found}{target}."
         )
     for number, noun in (
-        (facts["invalid"], "invalid outputs"),
-        (facts["truncated"], "truncated inputs"),
+        (facts["invalid"], "invalid output"),
+        (facts["truncated"], "truncated input"),
     ):
         if number:
-            sentences.append(f"{count(number)} {noun}.")
+            sentences.append(f"{count(number)} {noun}{'s' if number > 1 else ''}.")
     return [*sentences, *facts["notes"]]
 
 

@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 
 from prooftune.cli.app import app
-from prooftune.cli.recipe_options import RecipeArgument, SetOption, load_recipe, missing_data_hint
+from prooftune.cli.recipe_options import (
+    ModelOption,
+    RecipeArgument,
+    SetOption,
+    load_recipe,
+    missing_data_hint,
+)
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +54,7 @@ def export(
         typer.Option("--variant", help="With --to: the tuned variant. Default: the first."),
     ] = None,
     set_: SetOption = None,
+    model: ModelOption = None,
 ) -> None:
     """Export the split and audited examples for other fine-tuning tools.
 
@@ -70,7 +77,7 @@ def export(
         )
     if variant is not None and to is None:
         raise UsageError("--variant needs --to")
-    parsed, base = load_recipe(recipe, set_, None)
+    parsed, base = load_recipe(recipe, set_, model)
     with missing_data_hint(recipe):
         # Without a tokenizer: other tools truncate by their own settings.
         study, audit_report = prepare_data(parsed, base, lambda _: None)

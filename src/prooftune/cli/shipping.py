@@ -27,6 +27,10 @@ def publish(
             help="Upload the files. Without it, the command only lists what it would upload.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Upload nothing, even with --yes. The default."),
+    ] = False,
     public: Annotated[
         bool,
         typer.Option(
@@ -49,7 +53,7 @@ def publish(
 
     # Both ways make the plan: what is shown is what would be sent.
     upload = plan_upload(bundle, name)
-    if yes:
+    if yes and not dry_run:
         print(publish(upload, private=not public, update=update))
         return
     print(upload.card)

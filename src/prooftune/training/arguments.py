@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from prooftune.errors import UsageError
+from prooftune.recipe.library_fields import library_fields
 from prooftune.utils import distributed
 
 SMALL_MODEL_PARAMETERS = 500_000_000
@@ -46,10 +47,7 @@ def training_arguments(
         learning_rate=learning_rate,
     )
     try:
-        with warnings.catch_warnings():
-            # Both names are read, and recipes written for transformers 4 have this one.
-            warnings.filterwarnings("ignore", message="`gradient_checkpointing")
-            arguments = TrainingArguments(**values)
+        arguments = TrainingArguments(**values)
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
         raise UsageError(f"training: {error}") from error
     # Several GPUs without torchrun would be nn.DataParallel, which cannot scatter ragged batches.
@@ -106,7 +104,7 @@ def argument_values(
         values["use_cpu"] = True  # or the Trainer rejects bf16 without a GPU
     if not {"bf16", "fp16"} & options.keys():
         values["bf16"], values["fp16"] = dtype == torch.bfloat16, dtype == torch.float16
-    values |= options  # the recipe wins
+    values |= _current_names(options)  # the recipe wins
     try:
         values |= _schedule(values, options, rows, validation, patience)
     except (TypeError, ValueError) as error:
@@ -123,6 +121,19 @@ def argument_values(
         "dataloader_persistent_workers": False,
         "dataloader_prefetch_factor": None,
     }
+    return values
+
+
+def _current_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options by the names of this release of transformers, which warns of the older ones."""
+    values = dict(options)
+    for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+        new = name.replace("gradient", "activation")
+        if name in values and new in library_fields("training"):
+            old = values.pop(name)
+            # As transformers: the older name counts where the newer one is not set.
+            if values.get(new) is None:
+                values[new] = old
     return values
 
 
