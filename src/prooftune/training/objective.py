@@ -113,6 +113,22 @@ class TuningModule(nn.Module):
         Returns:
             ``loss_sum``: cross-entropy summed over the targets, in nats; ``count``: their number.
         """
+        hidden = self.target_hidden_states(
+            input_ids, position_ids, logit_positions, attention_mask, lengths
+        )
+        loss = self._loss_of_hidden(hidden, labels, weights)
+        return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
+
+    def target_hidden_states(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        logit_positions: Tensor,
+        attention_mask: Tensor | None = None,
+        lengths: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Hidden states [n, hidden] at the logit positions of a batch; arguments as of
+        `forward`."""
         # The output head runs on label positions only, so the backbone is called and not the whole
         # model.
         backbone = get_backbone(self.model)
@@ -126,8 +142,7 @@ class TuningModule(nn.Module):
             )
         else:
             raise TypeError("a batch has lengths or an attention mask")
-        loss = self._loss_of_hidden(hidden, labels, weights)
-        return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
+        return hidden
 
     def _loss_of_hidden(self, hidden: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """The summed loss of hidden states [targets, hidden]."""

@@ -82,27 +82,33 @@ def instruction_rows(
     Raises:
         UsageError: a target contains the stop token.
     """
-
-    def row(
-        weight: float,
-        prompt: Sequence[int],
-        target: Sequence[int],
-        earlier: Sequence[tuple[int, int]] = (),
-    ) -> TrainingRow:
-        # The stop token is trained like the others, or the model would not end its answers.
-        answer, start = [*target, stop], len(prompt)
-        spoken = [position for span in earlier for position in range(*span)]
-        return TrainingRow(
-            # The hidden state at position i predicts token i + 1, so the labels begin at the
-            # prompt's last token.
-            [*prompt, *answer[:-1]],
-            [*(p - 1 for p in spoken), *range(start - 1, start + len(answer) - 1)],
-            [*(prompt[p] for p in spoken), *answer],
-            weight,
-        )
-
-    rows = (row(weight, *pair) for pair, weight in with_weights(pairs, weights))
+    rows = (
+        instruction_row(*pair, stop=stop, weight=weight)
+        for pair, weight in with_weights(pairs, weights)
+    )
     return DiskBackedList(validate_rows(rows, stop))
+
+
+def instruction_row(
+    prompt: Sequence[int],
+    target: Sequence[int],
+    earlier: Sequence[tuple[int, int]] = (),
+    *,
+    stop: int,
+    weight: float = 1.0,
+) -> TrainingRow:
+    """One row of `instruction_rows`, not validated."""
+    # The stop token is trained like the others, or the model would not end its answers.
+    answer, start = [*target, stop], len(prompt)
+    spoken = [position for span in earlier for position in range(*span)]
+    return TrainingRow(
+        # The hidden state at position i predicts token i + 1, so the labels begin at the prompt's
+        # last token.
+        [*prompt, *answer[:-1]],
+        [*(p - 1 for p in spoken), *range(start - 1, start + len(answer) - 1)],
+        [*(prompt[p] for p in spoken), *answer],
+        weight,
+    )
 
 
 def head_rows(
