@@ -17,7 +17,7 @@ from prooftune.training.preference import (
     dpo_losses,
     preference_collator,
     preference_row,
-    with_reference,
+    with_reference_policy,
 )
 from prooftune.training.trainer import train
 from training.tiny import EXAMPLES, arguments, setup
@@ -105,7 +105,7 @@ def test_gradient_is_the_finite_difference() -> None:
 def test_the_loss_at_the_reference_policy_is_log_two(model_folder: Path) -> None:
     module, rows, collator, _ = made(model_folder, count=20)
     module.train()
-    rows = with_reference(module, rows, collator, torch.device("cpu"))
+    rows = with_reference_policy(module, rows, collator, torch.device("cpu"))
     assert module.training
     module.eval()
     out = module(**collator(rows))
@@ -136,7 +136,7 @@ def test_training_prefers_the_chosen_answers(
     model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     module, rows, collator, encoder = made(model_folders["llama"], count=12)
-    rows = with_reference(module, rows, collator, torch.device("cpu"))
+    rows = with_reference_policy(module, rows, collator, torch.device("cpu"))
 
     def preferred() -> int:
         module.eval()

@@ -59,9 +59,12 @@ def detect_question_columns(table: Table) -> dict[str, str] | None:
     table = conversations_to_questions(table)
     columns = {name.lower(): name for name in table.columns}
     if {"chosen", "rejected"} <= columns.keys():
+        layout = "TRL" if "prompt" in columns else "hh-rlhf: whole conversations"
         raise UsageError(
-            f"{table.name} holds preferences (columns 'chosen' and 'rejected'), for which there is "
-            "no task. To train on the chosen answers, keep them as column 'answer'"
+            f"{table.name} holds preferences (columns 'chosen' and 'rejected', in the layout of "
+            f"{layout}). They train a tuned variant further: in a recipe of task: free-text-qa, "
+            "add the variant {kind: tuned, objective: preference, from: tuned, pairs: FILE}. To "
+            "train on the chosen answers alone, keep them as column 'answer'"
         )
     for question, answers in LAYOUTS:
         answer = next((columns[name] for name in answers if name in columns), None)

@@ -234,6 +234,13 @@ def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
 
         yield from _refused("task", require_libraries)
         yield from _refused("retrieval.documents", lambda: check_documents(recipe, base))
+    for name, variant in trained(recipe):
+        if variant.pairs is not None:
+            from prooftune.data.preferences import read_preferences
+
+            yield from _refused(
+                f"variants.{name}.pairs", partial(read_preferences, base / variant.pairs)
+            )
     if trained(recipe) and recipe.forgetting is not None:
         from prooftune.variants.forgetting import general_text
 

@@ -17,7 +17,7 @@ from prooftune.study.pretraining import pretraining_inputs, texts_digest
 from prooftune.tasks.task import task_for
 from prooftune.types import Example, Study, VariantResult
 from prooftune.utils.disk_list import DiskBackedList
-from prooftune.utils.files import fingerprint, write_json
+from prooftune.utils.files import fingerprint, sha256, write_json
 from prooftune.utils.label_sets import DEFAULT_THRESHOLD
 from prooftune.utils.progress import notify
 from prooftune.variants.context import VariantContext, VariantOutput, training_title
@@ -155,6 +155,7 @@ class VariantStage:
                 self.base,
                 self.pretraining_folder or self.folder / run_folder.PRETRAINING_FOLDER,
             ),
+            base=self.base,
         )
         return context, retrieval
 
@@ -168,6 +169,8 @@ class VariantStage:
         """Fingerprint of all inputs of one training of a variant."""
         # Only where they matter: other variants stay valid when a document changes.
         documents = [documents_digest(self.recipe, self.base)] if uses_passages(variant) else []
+        weights = (variant, *self.recipe.sources_of_weights(variant))
+        documents += [sha256(self.base / v.pairs) for v in weights if v.pairs]
         inputs = _recipe_inputs(self.recipe.for_variant(name), variant)
         options = _training_options(variant)
         # A variant with another one's weights depends on what that one was pretrained on.

@@ -187,7 +187,7 @@ class PreferenceModule(TuningModule):
         return chosen - rejected
 
 
-def with_reference(
+def with_reference_policy(
     module: PreferenceModule,
     rows: Iterable[PreferenceRow],
     collator: Callable[[Sequence[PreferenceRow]], dict[str, Any]],

@@ -54,6 +54,7 @@ class VariantContext:
             validation rows.
         with_latency: whether to time predictions of single rows.
         pretraining: texts on which the variant is pretrained; None without ``pretrain``.
+        base: folder against which the recipe's relative paths are resolved.
     """
 
     recipe: Recipe
@@ -64,6 +65,7 @@ class VariantContext:
     selection_rows: Sequence[Example] | None = None
     with_latency: bool = True
     pretraining: PretrainingInputs | None = None
+    base: Path = Path()
 
     @property
     def training_validation(self) -> Sequence[Example]:

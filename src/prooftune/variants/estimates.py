@@ -132,7 +132,9 @@ def estimate_costs(
                 else PassageProvider(recipe, Path(), Path()).study_for(study, variant)[0]
             )
             view = recipe.for_variant(name)
-            context = VariantContext(view, variant_study, Path(), windowed=not with_retrieval)
+            context = VariantContext(
+                view, variant_study, Path(), windowed=not with_retrieval, base=base
+            )
             if variant.kind == "tuned":
                 # Its weights to continue from are not trained yet: new ones take the same time.
                 variant = recipe.resolved(variant).model_copy(update={"start_from": None})
@@ -261,7 +263,8 @@ def _estimate_tuned(
         # max_steps overrides the number of epochs, as in transformers.
         epochs = int(options["max_steps"]) * window / len(study.train)
     tokenised = evenly_spaced(study.train, _MAX_TRAINING_ROWS)
-    rows = build_objective(context, variant, encoder, model, with_reference=False).rows(tokenised)
+    objective = build_objective(context, variant, encoder, model, with_reference=False)
+    rows = objective.rows(tokenised, "train")
     count = len(rows) * len(study.train) / len(tokenised)  # windows of a context are rows too
     tokens = sum(len(row) for row in rows) * count / len(rows)
     steps = math.ceil(count / batch)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from prooftune.engine.forward import device_of
 from prooftune.recipe import Variant
 from prooftune.tasks.classification import class_pairs, label_scores, label_set_pairs
 from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.training.objective import TuningModule
+from prooftune.training.preference import (
+    PreferenceModule,
+    PreferenceRow,
+    preference_collator,
+    with_reference_policy,
+)
 from prooftune.training.reward import (
     RewardModule,
     RewardRow,
@@ -21,10 +28,20 @@ from prooftune.training.reward import (
     reward_rows,
 )
 from prooftune.training.rows import TrainingRow, head_rows, instruction_rows
-from prooftune.types import Example
+from prooftune.types import Example, SplitName
+from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.error_costs import error_cost_matrix
 from prooftune.variants.class_weights import label_weights, row_weights
 from prooftune.variants.context import VariantContext
+from prooftune.variants.preference_pairs import (
+    answer_pairs,
+    file_pairs,
+    label_pairs,
+    require_pairs,
+)
+
+DEFAULT_BETA = 0.1
+"""DPO's beta unless the recipe says it, as in Rafailov et al. (2023) and in TRL."""
 
 Collator = Callable[[Sequence[Any]], dict[str, Any]]
 
@@ -35,19 +52,21 @@ class Objective:
 
     Attributes:
         module: the module to train.
-        rows: from examples to training rows. Objectives with a reference policy compute it with the
-            module's model as it is, so that rows are made before training.
+        rows: from examples of a split to training rows. Objectives with a reference policy compute
+            it with the module's model as it is, so that rows are made before training.
         collator: from rows to the module's inputs; None: that of instructions and heads.
     """
 
     module: TuningModule
-    rows: Callable[[Sequence[Example]], Sequence[TrainingRow]]
+    rows: Callable[[Sequence[Example], SplitName], Sequence[TrainingRow]]
     collator: Collator | None = None
 
 
 def needs_reference(variant: Variant) -> bool:
     """Whether the starting policy must score the training rows before the training."""
-    return variant.objective == "reward" and bool(variant.beta)
+    return variant.objective == "preference" or (
+        variant.objective == "reward" and bool(variant.beta)
+    )
 
 
 def build_objective(
@@ -70,9 +89,11 @@ def build_objective(
     """
     if variant.objective == "reward":
         return _reward(context, variant, encoder, model, with_reference)
+    if variant.objective == "preference":
+        return _preference(context, variant, encoder, model, with_reference)
     return Objective(
         TuningModule(model, context.label_set_matrix()),
-        lambda examples: target_rows(context, encoder, examples, variant.objective == "head"),
+        lambda examples, _: target_rows(context, encoder, examples, variant.objective == "head"),
     )
 
 
@@ -114,7 +135,7 @@ def _reward(
         model, labels, torch.tensor(costs, dtype=torch.float32), variant.beta or 0.0
     )
 
-    def rows(examples: Sequence[Example]) -> Sequence[RewardRow]:
+    def rows(examples: Sequence[Example], _: SplitName) -> Sequence[RewardRow]:
         pairs = [*class_pairs(examples, encoder)]
         if with_reference and needs_reference(variant):
             reference = reference_log_probs(context, encoder, model, [ids for ids, _ in pairs])
@@ -124,6 +145,36 @@ def _reward(
         return reward_rows(pairs, reference, example_weights(context, examples))
 
     return Objective(module, rows, reward_collator(labels))
+
+
+def _preference(
+    context: VariantContext,
+    variant: Variant,
+    encoder: PromptEncoder,
+    model: nn.Module,
+    with_reference: bool,
+) -> Objective:
+    module = PreferenceModule(model, DEFAULT_BETA if variant.beta is None else variant.beta)
+    collator = preference_collator(encoder.prefix, module.packed, module.pad_multiple)
+    scorer = model if with_reference else None
+
+    def pairs(examples: Sequence[Example], split: SplitName) -> Iterator[PreferenceRow]:
+        if variant.pairs is not None:
+            return file_pairs(context, encoder, context.base / variant.pairs, split)
+        if context.recipe.has_labels:
+            weights = example_weights(context, examples)
+            return label_pairs(context, encoder, scorer, examples, weights)
+        return answer_pairs(context, encoder, scorer, examples)
+
+    def rows(examples: Sequence[Example], split: SplitName) -> Sequence[PreferenceRow]:
+        made = DiskBackedList(pairs(examples, split))
+        if split == "train":
+            require_pairs(made, str(variant.start_from or variant.objective))
+        if not with_reference:
+            return made
+        return DiskBackedList(with_reference_policy(module, made, collator, device_of(model)))
+
+    return Objective(module, rows, collator)
 
 
 def reference_log_probs(

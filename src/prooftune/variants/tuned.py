@@ -262,7 +262,8 @@ def tuned_setup(
     if variant.pretrain:
         load_pretrained(objective.module, context, variant, name)
     rows, validation = (
-        objective.rows(examples) for examples in (context.study.train, context.training_validation)
+        objective.rows(context.study.train, "train"),
+        objective.rows(context.training_validation, "validation"),
     )
     options = training_options(context, variant, name, seed)
     return make_setup(
