@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from prooftune.errors import UsageError
 from prooftune.evaluation.calibration import apply_temperature
 from prooftune.evaluation.score_types import defined
 from prooftune.run_folder import read_predictions, read_study
+from prooftune.study import pipeline
 from prooftune.utils.error_costs import error_cost_matrix, least_cost
 from prooftune.utils.files import read_json
 from study.small import classifier, details_of, predictions_of, small_recipe
 
 COSTS: dict[str, dict[str, float]] = {"Sports": {"Business": 5}, "Business": {"Sci/Tech": 0.5}}
 REWARD: dict[str, Any] = {"kind": "tuned", "objective": "reward", "from": "tuned"}
+PREFERENCE: dict[str, Any] = {"kind": "tuned", "objective": "preference", "from": "tuned"}
 SHORT = {"num_train_epochs": 2, "learning_rate": 1e-3}
 
 
@@ -129,6 +132,99 @@ def test_a_reward_bundle_is_one_like_any_other(learners: dict[str, Path], tmp_pa
     assert first != second
 
 
+@pytest.mark.slow
+def test_right_labels_are_preferred_to_the_likeliest_wrong_ones(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
+    variants = {
+        "tuned": {"training": {"num_train_epochs": 1}},
+        "preference": {**PREFERENCE, "training": SHORT},
+        "borrowed": {"kind": "tuned", "adapter": "preference", "prompt": {"max_length": 81}},
+    }
+    values = small_recipe(learners["llama3"], tmp_path / "data", variants=variants)
+    values["bundle"] = {"variant": "preference"}
+    result = prooftune.run(values, out=tmp_path / "run")
+    study = read_study(result.folder / "data")
+
+    def margins(variant: str) -> np.ndarray:
+        """Log-probability of the right label minus that of the likeliest wrong one."""
+        rows = read_predictions(result.folder / f"variants/{variant}/predictions.parquet")
+        log_probs = np.array([row.log_probs for row in rows])
+        right = [study.labels.index(str(e.target)) for e in study.test]
+        of_right = log_probs[range(len(right)), right].copy()
+        log_probs[range(len(right)), right] = -np.inf
+        return np.asarray(of_right - log_probs.max(axis=1))
+
+    assert margins("preference").mean() > margins("tuned").mean() + 0.2
+    np.testing.assert_allclose(margins("borrowed"), margins("preference"), atol=1e-3)
+    details = details_of(result.folder, "preference")
+    assert "tuned from tuned with preferences (DPO) on 90 rows" in details["description"]
+    # One step takes the loss from log 2, that of the starting policy, down.
+    losses = [log["loss"] for log in details["training"]["log_history"] if "loss" in log]
+    assert losses[0] == pytest.approx(np.log(2), abs=0.05) and losses[-1] < losses[0]
+    found = classifier(result.bundle).predict([e.inputs["text"] for e in study.test])
+    rows = read_predictions(result.folder / "variants/preference/predictions.parquet")
+    assert [p.label for p in found] == [p.output for p in rows]
+
+
+@pytest.mark.slow
+def test_preferences_of_answers(learners: dict[str, Path], tmp_path: Path) -> None:
+    """From the model's own wrong answers, and from a file; a changed file trains again."""
+    words = ["goal", "planet", "phone", "film"]
+    rows = [
+        {"question": f"was it a {words[i % 4]} {i}", "answer": words[i % 4], "number": i}
+        for i in range(60)
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    pairs = [
+        {"prompt": row["question"], "chosen": row["answer"], "rejected": "cat"} for row in rows[:30]
+    ]
+    write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    training = {"num_train_epochs": 1, "learning_rate": 1e-3, "per_device_train_batch_size": 8}
+    values = {
+        "name": "answers",
+        "task": "free-text-qa",
+        "data": {
+            "train": "rows.jsonl",
+            "splitting": {"method": "random", "test": 0.2, "validation": 0.1},
+        },
+        "audit": {"near_duplicates": None},
+        "model": {"name": str(learners["llama3"]), "dtype": "float32"},
+        "prompt": {"max_length": 80},
+        "answering": {"max_new_tokens": 4},
+        "training": training,
+        "evaluation": {"resamples": 100},
+        "variants": {
+            "tuned": None,
+            "own": {**PREFERENCE},
+            "file": {**PREFERENCE, "pairs": "pairs.jsonl", "beta": 0.3},
+        },
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
+    recipe, base = recipes.load(tmp_path / "recipe.yaml")
+    result = pipeline.run(recipe, base, tmp_path / "run")
+    # A tenth of the 30 pairs chooses the checkpoint.
+    assert details_of(result.folder, "file")["training"]["rows"] == 27
+    assert 0 < details_of(result.folder, "own")["training"]["rows"] <= 43
+    assert {("tuned", "own"), ("tuned", "file")} <= {
+        (row["a"], row["b"]) for row in result.scores["comparisons"]
+    }
+    before = weights(result.folder, "file"), weights(result.folder, "own")
+    write_jsonl(tmp_path / "pairs.jsonl", pairs[:20])
+    result = pipeline.run(recipe, base, tmp_path / "run")
+    assert details_of(result.folder, "file")["training"]["rows"] == 18
+    after = weights(result.folder, "own")
+    assert all(np.array_equal(after[name], before[1][name]) for name in after)
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b"}', "utf-8")
+    with pytest.raises(UsageError, match=r"pairs\.jsonl has no column 'rejected'"):
+        pipeline.run(recipe, base, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -144,6 +240,14 @@ def test_a_reward_bundle_is_one_like_any_other(learners: dict[str, Path], tmp_pa
         ({"beta": -1}, "beta: Input should be greater than or equal to 0"),
         ({"pairs": "p.jsonl"}, "'pairs' does not apply to objective: reward"),
         ({"training": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor does not apply"),
+        (
+            {"objective": "preference", "beta": 0},
+            "beta: objective: preference needs a value above 0",
+        ),
+        (
+            {"objective": "preference", "pairs": "p"},
+            "'pairs' does not apply to task: classification",
+        ),
     ],
 )
 def test_starts_that_cannot_be(changes: dict[str, Any], message: str) -> None:

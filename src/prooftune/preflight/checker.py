@@ -199,7 +199,7 @@ def _error_costs(recipe: Recipe, study: Study) -> Iterator[Finding]:
             f"no row has the label '{label}'{nearest(label, study.labels)}; the labels are "
             f"{', '.join(study.labels)}",
         )
-    if not unknown and not error_cost_matrix(recipe.costs, study.labels).any():
+    if recipe.costs and not unknown and not error_cost_matrix(recipe.costs, study.labels).any():
         yield error("costs", "every error costs 0, so that all predictions are equally good")
 
 

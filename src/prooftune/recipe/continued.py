@@ -46,11 +46,6 @@ def continued_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
         yield from _reward_problems(recipe, variant)
     else:
         yield from _preference_problems(recipe, variant)
-    if {**recipe.training, **variant.training}.get("label_smoothing_factor"):
-        yield (
-            f"training.label_smoothing_factor does not apply to objective: {variant.objective}; "
-            "set it to 0 for this variant"
-        )
 
 
 def _start_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
@@ -98,6 +93,11 @@ def _reward_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
         yield "objective: reward trains label probabilities; it contradicts scoring.calibration"
     if variant.pairs is not None:
         yield "'pairs' does not apply to objective: reward, only to preference"
+    if {**recipe.training, **variant.training}.get("label_smoothing_factor"):
+        yield (
+            "training.label_smoothing_factor does not apply to objective: reward; set it to 0 for "
+            "this variant"
+        )
 
 
 def _preference_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:

@@ -174,7 +174,7 @@ class VariantStage:
         inputs = _recipe_inputs(self.recipe.for_variant(name), variant)
         options = _training_options(variant)
         # A variant with another one's weights depends on what that one was pretrained on.
-        for trained in (variant, *self.recipe.sources_of_weights(variant)):
+        for trained in weights:
             if trained.pretrain is not None:
                 leak = trained.pretrain.leak or self.recipe.audit.leak
                 inputs += [leak, texts_digest(trained.pretrain, self.base)]
@@ -265,9 +265,10 @@ def _training_options(variant: Variant) -> dict[str, Any]:
     # The number of trainings does not change a training, and decisions are made when results are
     # evaluated.
     options = variant.model_dump(exclude={"seeds", "decision"})
-    if variant.pretrain is None:
-        # Runs from before this option stay valid.
-        del options["pretrain"]
+    for name in ("pretrain", "start_from", "beta", "pairs"):
+        if options[name] is None:
+            # Runs from before these options stay valid.
+            del options[name]
     return options
 
 
