@@ -20,6 +20,7 @@ from prooftune.data.splits import load_splits
 from prooftune.data.unlabelled_texts import UnlabelledText, read_unlabelled_texts
 from prooftune.errors import Failure, UsageError
 from prooftune.models import loading
+from prooftune.run_folder import read_study
 from prooftune.study.check import check
 from prooftune.training import objective
 from prooftune.training.objective import TuningModule
@@ -29,7 +30,7 @@ from prooftune.types import Example, Study
 from prooftune.utils.files import read_json
 from prooftune.variants.context import PretrainingInputs, VariantContext
 from prooftune.variants.pretraining import language_modelling_rows, pretrain, pretraining_folder
-from study.small import details_of, outputs_of, small_recipe, write_rows
+from study.small import classifier, details_of, outputs_of, small_recipe, write_rows
 
 SENTENCES = ["the cat sat on a mat", "goal scored match won", "planet orbit science phone"]
 
@@ -241,6 +242,7 @@ def test_a_study_with_pretraining_bundles_one_adapter_and_is_resumed(
     texts = write_rows(tmp_path / "texts.csv", 60, seed=9)
     pretrain = {"file": str(texts), "num_train_epochs": 2, "max_length": 16}
     values = pretrained_recipe(learners["llama"], tmp_path, pretrain)
+    values["bundle"] = {"variant": "adapted"}
     result = prooftune.run(values, out=tmp_path / "run")
     details = details_of(result.folder, "adapted")
     record = details["pretraining"]
@@ -265,8 +267,15 @@ def test_a_study_with_pretraining_bundles_one_adapter_and_is_resumed(
     again = prooftune.run(values, out=tmp_path / "run")
     assert (weights / "pretrained.safetensors").stat().st_mtime_ns == stamp
     assert outputs_of(again.folder, "tuned") == before
-    if again.bundle is not None:
-        assert read_json(again.bundle / "bundle.json")["variant"] in ("tuned", "adapted")
+    # One adapter on the published base model holds both stages.
+    assert again.bundle is not None
+    manifest = read_json(again.bundle / "bundle.json")
+    assert (manifest["variant"], manifest["part"]) == ("adapted", "adapter")
+    card = (again.bundle / "README.md").read_text("utf-8")
+    assert "pretraining: language modelling on 60 texts of texts.csv" in card
+    texts_of_test = [e.inputs["text"] for e in read_study(again.folder / "data").test]
+    predicted = [p.label for p in classifier(again.bundle).predict(texts_of_test)]
+    assert predicted == outputs_of(again.folder, "adapted")
 
 
 @pytest.mark.slow

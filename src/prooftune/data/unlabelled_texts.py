@@ -16,7 +16,7 @@ from prooftune.data.readers.table import Table
 from prooftune.data.sources import read_tables
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Data, Pretraining
-from prooftune.types import Example
+from prooftune.types import HISTORY, Example
 from prooftune.utils import package_files
 from prooftune.utils.disk_list import DiskBackedList
 
@@ -61,10 +61,14 @@ def read_unlabelled_texts(
 
 def training_texts(examples: Sequence[Example]) -> DiskBackedList[UnlabelledText]:
     """The texts of training rows: all their fields, without the label or the answer."""
-    return DiskBackedList(
-        UnlabelledText("\n".join(t for t in e.inputs.values() if t.strip()), e.source)
-        for e in examples
-    )
+    return DiskBackedList(UnlabelledText(text_of(e), e.source) for e in examples)
+
+
+def text_of(example: Example) -> str:
+    """All fields of a row as one text."""
+    # Earlier turns of a conversation are JSON.
+    fields = (text for name, text in example.inputs.items() if name != HISTORY)
+    return "\n".join(text for text in fields if text.strip())
 
 
 def _is_plain(path: str) -> bool:

@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prooftune.data.unlabelled_texts import text_of
 from prooftune.errors import UsageError
 from prooftune.models import adapters, loading
 from prooftune.recipe import Recipe, Variant
@@ -274,7 +275,7 @@ def pretraining_record(context: VariantContext, variant: Variant, name: str) -> 
 
 def _validation_texts(context: VariantContext) -> Sequence[str]:
     rows = context.training_validation[:MEASURED_PIECES]
-    return ["\n".join(text for text in e.inputs.values() if text.strip()) for e in rows]
+    return [text_of(example) for example in rows]
 
 
 def _settings(variant: Variant) -> Pretraining:
