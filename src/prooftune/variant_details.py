@@ -174,6 +174,7 @@ class VariantDetails(TypedDict, total=False):
     ``missing_languages`` are those whose rows were not trained on, and ``all_languages`` is the
     variant with the same options that was trained on all. ``pretraining`` is the language modelling
     before tuning, ``without_pretraining`` the variant with the same options but without it.
+    ``continues`` is the variant whose weights were trained further.
     """
 
     description: str
@@ -188,6 +189,7 @@ class VariantDetails(TypedDict, total=False):
     method: str
     pretraining: PretrainingRecord
     without_pretraining: str | None
+    continues: str
     weights_sha256: dict[str, str]
     changes: WeightChanges
     forgetting: Forgetting

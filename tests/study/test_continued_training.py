@@ -84,6 +84,7 @@ def test_reward_lowers_the_expected_cost_of_the_variant_that_it_starts_from(
     assert ("tuned", "reward") in pairs
     report = (result.folder / "report.md").read_text("utf-8")
     assert "mean cost" in report
+    assert "tuned was trained further on expected cost (reward) as reward; " in report
 
     # The bundle decides as the study does.
     loaded = classifier(result.bundle)

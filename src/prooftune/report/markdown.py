@@ -14,6 +14,7 @@ from prooftune.report import (
     abstention_section,
     answers_section,
     cells,
+    continued_section,
     costs_section,
     errors_section,
     instructions_section,
@@ -64,6 +65,9 @@ def render_markdown(facts: ReportFacts) -> str:
     if pretraining:
         sentences = escape_markdown(" ".join(pretraining["sentences"]))
         parts += ["## Pretraining", sentences, _render_table(pretraining["table"])]
+    continued = continued_section.continued_sentences(scores, facts.get("variants") or {})
+    if continued:
+        parts += ["## Training beyond tuning", escape_markdown(" ".join(continued))]
     prompts = _prompt_search(facts)
     if prompts:
         parts += ["## Prompts tried", prompts]

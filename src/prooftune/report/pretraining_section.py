@@ -47,7 +47,7 @@ def pretraining_table(scores: Scores, details: Mapping[str, ReportedVariant]) ->
         record = variant.get("pretraining")
         if record is None:
             continue
-        difference, comparison = _gain(scores, name, variant.get("without_pretraining"))
+        difference, comparison = difference_from(scores, name, variant.get("without_pretraining"))
         rows.append(
             (
                 name,
@@ -91,7 +91,7 @@ def _sentence(scores: Scores, name: str, variant: ReportedVariant) -> str:
             f"{name} has no counterpart without pretraining in this study, so what pretraining "
             "added is unknown; add the same variant without pretrain."
         )
-    difference, comparison = _gain(scores, name, without)
+    difference, comparison = difference_from(scores, name, without)
     if difference is None or difference["value"] is None or comparison is None:
         return f"{name} and {without} were not compared."
     metric = task_display.display_for(scores).metrics[scores["primary"]]
@@ -105,10 +105,11 @@ def _sentence(scores: Scores, name: str, variant: ReportedVariant) -> str:
     return f"Pretraining {better} {name} against {without}: {figures}."
 
 
-def _gain(
+def difference_from(
     scores: Scores, name: str, without: str | None
 ) -> tuple[Figure | None, Comparison | None]:
-    """The difference of a variant to that without pretraining, and its comparison."""
+    """The primary metric of a variant minus that of the one without the step, and their comparison;
+    None where they were not compared."""
     for row in scores["comparisons"]:
         if without is None or {row["a"], row["b"]} != {name, without}:
             continue

@@ -13,6 +13,7 @@ from prooftune.report import (
     abstention_section,
     answers_section,
     cell_figures,
+    continued_section,
     costs_section,
     curves,
     errors_section,
@@ -64,6 +65,7 @@ SECTIONS = {
     "learning_curve": "Learning curve",
     "label_errors": "Doubtful labels",
     "pretraining": "Pretraining",
+    "continued": "Training beyond tuning",
     "training": "Training",
     "forgetting": "Forgetting",
     "prompts": "Prompts",
@@ -127,6 +129,7 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "label_errors": label_errors_section.label_errors_section(scores),
         "no_answer": NO_ANSWER,
         "pretraining": pretraining_section.pretraining_section(scores, details),
+        "continued": continued_section.continued_sentences(scores, details),
         "training": [
             curves.training_curves(name, v, scores["variants"].get(name), scores["primary"])
             for name, v in details.items()

@@ -112,6 +112,8 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
         details["pretraining"] = record["pretraining"]
         details["without_pretraining"] = context.recipe.variant_without_pretraining(name)
     details["objective"], details["method"] = variant.objective, variant.method
+    if variant.start_from is not None:
+        details["continues"] = variant.start_from
     details["weights_sha256"] = weights_digests(folder)
     details["changes"], details["forgetting"] = _before_and_after(context, handle, variant, *text)
     return output
