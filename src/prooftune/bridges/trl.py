@@ -44,8 +44,9 @@ def read(config: ForeignConfig) -> None:
     preferences = [key for key in _PREFERENCES if config.values.get(key) is not None]
     if preferences:
         raise UsageError(
-            f"this config trains on preferences or rewards ({preferences[0]}); recipes train "
-            "supervised only"
+            f"this config trains on preferences or rewards ({preferences[0]}); configs are read "
+            "for supervised training only. In a recipe, a variant with objective: preference or "
+            "reward trains a tuned one further"
         )
     config.recipe["task"] = "free-text-qa"
     config.recipe["variants"] = {"base": {"kind": "zero-shot"}, "tuned": {"kind": "tuned"}}
