@@ -26,6 +26,7 @@ from prooftune.bundle_api import (
     predict,
 )
 from prooftune.errors import Failure, ProoftuneError, UsageError
+from prooftune.utils.library_settings import set_library_defaults
 from prooftune.version import __version__
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from prooftune.study.pipeline import Result
     from prooftune.types import Example, Prediction, Study
     from prooftune.variants.estimates import CostEstimate
+
+set_library_defaults()
 
 _LAZY = {
     "LabelPrediction": "bundle.classifier",

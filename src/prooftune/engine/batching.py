@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prooftune.engine.uploads import upload
+
 MIN_COMMON_PREFIX = 32
 """Tokens that rows must share at least for a common prefix to pay off."""
 
@@ -238,4 +240,4 @@ def collate(
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move all tensors of a batch to a device."""
     # `dataclasses.astuple` would deep-copy the tensors.
-    return Batch(*(getattr(batch, name).to(device) for name in Batch.__slots__))
+    return Batch(*(upload(getattr(batch, name), device) for name in Batch.__slots__))

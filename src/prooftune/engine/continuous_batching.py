@@ -25,6 +25,7 @@ from prooftune.engine.sequences import (
     SequenceState,
     TokenSelector,
 )
+from prooftune.engine.uploads import upload_numbers
 
 
 class ContinuousBatcher:
@@ -130,7 +131,7 @@ class ContinuousBatcher:
         # Finished sequences are computed too, until the next compaction removes them.
         tokens = [[sequence.next_token] for sequence in self._sequences]
         cached, first = (
-            torch.tensor(values, device=self._device)[:, None]
+            upload_numbers(values, self._device)[:, None]
             for values in zip(
                 *((s.cached_tokens, s.first_position) for s in self._sequences), strict=True
             )
@@ -236,7 +237,7 @@ class ContinuousBatcher:
             [[*prompt, *alternative[:-1]] for prompt in prompts], logit_positions, 0, self._device
         )
         index = torch.arange(batch.input_ids.shape[1], device=self._device)  # (tokens,)
-        first = torch.tensor([s.first_position for s in sequences], device=self._device)
+        first = upload_numbers([s.first_position for s in sequences], self._device)
         positions = index + first[:, None]  # (rows, tokens)
         # Right padding follows a row's tokens, so the causal mask hides it as well.
         causal_mask = (index[:, None] >= index).expand(len(sequences), -1, -1)
@@ -253,7 +254,7 @@ class ContinuousBatcher:
         # (rows, 1 or alternative tokens, vocabulary) -> (rows, vocabulary)
         first_log_probs = log_probs[:, 0]
         if alternative:
-            token_ids = torch.tensor(alternative, device=self._device)[None, :, None].expand(
+            token_ids = upload_numbers(alternative, self._device)[None, :, None].expand(
                 len(sequences), -1, 1
             )
             # Log-probability of the alternative: the sum over its tokens, each given those before
@@ -283,7 +284,7 @@ class ContinuousBatcher:
                 else self._token_selector(sequence.row_id, sequence.output.ids, own_log_probs)
                 for sequence, own_log_probs in zip(sequences, log_probs, strict=True)
             ]
-            chosen = torch.tensor(tokens, device=log_probs.device)[:, None]
+            chosen = upload_numbers(tokens, log_probs.device)[:, None]
             values = log_probs.gather(1, chosen)[:, 0].tolist()
         active = [
             (sequence, token, value)

@@ -21,6 +21,7 @@ from prooftune.engine.batching import PADDING_BUDGET, Batch, UnpaddedLayout
 from prooftune.engine.kv_cache import KVCache
 from prooftune.engine.packing import PackedBatch, pack_sequences
 from prooftune.engine.sparse_last_layer import compute_only_positions
+from prooftune.engine.uploads import upload, upload_numbers
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -54,7 +55,7 @@ def compute_prefix_cache(backbone: nn.Module, prefix: Sequence[int]) -> PrefixCa
     """
     if not prefix:
         return None
-    ids = torch.tensor([list(prefix)], device=device_of(backbone))  # (1, prefix)
+    ids = upload_numbers([list(prefix)], device_of(backbone))  # (1, prefix)
     if not supports_shared_prefix(backbone):
         return backbone(input_ids=ids, use_cache=True).past_key_values
     # Without `set_write_positions` the cache takes whole keys and values, as in any prefill.
@@ -182,11 +183,11 @@ def flex_hidden_states(
     positions = torch.zeros(batch.input_ids.shape, dtype=torch.long)
     own = torch.from_numpy(layout.keys()[1][prefix_length:])
     positions[0, : len(own)] = own
-    wanted = batch.logit_positions.to(device)
+    wanted = upload(batch.logit_positions, device)
     with compute_only_positions(backbone, wanted):
         out = backbone(
-            input_ids=batch.input_ids.to(device),
-            position_ids=positions.to(device),
+            input_ids=upload(batch.input_ids, device),
+            position_ids=upload(positions, device),
             **backends.attention_kwargs(layout),
         )
     hidden: Tensor = out.last_hidden_state

@@ -24,6 +24,7 @@ from prooftune.engine.forward import compute_prefix_cache
 from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.scoring import score_labels
 from prooftune.engine.sequences import Generated, PrefillBatch, TokenSelector
+from prooftune.engine.uploads import upload
 from prooftune.errors import Failure
 
 
@@ -140,18 +141,18 @@ def _generate_with_transformers(
     max_new_tokens: int,
 ) -> list[Generated]:
     """transformers' own generation loop, for architectures without support for our attention."""
-    device = next(model.parameters()).device
     longest = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
     # Left padding, so that every row continues from its own last token.
     for i, prompt in enumerate(prompts):
-        ids[i, longest - len(prompt) :] = torch.tensor(prompt, device=device)
+        ids[i, longest - len(prompt) :] = torch.tensor(prompt)
         mask[i, longest - len(prompt) :] = 1
     transformer: Any = model
+    device = next(model.parameters()).device
     out = transformer.generate(
-        input_ids=ids,
-        attention_mask=mask,
+        input_ids=upload(ids, device),
+        attention_mask=upload(mask, device),
         max_new_tokens=max_new_tokens,
         do_sample=False,
         eos_token_id=stop_token_id,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prooftune.engine.attention.masks import KeysValues
 from prooftune.engine.batching import UnpaddedLayout
+from prooftune.engine.uploads import upload_numbers
 
 
 class KVCache:
@@ -125,7 +126,7 @@ def _gather(parts: Sequence[tuple[Tensor, Sequence[int]]], capacity: int) -> Ten
         # Once long rows have finished, the new buffers may be shorter than the old ones.
         width = min(capacity, cached.shape[2])
         out[start : start + len(rows), :, :width] = cached[:, :, :width].index_select(
-            0, torch.tensor(rows, device=cached.device)
+            0, upload_numbers(rows, cached.device)
         )
         start += len(rows)
     return out

@@ -12,6 +12,7 @@ from prooftune.engine.attention.masks import KeysValues, PrefixGroups
 from prooftune.engine.batching import collate
 from prooftune.engine.forward import PrefixCache, hidden_states
 from prooftune.engine.kv_cache import KVCache, gather_rows
+from prooftune.engine.uploads import upload_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,13 @@ class SharedPrefixCache:
             for (prefix_keys, prefix_values), (keys, values) in zip(before, layers, strict=True)
         ]
         lengths = [prefix_length + len(common) for common in common_prefixes]
-        return cls._build(concatenated, torch.tensor(lengths, device=device), row_group_ids)
+        return cls._build(concatenated, upload_numbers(lengths, device), row_group_ids)
 
     @classmethod
     def _build(
         cls, layers: Sequence[KeysValues], prefix_lengths: Tensor, row_group_ids: Sequence[int]
     ) -> SharedPrefixCache:
-        group_ids = torch.tensor(row_group_ids, device=prefix_lengths.device)
+        group_ids = upload_numbers(row_group_ids, prefix_lengths.device)
         groups = PrefixGroups.from_ids(group_ids, prefix_lengths)
         return cls(layers, prefix_lengths, row_group_ids, groups)
 

@@ -8,7 +8,7 @@ Nothing of the causal engine is involved.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,7 +227,9 @@ def new_modules(model: nn.Module) -> list[str]:
 @contextmanager
 def mixed_precision(dtype: torch.dtype) -> Iterator[None]:
     """Run matmuls in a dtype, as the Trainer does."""
-    with torch.autocast(loading.device().type, dtype, enabled=dtype != torch.float32):
+    # Autocast to float32 would warn on some devices, and change nothing on any.
+    sixteen_bits = dtype != torch.float32
+    with torch.autocast(loading.device().type, dtype) if sixteen_bits else nullcontext():
         yield
 
 
@@ -260,7 +262,8 @@ def label_log_probs(
             inputs = tokenizer.collate([(encoded[i].ids, encoded[i].second_start) for i in rows])
             logits = model(**{k: v.to(loading.device()) for k, v in inputs.items()}).logits
             # Batches are in the order of lengths, scores in that of the examples.
-            scores[rows] = logits.double().cpu()
+            # float64 on the host: Apple's GPUs have none.
+            scores[rows] = logits.cpu().double()
             progress.advance(0, len(rows))  # type: ignore[arg-type]
     model.train(was_training)
     if classifier.config.problem_type == SEVERAL_LABELS:

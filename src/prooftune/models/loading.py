@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,17 +213,20 @@ def load_model(
 
 
 def device() -> torch.device:
-    """CUDA if available, else the CPU."""
+    """CUDA if available, else Apple's GPU unless ``PROOFTUNE_MPS=0``, else the CPU."""
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    apple = torch.backends.mps.is_available() and os.environ.get("PROOFTUNE_MPS") != "0"
+    return torch.device("mps" if apple else "cpu")
 
 
 def compute_dtype(name: str = "auto") -> torch.dtype:
     """The dtype that the model computes in.
 
     ``auto`` is bfloat16 where the device multiplies it natively, else float16 on CUDA (T4, V100,
-    RTX 20 emulate bfloat16, slower than float32) and float32 on CPUs.
+    RTX 20 emulate bfloat16, slower than float32), and float32 on CPUs and Apple's GPUs.
     """
     import torch
 
@@ -235,6 +239,8 @@ def compute_dtype(name: str = "auto") -> torch.dtype:
         # Emulated bfloat16 (before sm_80) is slower than float32.
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
+    if device().type == "mps":
+        return torch.float32  # whether its 16-bit autocast gives the same results is untested
     # Without these instructions a bfloat16 matmul runs at a hundredth of float32's rate.
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32

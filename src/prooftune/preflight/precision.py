@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from prooftune.models.loading import device
 from prooftune.preflight.findings import Finding, error, merged_options, note
 from prooftune.recipe import Recipe
 
@@ -18,11 +19,13 @@ def native_bfloat16() -> bool:
 
 def check_precision(recipe: Recipe) -> Iterator[Finding]:
     """Findings about ``model.dtype``, ``model.attention``, ``training.bf16``."""
-    import torch
-
-    cuda = torch.cuda.is_available()
+    kind = device().type
+    cuda = kind == "cuda"
     trained = [v for v in recipe.variants.values() if v.kind == "tuned" and not v.adapter]
-    if recipe.model.dtype == "float16" and not cuda:
+    if kind == "mps" and recipe.model.dtype in ("bfloat16", "float16"):
+        found = error if trained else note
+        yield found("model.dtype", "16 bits are untested on Apple's GPUs; auto is float32")
+    elif recipe.model.dtype == "float16" and not cuda:
         if trained:
             yield error(
                 "model.dtype",
@@ -30,7 +33,7 @@ def check_precision(recipe: Recipe) -> Iterator[Finding]:
             )
         else:
             yield note("model.dtype", "CPUs compute float16 slowly; auto is faster")
-    if not cuda and not native_bfloat16():
+    if kind == "cpu" and not native_bfloat16():
         slow = (
             "this CPU has no bfloat16 arithmetic and emulates it, about a hundred times slower "
             "than float32; "

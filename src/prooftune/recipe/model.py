@@ -15,7 +15,8 @@ class Model(Section):
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Compute dtype. ``auto``: bfloat16 if the hardware computes in it, else float32."""
+    """Compute dtype. ``auto``: bfloat16 if the hardware computes in it, else float16 on NVIDIA GPUs
+    and float32 elsewhere."""
     attention: Literal["auto", "shared-prefix", "flex", "eager", "sdpa", "flash_attention_2"] = (
         "auto"
     )

@@ -15,6 +15,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from prooftune.errors import Failure, UsageError
 from prooftune.evaluation.score_types import HyperparameterValue
+from prooftune.models.loading import device
 from prooftune.recipe import Variant
 from prooftune.variant_details import LogEntry
 from prooftune.variants.context import VariantContext
@@ -119,8 +120,8 @@ def run_trial(
         # The next trial loads its own model.
         del setup
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if (kind := device().type) != "cpu":
+            torch.get_device_module(kind).empty_cache()
 
 
 def _setup(context: VariantContext, variant: Variant, name: str) -> TrainingSetup:

@@ -135,6 +135,12 @@ def _notify_compute_settings(recipe: Recipe) -> None:
             f"{settings['attention']} attention (model.dtype, model.attention)",
             "dim",
         )
+        if settings["device"] == "mps":
+            notify(
+                "Apple's GPU: PyTorch's matmuls without compiled kernels; what they lack runs on "
+                "the CPU. Prooftune was not measured on one; PROOFTUNE_MPS=0 uses the CPU",
+                "yellow",
+            )
         if settings["frozen_products"] == "int8":
             notify(
                 "training computes matmuls with frozen weights in int8 (model.int8_training)", "dim"

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from prooftune.errors import UsageError
+from prooftune.models.loading import device
 from prooftune.recipe.library_fields import library_fields
 from prooftune.utils import distributed
 
@@ -100,7 +101,7 @@ def argument_values(
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    if not torch.cuda.is_available():
+    if device().type == "cpu":
         values["use_cpu"] = True  # or the Trainer rejects bf16 without a GPU
     if not {"bf16", "fp16"} & options.keys():
         values["bf16"], values["fp16"] = dtype == torch.bfloat16, dtype == torch.float16
@@ -228,8 +229,9 @@ def device_problems(options: dict[str, Any]) -> dict[str, str]:
             "TF32 needs an NVIDIA GPU of the Ampere generation or newer and there is none here; "
             "remove it"
         )
-    if cuda and options.get("use_cpu"):
-        problems["use_cpu"] = (
-            "the GPU is used wherever there is one; hide it with CUDA_VISIBLE_DEVICES= instead"
-        )
+    if device().type == "mps" and options.get("bf16"):
+        problems["bf16"] = "Prooftune trains in float32 on Apple's GPUs; remove it"
+    if device().type != "cpu" and options.get("use_cpu"):
+        hide = "CUDA_VISIBLE_DEVICES=" if cuda else "PROOFTUNE_MPS=0"
+        problems["use_cpu"] = f"the GPU is used wherever there is one; hide it with {hide} instead"
     return problems

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prooftune.models.encoder import EncoderTokenizer
-from prooftune.training.objective import TuningModule
+from prooftune.training.objective import TuningModule, target_count
 from prooftune.training.rows import TrainingRow, weight_inputs, with_weights
 from prooftune.types import Example
 from prooftune.utils.disk_list import DiskBackedList
@@ -73,4 +73,4 @@ class EncoderModule(TuningModule):
         # The row that stands in for an empty shard has logits but no label.
         logits = self.model(**inputs).logits.float()[: labels.numel()]
         loss = self.target_loss(logits, labels, weights)
-        return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
+        return {"loss_sum": loss, "count": target_count(labels)}

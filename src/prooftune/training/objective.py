@@ -14,6 +14,7 @@ from prooftune.engine.batching import Batch
 from prooftune.engine.forward import hidden_states, packed_hidden_states
 from prooftune.engine.model_parts import get_backbone, get_output_head
 from prooftune.engine.packing import PAD_MULTIPLE, PackedBatch
+from prooftune.engine.uploads import upload
 from prooftune.errors import Failure
 
 MAX_LOGIT_TARGETS, LOGIT_TARGETS = 4096, 1024
@@ -117,7 +118,7 @@ class TuningModule(nn.Module):
             input_ids, position_ids, logit_positions, attention_mask, lengths
         )
         loss = self._loss_of_hidden(hidden, labels, weights)
-        return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
+        return {"loss_sum": loss, "count": target_count(labels)}
 
     def target_hidden_states(
         self,
@@ -169,7 +170,7 @@ class TuningModule(nn.Module):
         smoothing = self.label_smoothing if self.training else 0.0
         if self.label_sets is None:
             return summed_loss(logits, labels, weights, smoothing)
-        sets = self.label_sets.to(logits.device)[labels]
+        sets = upload(self.label_sets, logits.device)[labels]
         return summed_binary_loss(logits.float(), sets, smoothing)
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
@@ -231,6 +232,12 @@ class TuningModule(nn.Module):
     def sharded(self) -> bool:
         """Whether every rank holds only a shard of each weight (FSDP)."""
         return any(_is_sharded(p) for p in self.parameters())
+
+
+def target_count(labels: Tensor) -> Tensor:
+    """Number of targets, as a scalar on their device."""
+    # A fill and no copy from the host, for which the host would wait.
+    return torch.full((), labels.numel(), device=labels.device)
 
 
 def _is_sharded(parameter: object) -> bool:

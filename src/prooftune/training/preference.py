@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prooftune.engine.model_parts import get_output_head
 from prooftune.engine.precision import autocast
-from prooftune.training.objective import TuningModule
+from prooftune.training.objective import TuningModule, target_count
 from prooftune.training.rows import (
     TrainingRow,
     instruction_row,
@@ -175,7 +175,7 @@ class PreferenceModule(TuningModule):
         smoothing = self.label_smoothing if self.training else 0.0
         losses = dpo_losses(margins, reference, self.beta, smoothing)
         loss = losses.sum() if weights is None else (losses * weights).sum()
-        return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
+        return {"loss_sum": loss, "count": target_count(labels)}
 
     def margins(self, targets: Tensor, answer_numbers: Tensor, pairs: int, **batch: Any) -> Tensor:
         """Log-probability of the chosen answer minus that of the rejected one, [pairs]."""

@@ -20,7 +20,8 @@ from prooftune.engine.compatibility import takes_tree_masks
 from prooftune.engine.forward import compute_prefix_cache, hidden_states
 from prooftune.engine.model_parts import base_model, get_backbone, get_output_head
 from prooftune.engine.scoring import LabelTree, label_log_probs, label_tree, tree_batch
-from prooftune.training.objective import TuningModule
+from prooftune.engine.uploads import upload, upload_numbers
+from prooftune.training.objective import TuningModule, target_count
 from prooftune.training.rows import TrainingRow, weight_inputs, with_weights
 from prooftune.utils.disk_list import DiskBackedList
 
@@ -167,10 +168,10 @@ class RewardModule(TuningModule):
         batch = Batch(input_ids, attention_mask, position_ids, logit_positions)
         # The row that stands in for an empty shard has scores but no label.
         log_probs = self.label_log_probs(batch)[: labels.numel()]
-        costs = self.costs.to(log_probs.device)[labels]
+        costs = upload(self.costs, log_probs.device)[labels]
         losses = expected_costs(log_probs, costs, reference, self.beta)
         loss = losses.sum() if weights is None else (losses * weights).sum()
-        return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
+        return {"loss_sum": loss, "count": target_count(labels)}
 
     def label_log_probs(self, batch: Batch) -> Tensor:
         """Log-probabilities of the labels, normalised over them, [rows, labels] in float32."""
@@ -183,14 +184,14 @@ class RewardModule(TuningModule):
             hidden = hidden_states(backbone, batch, compute_prefix_cache(backbone, prefix))
         logits = get_output_head(self.model)(hidden).float()
         scores = label_log_probs(logits, self.labels.tree)
-        return torch.log_softmax(scores / self.labels.divisors.to(scores.device), dim=1)
+        return torch.log_softmax(scores / upload(self.labels.divisors, scores.device), dim=1)
 
 
 def with_copied_prefix(batch: Batch, prefix: Sequence[int]) -> Batch:
     """The same rows with the prefix's tokens in front of each, so that no cache is needed."""
     rows, length = batch.input_ids.shape
     added, device = len(prefix), batch.input_ids.device
-    mask, ids = batch.attention_mask, torch.tensor([list(prefix)], device=device)
+    mask, ids = batch.attention_mask, upload_numbers([list(prefix)], device)
     if mask.dim() == 2:
         mask = torch.cat([mask.new_ones(rows, added), mask], dim=1)
     else:

@@ -148,6 +148,15 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             "instead of fp16."
         )
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Targets of the accumulation window, as a number on the host.
+
+        The Trainer copies a tensor to the device, for which the host waits.
+        """
+        if self.args.world_size > 1:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        return int(sum(batch["labels"].ne(-100).sum() for batch in batch_samples)) or None
+
     def _prepare_input(self, data: Any) -> Any:
         if isinstance(data, torch.Tensor):  # from pinned memory, without waiting
             return data.to(self.args.device, non_blocking=True)
@@ -222,8 +231,15 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             drop_last,
             micro_batches,
         )
-        pin_memory = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
-        return EpochDataLoader(rows, batches, self.data_collator, pin_memory)
+        device = self.args.device.type
+        return EpochDataLoader(
+            rows,
+            batches,
+            self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory and device == "cuda",
+            # On a CPU the thread would take a core from the training.
+            prefetch=device != "cpu",
+        )
 
     def evaluation_loop(
         self,

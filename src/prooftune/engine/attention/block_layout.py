@@ -146,7 +146,7 @@ class PackedLayout:
             queries.append(bucket_queries)
             keys.append(bucket_keys)
         query_index, key_index = (
-            GatherIndex.from_source(*(torch.cat(part) for part in zip(*parts, strict=True))).to(
+            GatherIndex.from_source(*(torch.cat(part) for part in zip(*parts, strict=True))).upload(
                 self.device
             )
             for parts in (queries, keys)

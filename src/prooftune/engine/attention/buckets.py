@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prooftune.engine.uploads import upload
+
 
 @dataclass(frozen=True, slots=True)
 class QueryChunk:
@@ -87,11 +89,9 @@ class GatherIndex:
         inverse[source[positions]] = positions
         return cls(source, inverse, (~is_own).nonzero().flatten())
 
-    def to(self, device: torch.device) -> GatherIndex:
+    def upload(self, device: torch.device) -> GatherIndex:
         """The index on a device."""
-        return GatherIndex(
-            *(t.to(device, non_blocking=True) for t in (self.source, self.inverse, self.padding))
-        )
+        return GatherIndex(*(upload(t, device) for t in (self.source, self.inverse, self.padding)))
 
     def pad_packed(self, packed: Tensor) -> Tensor:
         """Packed vectors [tokens, heads, size] in bucket order [positions, size]."""

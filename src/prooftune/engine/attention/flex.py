@@ -14,6 +14,7 @@ scores, which is for tests and comparisons.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from prooftune.engine.attention.masks import KeysValues
+from prooftune.engine.uploads import upload
 
 NAME = "shared-prefix-flex"
 """Name of this attention implementation in transformers."""
@@ -132,7 +134,12 @@ def _block_mask(layout: FlexLayout, window: int | None, tokens: int) -> BlockMas
         mask_mod=_mask_mod(layout, rows, positions, nodes, first_query, window),
         seq_lengths=(tokens, total),
     )
-    return host.to(layout.device)
+    # As `BlockMask.to`, which would wait for the device once per tensor.
+    mask = copy.copy(host)
+    for name, value in vars(host).items():
+        if isinstance(value, Tensor):
+            setattr(mask, name, upload(value, layout.device))
+    return mask
 
 
 def visible_blocks(
@@ -219,7 +226,7 @@ def _mask_mod(
     earliest = positions - window + 1 if window is not None else np.zeros_like(positions)
     # One upload for all of them.
     stacked = torch.from_numpy(np.stack([order, rows, positions, nodes, earliest]))
-    keys = stacked.to(layout.device, non_blocking=True)
+    keys = upload(stacked, layout.device)
     # A separate array for queries: a number in the function would be compiled into the kernel.
     queries = keys[:, first_query:]
 
@@ -233,8 +240,7 @@ def _mask_mod(
 
     if not layout.tree_parents:
         return mask
-    ancestors = torch.from_numpy(_ancestors(layout.tree_parents))
-    ancestors = ancestors.to(layout.device, non_blocking=True)
+    ancestors = upload(torch.from_numpy(_ancestors(layout.tree_parents)), layout.device)
 
     def tree(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return mask(b, h, query, key) & ancestors[queries[3, query], keys[3, key]]
