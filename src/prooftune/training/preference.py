@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prooftune.engine.model_parts import get_output_head
 from prooftune.engine.precision import autocast
+from prooftune.engine.uploads import upload
 from prooftune.training.objective import TuningModule, target_count
 from prooftune.training.rows import (
     TrainingRow,
@@ -207,7 +208,7 @@ def with_reference_policy(
     module.eval()
     while part := list(islice(remaining, REFERENCE_BATCH)):
         inputs = {
-            name: value.to(device) if isinstance(value, Tensor) else value
+            name: upload(value, device) if isinstance(value, Tensor) else value
             for name, value in collator(part).items()
             if name not in ("labels", "reference", "weights")
         }
