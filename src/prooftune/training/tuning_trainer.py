@@ -149,13 +149,13 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """Targets of the accumulation window, as a number on the host.
+        """Targets of the accumulation window, as a number on the host; none of them is masked.
 
-        The Trainer copies a tensor to the device, for which the host waits.
+        The Trainer's own count is a tensor, for whose copy to the device the host waits.
         """
         if self.args.world_size > 1:
             return super()._get_num_items_in_batch(batch_samples, device)
-        return int(sum(batch["labels"].ne(-100).sum() for batch in batch_samples)) or None
+        return sum(batch["labels"].numel() for batch in batch_samples) or None
 
     def _prepare_input(self, data: Any) -> Any:
         if isinstance(data, torch.Tensor):  # from pinned memory, without waiting
