@@ -43,9 +43,10 @@ class HostTensor:
     ],
 )
 def test_uploads_are_queued_on_nvidia_gpus(device: str, expected: list[Any]) -> None:
-    tensor: Any = HostTensor()
+    host = HostTensor()
+    tensor: Any = host
     assert upload(tensor, torch.device(device)) is tensor
-    assert tensor.calls == expected
+    assert host.calls == expected
 
 
 def test_numbers_keep_their_shape_and_type() -> None:

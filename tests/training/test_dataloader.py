@@ -135,15 +135,17 @@ def test_prefetching_changes_no_result(
     model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs = []
-    for prefetch in (False, True):
+    for wanted in (False, True):
         module, rows, encoder = setup(model_folders["llama"])
 
         class Loader(EpochDataLoader):
-            def __init__(self, *values: Any, **settings: bool) -> None:
-                super().__init__(*values, **{**settings, "prefetch": prefetch})  # noqa: B023
+            def __init__(
+                self, rows: Any, sampler: Any, collator: Any, pin_memory: bool, prefetch: bool
+            ) -> None:
+                super().__init__(rows, sampler, collator, pin_memory, wanted)  # noqa: B023
 
         monkeypatch.setattr(tuning_trainer, "EpochDataLoader", Loader)
-        settings = arguments(tmp_path / str(prefetch), num_train_epochs=2, save_strategy="no")
+        settings = arguments(tmp_path / str(wanted), num_train_epochs=2, save_strategy="no")
         log = train(module, rows, [], encoder.prefix, settings)
         logs.append([entry["loss"] for entry in log if "loss" in entry])
     assert logs[0] == logs[1] and len(logs[0]) > 5
