@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from prooftune.data.readers.compression import uncompressed
@@ -22,6 +23,7 @@ from prooftune.utils.disk_list import DiskBackedList
 
 PLAIN_TEXT = (".txt", ".text", ".md")
 """Suffixes of files that are texts and no tables, where no format is given."""
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,45 +77,30 @@ def _is_plain(path: str) -> bool:
     if package_files.is_reference(path) or path.startswith("hub:"):
         return False
     name = Path(split_part(Path(path))[0].name)
-    # `corpus.txt.gz` is unpacked before it is read.
-    suffixes = [suffix.lower() for suffix in name.suffixes[-2:]]
-    return bool({*PLAIN_TEXT} & {*suffixes[-1:]}) or (
-        len(suffixes) == 2
-        and suffixes[0] in PLAIN_TEXT
-        and suffixes[1] in (".gz", ".bz2", ".xz", ".zst")
-    )
+    if name.suffix.lower() in COMPRESSED:  # `corpus.txt.gz`
+        name = name.with_suffix("")
+    return name.suffix.lower() in PLAIN_TEXT
 
 
 def _plain_texts(path: str, settings: Pretraining, base: Path) -> Iterator[UnlabelledText]:
-    for file in expand_path(base / Path(path).expanduser()):
-        file = uncompressed(file)
+    for name in expand_path(base / Path(path).expanduser()):
+        file = uncompressed(name)
         check_readable(file)
-
-        def lines(file: Path = file) -> Iterator[str]:
-            return iter_lines(file, settings.encoding, newline="\n")
-
+        lines = partial(iter_lines, file, settings.encoding, newline="\n")
         # A file without blank lines would be one text of its whole length.
-        in_paragraphs = any(not line.strip() for line in itertools.chain(_inner(lines())))
-        yield from (
-            _paragraphs(lines(), file.name)
-            if in_paragraphs
-            else (
-                UnlabelledText(line.strip(), f"{file.name}:{number}")
-                for number, line in enumerate(lines(), start=1)
-            )
-        )
+        read = _paragraphs if _has_paragraphs(lines()) else _single_lines
+        yield from read(lines(), file.name)
 
 
-def _inner(lines: Iterator[str]) -> Iterator[str]:
-    """The lines between the first and the last that have text."""
-    held: list[str] = []
-    for line in itertools.dropwhile(lambda line: not line.strip(), lines):
-        if line.strip():
-            yield from held
-            held = []
-            yield line
-        else:
-            held.append(line)
+def _has_paragraphs(lines: Iterator[str]) -> bool:
+    """Whether blank lines are between lines of text; at the ends of a file they mean nothing."""
+    runs = [blank for blank, _ in itertools.groupby(lines, key=lambda line: not line.strip())]
+    return True in runs[1:-1]
+
+
+def _single_lines(lines: Iterator[str], name: str) -> Iterator[UnlabelledText]:
+    for number, line in enumerate(lines, start=1):
+        yield UnlabelledText(line.strip(), f"{name}:{number}")
 
 
 def _paragraphs(lines: Iterator[str], name: str) -> Iterator[UnlabelledText]:
@@ -136,11 +123,11 @@ def _text_columns(table: Table, settings: Pretraining, data: Data) -> list[str]:
                 )
         return named
     shared = data.source("train").text
-    fields = [shared] if isinstance(shared, str) else list((shared or {"text": "text"}) or ())
     if isinstance(shared, dict):
-        fields = list(shared.values())
+        shared = [*shared.values()]
+    fields = [shared] if isinstance(shared, str) else shared or ["text"]
     for columns in (fields, ["text"]):
-        if columns and {*columns} <= {*table.columns}:
+        if {*columns} <= {*table.columns}:
             return columns
     if len(table.columns) == 1:
         return table.columns
