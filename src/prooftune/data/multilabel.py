@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 from prooftune.errors import UsageError
 
-_SEPARATORS = (",", ";", "|", "/", "\t")
+_SEPARATORS = (",", ";", "|", "/", "\t", "#")
+_NUMPY_LIST = re.compile(r"\[\s*-?\d+\.?\d*(\s+-?\d+\.?\d*)+\s*\]")
+"""Numbers as NumPy prints them: ``[0 3]``."""
 _SHOWN = 3
 
 
@@ -19,6 +22,8 @@ def list_of_labels(cell: str) -> list[str] | None:
     text = cell.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return None
+    if _NUMPY_LIST.fullmatch(text):
+        return [word.rstrip(".") for word in text[1:-1].split()]
     # pandas writes a list to CSV as Python prints it, with single quotes.
     for parse in (json.loads, ast.literal_eval):
         try:
@@ -28,6 +33,23 @@ def list_of_labels(cell: str) -> list[str] | None:
         if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
             return [str(v) for v in value]
     return None
+
+
+def holds_spans(cell: str) -> bool:
+    """Whether a cell holds labels of parts of a text: ``[[0, 4, "PER"]]`` of doccano, or objects
+    with start and end."""
+    if not cell.startswith(("[[", "[{")):
+        return False
+    try:
+        spans = json.loads(cell)
+    except (ValueError, RecursionError):
+        return False
+    return all(
+        {"start", "end"} <= span.keys()
+        if isinstance(span, dict)
+        else isinstance(span, list) and len(span) == 3 and isinstance(span[0], int)
+        for span in spans
+    )
 
 
 def separator_of_several(cells: Sequence[str]) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from collections.abc import Sequence
 from itertools import islice
 
@@ -27,8 +29,27 @@ LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("user_input", ("reference", "response")),
     ("query", ("answer", "response", "output")),
     ("input", ("output", "answer", "response", "ideal")),
+    ("source", ("target",)),
+    ("src", ("tgt",)),
+    ("inputs", ("targets", "outputs")),
+    ("article", ("highlights", "summary")),
+    ("document", ("summary",)),
+    ("dialogue", ("summary",)),
+    ("frage", ("antwort",)),
+    ("pregunta", ("respuesta",)),
+    ("question", ("réponse", "reponse")),
+    ("pergunta", ("resposta",)),
+    ("domanda", ("risposta",)),
+    ("вопрос", ("ответ",)),
+    ("问题", ("答案", "回答")),
+    ("問題", ("答案", "回答")),
+    ("質問", ("回答", "答え")),
+    ("질문", ("답변", "답", "대답")),
+    ("السؤال", ("الجواب", "الإجابة")),
 )
 """Question column -> answer columns, in the layouts of Alpaca, Dolly, TRL, ragas and others."""
+_TASK_NEUTRAL = ("source", "src", "inputs", "article", "document", "dialogue")
+"""Names of inputs of any task."""
 _SAMPLE = 5000
 _WANTED_UNWANTED = (
     ("true", "false"),
@@ -70,6 +91,9 @@ def detect_question_columns(table: Table) -> dict[str, str] | None:
         answer = next((columns[name] for name in answers if name in columns), None)
         if question not in columns or answer is None:
             continue
+        # Outside the usual names, few short answers are more likely labels of any task.
+        if question in _TASK_NEUTRAL and _repeat(table, answer):
+            continue
         # A label that is the same in all rows says nothing.
         values = _label_values(table)
         if len(values) > 1 and (question not in (QUESTION, "instruction") or _are_flags(values)):
@@ -84,6 +108,13 @@ def detect_question_columns(table: Table) -> dict[str, str] | None:
             "answers": answer,
         }
     return None
+
+
+def _repeat(table: Table, column: str) -> bool:
+    """Whether half of the cells of a column or more repeat others."""
+    position = table.columns.index(column)
+    cells = [row[position] for row in islice(table.rows, _SAMPLE) if row[position]]
+    return 2 * len({*cells}) <= len(cells)
 
 
 def _holds_texts(table: Table, column: str) -> bool:
@@ -266,11 +297,26 @@ def _has_history(table: Table) -> bool:
     )
 
 
+def _parsed(text: str) -> object:
+    """The value of a cell, as JSON or as Python prints it; None if it is neither."""
+    # pandas writes a list or dict to CSV as Python prints it, and NumPy's arrays as array([…]).
+    python = re.sub(r"\barray\((\[.*?\])(, dtype=\w+)?\)", r"\1", text, flags=re.DOTALL)
+    for parse, written in ((json.loads, text), (ast.literal_eval, python)):
+        try:
+            value = parse(written)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+        # `{1, 2}` is a set for Python, and in a file an answer.
+        return value if parse is json.loads or isinstance(value, list | dict) else None
+    return None
+
+
 def parse_answers(cell: str | None, location: str, column: str) -> list[str]:
     """Parse the accepted answers in a cell, without empty and repeated ones and end tokens.
 
     Args:
-        cell: one answer, a JSON list of answers, or the hub's SQuAD layout {"text": [...]}.
+        cell: one answer, a list of answers or the hub's SQuAD layout {"text": [...]}, as JSON or as
+            Python prints them.
         location: ``file:line``, for the error message.
         column: name of the column, for the error message.
 
@@ -280,9 +326,8 @@ def parse_answers(cell: str | None, location: str, column: str) -> list[str]:
     text = without_end_token((cell or "").strip())
     if text[:1] not in ("[", "{"):
         return [text] if text else []
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+    value = _parsed(text)
+    if value is None:
         return [text]  # an answer that starts with a bracket
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         value = value["text"]

@@ -85,11 +85,30 @@ def detect_encoding(source: Path | bytes) -> EncodingGuess:
     for mark, name in _BOMS:
         if start.startswith(mark):
             return EncodingGuess(name)
+    utf_16 = _unmarked_utf_16(source)
+    if utf_16 is not None:
+        return EncodingGuess(utf_16)
     if decodes(source, "utf-8"):
         # ISO 2022-JP is plain ASCII with escape sequences.
         escaped = b"\x1b$" in _non_ascii_lines(source) and decodes(source, "iso2022_jp")
         return EncodingGuess("iso2022_jp" if escaped else "utf-8")
     return _by_statistics(source)
+
+
+def _unmarked_utf_16(source: Path | bytes) -> str | None:
+    """UTF-16 without a byte-order mark: separators and line ends leave zero bytes on one side of
+    each pair, and hardly any on the other."""
+    with _opened(source) as handle:
+        sample = handle.read(_SAMPLE_BYTES // 2 * 2)
+    high, low = sample[::2].count(0), sample[1::2].count(0)
+    more, fewer = max(high, low), min(high, low)
+    # One in twenty characters is ASCII in tables of any script.
+    if 20 * more < len(sample) // 2 or 20 * fewer > more:
+        return None
+    name = "utf-16-be" if high > low else "utf-16-le"
+    text = sample.decode(name, "replace")
+    printable = all(c.isprintable() or c in "\t\r\n\ufeff" for c in text[:5000])
+    return name if printable and decodes(source, name) else None
 
 
 def decodes(source: Path | bytes, encoding: str) -> bool:
@@ -132,21 +151,28 @@ def _by_statistics(source: Path | bytes) -> EncodingGuess:
     return EncodingGuess(best, certain, sample, shown)
 
 
+_SYMBOLS = ("Sk", "So", "Sc", "Sm", "Cc")
 _ALPHABETS = ("CYRILLIC", "GREEK", "HEBREW", "ARABIC", "THAI", "ARMENIAN", "GEORGIAN")
 
 
 def _script_weight(lines: bytes, encoding: str) -> float:
     """A tenth where most words with foreign letters mix them with Latin ones, as no language does:
-    ``cafй`` is ``café`` in the wrong encoding."""
+    ``cafй`` is ``café`` in the wrong encoding; and where many have symbols or control characters
+    between letters: ``płatno¶ć`` is ``płatność``."""
     text = lines[:20_000].decode(encoding, "ignore")
-    foreign = mixed = 0
+    foreign = mixed = symbols = 0
+    for word in text.split():
+        inner = word.strip("".join(c for c in word if not c.isalpha()))
+        symbols += any(
+            c in "¶§¡¿" or (not c.isascii() and unicodedata.category(c) in _SYMBOLS) for c in inner
+        )
     for word in re.findall(r"[^\W\d_]+", text):
         if word.isascii():
             continue
         names = {unicodedata.name(letter, "").split(" ")[0] for letter in word}
         foreign += 1
         mixed += "LATIN" in names and any(script in names for script in _ALPHABETS)
-    return 0.1 if 2 * mixed > foreign else 1.0
+    return 0.1 if 2 * mixed > foreign or 10 * symbols > foreign else 1.0
 
 
 def _non_ascii_lines(source: Path | bytes) -> bytes:

@@ -12,71 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from prooftune.data.init.column_names import (
+    GROUP_WORDS,
+    LABEL_NAMES,
+    LABEL_WORDS,
+    METADATA_WORDS,
+    PAIRS,
+    SPLIT_VALUES,
+    TEXT_WORDS,
+    TOGETHER,
+    name_families,
+)
 from prooftune.data.init.predictability import predictability
 
 MAX_LABELS = 300
 """Distinct values above which a column is not a label."""
 _MIN_FILLED = 0.5
-
-LABEL_WORDS = {
-    **dict.fromkeys(("label", "labels", "target", "class", "category", "gold"), 3.0),
-    **dict.fromkeys(("sentiment", "intent", "topic", "emotion", "polarity", "stance"), 3.0),
-    **dict.fromkeys(("y", "rating", "stars", "score", "tag", "tags", "genre", "relation"), 2.0),
-    **dict.fromkeys(("type", "verdict", "annotation", "toxic", "spam", "subject", "answer"), 1.0),
-    **dict.fromkeys(("priority", "department", "section", "queue", "decision", "language"), 0.7),
-}
-"""Words in a column's name that suggest a label, with their weights."""
-LABEL_NAMES = {word for word, weight in LABEL_WORDS.items() if weight >= 2}
-"""Names that are taken for the label's even if its values are unusual."""
-RATING_WORDS = {"rating", "ratings", "star", "stars", "score", "scores", "grade", "points"}
-RATING_WORDS |= {"satisfaction", "level", "severity", "overall", "quality", "priority"}
-"""Words in a column's name that suggest values on a scale."""
-METADATA_WORDS = {
-    **dict.fromkeys(("gender", "sex", "age", "birth", "country", "city", "state", "region"), -2.0),
-    **dict.fromkeys(("date", "time", "year", "month", "day", "created", "updated"), -2.0),
-    **dict.fromkeys(("id", "uid", "uuid", "guid", "index", "idx", "row", "hash", "key"), -3.0),
-    **dict.fromkeys(("split", "fold", "set", "partition", "test", "train", "dev"), -3.0),
-    **dict.fromkeys(("url", "link", "email", "phone", "user", "author", "name", "source"), -1.5),
-    **dict.fromkeys(("status", "channel", "version", "platform", "device", "annotator"), -1.0),
-    **dict.fromkeys(("count", "length", "len", "num", "number", "price", "amount"), -1.5),
-    **dict.fromkeys(("confidence", "probability", "prob", "weight", "agreement"), -2.0),
-}
-TEXT_WORDS = {
-    **dict.fromkeys(("text", "sentence", "content", "review", "body", "message", "article"), 3.0),
-    **dict.fromkeys(("tweet", "comment", "utterance", "post", "document", "abstract"), 3.0),
-    **dict.fromkeys(("description", "headline", "title", "question", "query", "prompt"), 2.0),
-    **dict.fromkeys(("premise", "hypothesis", "claim", "evidence", "passage", "context"), 2.0),
-    **dict.fromkeys(("subject", "summary", "transcript", "complaint", "feedback", "note"), 1.5),
-    **dict.fromkeys(("narrative", "reason", "input", "instruction", "word", "paragraph"), 1.5),
-}
-PAIRS = (
-    ("premise", "hypothesis"),
-    ("sentence1", "sentence2"),
-    ("sentence_1", "sentence_2"),
-    ("text1", "text2"),
-    ("text_1", "text_2"),
-    ("text_a", "text_b"),
-    ("sentence_a", "sentence_b"),
-    ("question1", "question2"),
-    ("question_1", "question_2"),
-    ("question", "sentence"),
-    ("question", "passage"),
-    ("query", "passage"),
-    ("query", "document"),
-    ("claim", "evidence"),
-    ("context", "response"),
-    ("question", "answer"),
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("instruction", "output"),
-    ("query", "response"),
-)
-"""Names of columns that only together make an input."""
-TOGETHER = (("title", "headline", "subject"), ("text", "content", "body", "description", "article"))
-"""A heading and its text, both of which are read."""
-SPLIT_VALUES = {"train", "training", "test", "testing", "validation", "valid", "val", "dev"}
-_GROUP_WORDS = {"author", "user", "speaker", "document", "doc", "article", "conversation", "thread"}
-_GROUP_WORDS |= {"patient", "customer", "session", "dialogue", "dialog", "book", "case"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +60,7 @@ class Column:
         if not self.named:
             return []
         parts = re.sub(r"([a-z])([A-Z])", r"\1 \2", self.name)
-        return [word for word in re.split(r"[^a-zA-Z]+", parts.lower()) if word]
+        return [word for word in re.split(r"[\W\d_]+", parts.lower()) if word]
 
     @cached_property
     def mean_characters(self) -> float:
@@ -142,9 +93,13 @@ class Column:
         """Whether the cells are texts of their own: not numbers, links, dates or JSON."""
         if not self.filled or self.is_numeric or self.share(r"https?://\S+$") > 0.5:
             return False
+        return not self.is_dates and self.share(r"[\[{]") <= 0.9
+
+    @cached_property
+    def is_dates(self) -> bool:
+        """Whether nearly all cells begin with a date."""
         # 2024-01-31, 31.1.24, 1/31/2024, with or without a time after it.
-        dates = self.share(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
-        return dates <= 0.9 and self.share(r"[\[{]") <= 0.9
+        return self.share(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}") > 0.9
 
 
 @dataclass(frozen=True)
@@ -190,12 +145,26 @@ def input_columns(candidates: Sequence[Candidate], columns: Sequence[Column]) ->
     for first, second in PAIRS:
         if {first, second} <= texts.keys() and best.name.lower() in (first, second):
             return [texts[first], texts[second]]
+    numbered = _numbered_pair(best, [c.column for c in candidates])
+    if numbered is not None:
+        return numbered
     headings, bodies = ([texts[name] for name in names if name in texts] for names in TOGETHER)
     if best in bodies and headings:
         return [headings[0], best]
     if best in headings and bodies:
         return [best, bodies[0]]
     return [best]
+
+
+def _numbered_pair(best: Column, texts: Sequence[Column]) -> list[Column] | None:
+    """The two texts whose names differ in a number, letter or side only: ``Sentence 1`` and
+    ``Sentence 2``, ``textA`` and ``textB``, ``left_text`` and ``right_text``, ``s1`` and ``s2``."""
+    by_name = {column.name: column for column in texts}
+    for group in name_families([*by_name]):
+        # Three of a kind are choices of an answer rather than a pair.
+        if len(group) == 2 and best.name in group.values():
+            return sorted((by_name[name] for name in group.values()), key=lambda c: c.position)
+    return None
 
 
 def label_candidates(columns: Sequence[Column], inputs: Sequence[Column]) -> list[Candidate]:
@@ -228,7 +197,7 @@ def _is_closed_set(column: Column) -> bool:
     # Of a file that is being labelled, few rows may have a label yet.
     if column.share_filled < _MIN_FILLED and column.name.lower() not in LABEL_NAMES:
         return False
-    if max(map(len, column.counts)) > 80:
+    if max(map(len, column.counts)) > 80 or column.is_dates:
         return False
     # Each value twice on average, or it is a text or an identifier; two values are enough in any
     # file.
@@ -238,7 +207,13 @@ def _is_closed_set(column: Column) -> bool:
 def _name_score(column: Column, words: dict[str, float]) -> tuple[float, list[str]]:
     """The heaviest words for and against; a name that is only that word counts in full, a part of a
     longer name three quarters."""
-    values = [words[word] for word in column.words if word in words]
+    # Scripts without spaces join words: 情感标签 holds 标签.
+    joined = [key for key in words if not key.isascii() and len(key) > 1]
+    values = [
+        words[key]
+        for word in column.words
+        for key in ([word] if word in words else [k for k in joined if k in word])
+    ]
     if not values:
         return 0.0, []
     positive, negative = max(0.0, max(values)), min(0.0, min(values))
@@ -287,7 +262,7 @@ def group_column(columns: Sequence[Column]) -> Column | None:
         (
             c
             for c in columns
-            if _GROUP_WORDS & {*c.words}
+            if GROUP_WORDS & {*c.words}
             and c.share_filled > 0.9
             # At least 1.5 rows for each value, and at least 5 values.
             and 1.5 <= len(c.filled) / max(1, len(c.counts)) <= len(c.filled) / 5

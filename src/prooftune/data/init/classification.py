@@ -11,9 +11,11 @@ from prooftune.data.end_tokens import without_end_token
 from prooftune.data.init import candidates
 from prooftune.data.init.bins import add_bins
 from prooftune.data.init.candidates import Candidate, Column
+from prooftune.data.init.column_names import LABEL_NAMES, RATING_WORDS
 from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels, is_number
 from prooftune.data.init.sniffing import InferredOptions, InitChoices
 from prooftune.data.multilabel import (
+    holds_spans,
     labels_of_cell,
     list_of_labels,
     refuse_several,
@@ -103,7 +105,7 @@ def _label(
     if choices.label:
         return next(c for c in columns if c.name == choices.label), []
     ranked = candidates.label_candidates(columns, inputs)
-    named = [c for c in columns if c not in inputs and c.name.lower() in candidates.LABEL_NAMES]
+    named = [c for c in columns if c not in inputs and c.name.lower() in LABEL_NAMES]
     if not ranked and named:  # whatever is wrong with its values is said later
         return named[0], []
     if not ranked:
@@ -232,6 +234,11 @@ def describe_labels(
     Raises:
         UsageError: rows have several labels in ``classification``, or there are too many labels.
     """
+    if any(holds_spans((cells[label.position] or "").strip()) for cells in table.rows[:50]):
+        raise UsageError(
+            f"{table.name}: column '{label.name}' labels parts of the texts (start, end, label), "
+            "for which there is no task. Name a column with a label for each text with --label"
+        )
     counts: Counter[str] = Counter()
     blank, several = [], []
     for row, cells in enumerate(table.rows):
@@ -264,7 +271,7 @@ def describe_labels(
         f"{len(table.rows):,} rows, {len(counts)} label{'s' if len(counts) != 1 else ''}: "
         f"{shown}{' …' if len(counts) > 8 else ''}."
     )
-    rated = not candidates.RATING_WORDS.isdisjoint(label.words)
+    rated = not RATING_WORDS.isdisjoint(label.words)
     _note_unusual_labels(counts, blank, inferred, rated=rated)
     return counts
 

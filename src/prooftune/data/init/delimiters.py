@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from itertools import islice
 from math import isfinite
 
+from prooftune.data.readers.table import MAX_FIELD_CHARS
 from prooftune.errors import UsageError
 
-DELIMITERS = "\t,;|"
+DELIMITERS = "\t,;|^~\x01"
 KNOWN_NAMES = (
     *("label", "labels", "category", "class", "sentiment", "target", "topic", "intent", "rating"),
     *("text", "sentence", "content", "review", "body", "message", "article", "description"),
@@ -53,6 +54,9 @@ def count_title_lines(rows: Sequence[Sequence[str]]) -> int:
         # Spreadsheets pad a title with separators to the full width of the table, so the filled
         # cells count.
         filled = [cell for cell in row if cell.strip()]
+        # A header of fewer fields than the rows is no title: a field holds the separator.
+        if len(filled) > 1 and any(cell.strip().lower() in KNOWN_NAMES for cell in filled):
+            return number
         if len(row) == width and (len(filled) > 1 or width == 1):
             return number if number <= _MAX_TITLE_LINES else 0
     return 0
@@ -62,6 +66,7 @@ def sample_rows(text: str, delimiter: str) -> list[list[str]]:
     """Parse the first `SAMPLE_ROWS` rows with a delimiter; blank rows are skipped."""
     rows = []
     quoted = '"' in text
+    previous_limit = csv.field_size_limit(MAX_FIELD_CHARS)
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=delimiter,
@@ -78,6 +83,8 @@ def sample_rows(text: str, delimiter: str) -> list[list[str]]:
         if not rows or quoted:
             plain = (line.rstrip("\r\n").split(delimiter) for line in text.split("\n"))
             rows = [row for row in islice(plain, SAMPLE_ROWS) if any(map(str.strip, row))]
+    finally:
+        csv.field_size_limit(previous_limit)
     return _without_empty_tails(rows)
 
 

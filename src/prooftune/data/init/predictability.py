@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
+
+from prooftune.utils.words import words
 
 _SAMPLE = 2000
 """Rows by which predictability is measured."""
+
+
+def _terms(text: str) -> list[str]:
+    """Words and pairs of words; letters, where a script has no spaces."""
+    found = words(text)
+    return [*found, *map(" ".join, pairwise(found))]
 
 
 def predictability(texts: Sequence[str], labels: Sequence[str]) -> float | None:
@@ -36,9 +45,7 @@ def predictability(texts: Sequence[str], labels: Sequence[str]) -> float | None:
     if len(counts) < 2 or len(usable) < 12:
         return None
     # Hashing needs no vocabulary; naive Bayes takes no negative counts, which signs would give.
-    vectorizer = HashingVectorizer(
-        n_features=2**14, alternate_sign=False, ngram_range=(1, 2), token_pattern=r"(?u)\w+"
-    )
+    vectorizer = HashingVectorizer(n_features=2**14, alternate_sign=False, analyzer=_terms)
     features = vectorizer.transform([texts[i][:2000] for i in usable])
     y = np.array([labels[i] for i in usable])
     # A fixed seed: the same file must give the same recipe.

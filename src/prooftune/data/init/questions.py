@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
-from prooftune.data.init.candidates import LABEL_NAMES
-from prooftune.data.init.delimiters import MAX_LABELS, SAMPLE_ROWS, NoLabels
+from prooftune.data.init.column_names import LABEL_NAMES, name_families
+from prooftune.data.init.delimiters import MAX_LABELS, SAMPLE_ROWS, NoLabels, is_number
 from prooftune.data.init.sniffing import InferredOptions
 from prooftune.data.questions import LAYOUTS, flags_answers, parse_answers
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError
 from prooftune.types import CONTEXT, QUESTION
 
-_CHOICES = ("choices", "options")
+_CHOICES = ("choices", "options", "endings", "candidates", "alternatives", "mc1_targets")
+_WINNERS = ("winner", "preferred", "preference", "better")
 _PASSAGES = ("passages", "positive_passages", "positive_ctxs", "contexts", "gold_passages")
 _MAX_LABEL_CHARACTERS = 40
 _MIN_ARTICLES = 8
@@ -87,23 +88,68 @@ def refuse_multiple_choice(table: Table, answers: str) -> None:
     """Refuse questions that are answered by the number or letter of a choice.
 
     Raises:
-        UsageError: they are: choices in one column, or in columns A, B, C, D.
+        UsageError: they are: choices in one column, or in columns A, B, C, D or option1, option2,
+            option3.
     """
-    position = table.columns.index(answers)
-    cells = [(row[position] or "").strip() for row in islice(table.rows, SAMPLE_ROWS)]
-    cells = [cell for cell in cells if cell]
+    cells = {cell for cell in _cells(table, answers) if cell}
     # "0" to "3" for an item of the list `choices`, "A" to "D" for a column.
     if not cells or not all(cell.isdigit() or len(cell) == 1 for cell in cells):
         return
     choices = [name for name in table.columns if name.lower() in _CHOICES]
-    if not choices and {*cells} <= {*table.columns}:
-        choices = sorted({*cells})
+    if not choices:
+        choices = _choice_columns(table, cells, answers)
     if choices:
         raise UsageError(
             f"{table.name}: the answers (column '{answers}') are numbers or letters of "
-            f"{', '.join(map(repr, choices))}: multiple choice, for which there is no task. Write "
-            "the chosen words into the answer column"
+            f"{', '.join(map(repr, choices[:6]))}: multiple choice, for which there is no task. "
+            "Write the chosen words into the answer column, or name another label with --label"
         )
+
+
+def _choice_columns(table: Table, cells: set[str], answers: str) -> list[str]:
+    """Columns of texts that the answers number: three or more, named by the answers' values or by
+    their places (an answer 0 may mean the column ``option1``)."""
+    names = [name for name in table.columns if name != answers]
+    lowered = {cell.lower() for cell in cells}
+    letters = {name.lower(): name for name in names if len(name) == 1}
+    for group in [letters, *name_families(names)]:
+        texts = {
+            member: name
+            for member, name in group.items()
+            if len(member) == 1 and not all(map(is_number, filter(None, _cells(table, name))))
+        }
+        places = {str(i) for i in range(len(texts) + 1)} if group is not letters else set()
+        if (lowered <= {*texts} and len(texts) > 1) or (lowered <= places and len(texts) > 2):
+            return list(texts.values())
+    return []
+
+
+def refuse_preferences(table: Table) -> None:
+    """Refuse pairs of answers with the better one named.
+
+    Raises:
+        UsageError: they are.
+    """
+    winner = next((name for name in table.columns if name.lower() in _WINNERS), None)
+    if winner is None:
+        return
+    pairs = [g for g in name_families(table.columns) if len(g) == 2]
+    named = {cell.lower() for cell in _cells(table, winner)}
+    for pair in pairs:
+        # "a", "model_a" and "1" name a member; "tie" does not.
+        if sum(any(v == m or v.endswith(("_" + m, " " + m)) for v in named) for m in pair) == 2:
+            first, second = pair.values()
+            raise UsageError(
+                f"{table.name} holds preferences (column '{winner}' names the better of '{first}' "
+                f"and '{second}'), for which there is no task. To train on the better answers, "
+                "keep them as column 'answer'"
+            )
+
+
+def _cells(table: Table, column: str) -> list[str]:
+    """The cells of a column in the first rows."""
+    position = table.columns.index(column)
+    return [(row[position] or "").strip() for row in islice(table.rows, SAMPLE_ROWS)]
 
 
 def group_by_context_if_needed(table: Table, inferred: InferredOptions) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -134,7 +135,10 @@ def _classification_recipe(
         columns = classification.table_columns(table, named=True)
         inputs, label = [columns[0]], columns[1]
     else:
+        questions.refuse_preferences(table)
         inputs, label = classification.choose_columns(table, inferred, choices, ask)
+        if choices.label is None:
+            questions.refuse_multiple_choice(table, table.columns[label.position])
     _note_empty_texts(table, [column.position for column in inputs], inferred)
     counts = classification.describe_labels(table, label, inferred, choices.task)
     length, cut = prompt_length(inputs, list(counts), inferred, count_tokens)
@@ -232,6 +236,8 @@ def _note_empty_texts(table: Table, positions: list[int], inferred: InferredOpti
         )
 
 
+_NOT_IN_YAML = re.compile("[\x7f-\x84\x86-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+"""Characters that a YAML file cannot hold or that end a line there."""
 _COMMENTS = {
     "delimiter": "column separator",
     "encoding": "of the file's text",
@@ -256,7 +262,7 @@ def _data_section(path: Path, recipe: Path, inferred: InferredOptions) -> tuple[
         ]
     for name, value in inferred.options.items():
         comment = inferred.comments.get(name) or _COMMENTS.get(name)
-        note = f"  # {comment}" if comment else ""
+        note = f"  # {_NOT_IN_YAML.sub('?', comment)}" if comment else ""
         if isinstance(value, dict):
             lines += [
                 f"  {name}:{note}",
@@ -279,5 +285,6 @@ def _relative_path(path: Path, folder: Path) -> str:
 
 
 def _yaml(value: object) -> str:
-    # JSON strings are YAML strings, whatever they hold.
-    return json.dumps(value, ensure_ascii=False)
+    # JSON strings are YAML strings, but for characters that YAML has as escapes only.
+    written = json.dumps(value, ensure_ascii=False)
+    return _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", written)

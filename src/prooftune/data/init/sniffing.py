@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +22,7 @@ from prooftune.data.init.delimiters import (
     sample_rows,
     text_delimiter,
 )
+from prooftune.data.readers.chat_text import is_rendered
 from prooftune.data.readers.compression import uncompressed
 from prooftune.data.readers.dispatch import (
     Table,
@@ -247,7 +251,7 @@ def _format_by_content(name: str, text: str) -> str:
         return "fasttext"
     if are_trec_lines(text):
         return "trec"
-    if start.startswith(("<|im_start|>", "<|begin_of_text|>", "<s>[INST]", "[INST]")):
+    if is_rendered(text):
         raise UsageError(
             f"{name} holds conversations rendered as a chat template's text. Give them as JSON "
             'Lines: {"messages": [{"role": "user", "content": ...}, ...]} in each line'
@@ -255,6 +259,43 @@ def _format_by_content(name: str, text: str) -> str:
     fits = [delimiter_fit(sample_rows(text, d)) for d in DELIMITERS]
     # A comma in every line makes no table: columns have names, or one holds labels.
     return "csv" if any(even == 1 and (known or labels) for even, known, labels in fits) else "text"
+
+
+def _lines_of_rows(text: str, delimiter: str, rows: int) -> int:
+    """How many lines of a file the first rows take, with the blank lines between them."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        rows -= bool(line.replace(delimiter, "").strip())
+        if not rows:
+            return number
+    return rows
+
+
+def _refuse_foreign_quotes(
+    name: str, text: str, rows: Sequence[Sequence[str]], delimiter: str
+) -> None:
+    """Refuse fields in single quotes and quotes after a backslash, which would stay in the labels.
+
+    Raises:
+        UsageError: the file has them.
+    """
+    columns = zip(*(row for row in rows[1:] if len(row) == len(rows[-1])), strict=True)
+    if any(
+        all(len(cell) > 1 and cell[0] == cell[-1] == "'" for cell in map(str.strip, column))
+        for column in columns
+    ):
+        raise UsageError(
+            f"{name}: fields are in single quotes, which CSV does not have. Write the file with "
+            'double quotes (")'
+        )
+    if '\\"' in text and len({*map(len, rows)}) > 1:
+        escaped = csv.reader(
+            io.StringIO(text, newline=""), delimiter=delimiter, escapechar="\\", doublequote=False
+        )
+        if len({len(row) for row in islice(escaped, len(rows)) if row}) == 1:
+            raise UsageError(
+                f'{name}: quotes inside of fields come after a backslash (\\"), and CSV doubles '
+                'them (""). Write the file with doubled quotes'
+            )
 
 
 def _csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
@@ -284,12 +325,14 @@ def _csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
         inferred.notes.append(f"Columns are separated by {best!r}, as the first line says.")
     elif best != usual or "format" in inferred.options:
         inferred.add("delimiter", best, f"Columns are separated by {best!r}.")
+    _refuse_foreign_quotes(path.name, text, rows[best], best)
     titles = count_title_lines(rows[best])
     if titles:
+        lines = _lines_of_rows(body, best, titles)
         inferred.add(
             "skip_lines",
-            titles,
-            f"The first {titles} line{'s are' if titles > 1 else ' is'} no part of the table: "
+            lines,
+            f"The first {lines} line{'s are' if lines > 1 else ' is'} no part of the table: "
             f"{' '.join(rows[best][0])[:60]!r}.",
         )
     if not has_header(rows[best][titles:SAMPLE_ROWS]):

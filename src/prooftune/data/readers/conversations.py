@@ -1,7 +1,8 @@
 """Chat datasets -> questions and answers.
 
 Layouts: ``messages`` with role and content (OpenAI), ``conversations`` with from and value
-(ShareGPT).
+(ShareGPT), ``contents`` with role and parts (Gemini), ``conversation`` of pairs with input and
+output (XTuner) or human and assistant (MOSS, Firefly).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from prooftune.data.audit.findings import count_noun, preview
+from prooftune.data.readers.chat_text import turns_of_text
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError
 from prooftune.types import HISTORY
@@ -27,7 +29,9 @@ _ROLES = {
     "developer": "system",
 }
 """Names of roles in public datasets; other roles (tool, function, observation) keep theirs."""
-_COLUMNS = ("messages", "conversations")
+_COLUMNS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "contents")
+_PAIRS = (("human", "assistant"), ("user", "assistant"), ("input", "output"))
+"""Keys of a turn that holds both a message and its answer, after an optional ``system``."""
 
 
 def conversations_to_questions(table: Table) -> Table:
@@ -47,7 +51,7 @@ def conversations_to_questions(table: Table) -> Table:
     Raises:
         UsageError: a conversation has another layout, or all of them are unfinished.
     """
-    table = _with_joined_turns(table)
+    table = _with_turns_of_text(_with_joined_turns(table))
     column = next((name for name in _COLUMNS if name in table.columns), None)
     # With a question or answer column the table is one of questions already.
     if column is None or {"question", "answer"} & set(table.columns):
@@ -100,7 +104,43 @@ def conversations_to_questions(table: Table) -> Table:
 
 
 def _holds_turns(table: Table, column: int) -> bool:
-    return any((row[column] or "").lstrip().startswith("[") for row in table.rows[:20])
+    return any(_are_turns(row[column] or "") for row in table.rows[:20])
+
+
+def _are_turns(cell: str) -> bool:
+    try:
+        turns = json.loads(cell)
+    except (ValueError, RecursionError):
+        # A conversation that is damaged is refused by its line rather than read as a text.
+        return cell.lstrip().startswith("[{")
+    return isinstance(turns, list)
+
+
+def _with_turns_of_text(table: Table) -> Table:
+    """A column of conversations that a chat template rendered as text, as a column ``messages``."""
+    if len(table.columns) > 4 or {*_COLUMNS} & {*table.columns}:
+        return table
+    for index in range(len(table.columns)):
+        cells = [cell for row in table.rows[:20] if (cell := row[index])]
+        if not cells or not all(_has_both_roles(turns_of_text(cell)) for cell in cells):
+            continue
+        rows = DiskBackedList[list[str | None]](
+            [
+                *row[:index],
+                json.dumps(turns_of_text(row[index] or "") or [], ensure_ascii=False),
+                *row[index + 1 :],
+            ]
+            for row in table.rows
+        )
+        columns = [*table.columns]
+        columns[index] = "messages"
+        return replace(table, columns=columns, rows=rows)
+    return table
+
+
+def _has_both_roles(turns: list[dict[str, str]] | None) -> bool:
+    roles = {_ROLES.get(turn["role"]) for turn in turns or ()}
+    return {"user", "assistant"} <= roles
 
 
 def _with_joined_turns(table: Table) -> Table:
@@ -136,7 +176,7 @@ def _question_and_answer(
 ) -> tuple[str, str, str | None] | None:
     """The question, answer and earlier turns of a conversation; None if it is unfinished."""
     try:
-        turns = [_parse_turn(turn) for turn in json.loads(cell or "")]
+        turns = [parsed for turn in json.loads(cell or "") for parsed in _parse_turns(turn)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(
             f"{location}: column '{column}' should hold a list of turns, each with role and "
@@ -161,10 +201,23 @@ def _question_and_answer(
     return history[-1][1], turns[-1][1], json.dumps(earlier, ensure_ascii=False)
 
 
+def _parse_turns(turn: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The turns of an entry: one, or those of a message with its answer."""
+    if "role" not in turn and "from" not in turn:
+        for user, assistant in _PAIRS:
+            if {user, assistant} <= turn.keys():
+                named = [("system", turn.get("system")), ("user", turn[user])]
+                said = [(role, text.strip()) for role, text in named if text]
+                return [*said, ("assistant", turn[assistant].strip())]
+    return [_parse_turn(turn)]
+
+
 def _parse_turn(turn: Mapping[str, Any]) -> tuple[str, str]:
     """Return the role and the text of a turn; tool calls are rendered as JSON."""
     role, text = (
-        (turn["role"], turn.get("content")) if "role" in turn else (turn["from"], turn["value"])
+        (turn["role"], turn.get("content", turn.get("parts")))
+        if "role" in turn
+        else (turn["from"], turn["value"])
     )
     if not isinstance(text, str):
         # A multimodal message. A part without text raises KeyError, which is reported.

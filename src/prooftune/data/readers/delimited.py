@@ -89,7 +89,7 @@ def scan_delimited(
     records = iter_records(name, open_lines(), delimiter, quoted)
     header = None
     if source.header:
-        first = next(records, None)
+        first = next(filter(_is_filled, records), None)
         header = _header_names(first[1]) if first else None
     repeated: tuple[str, ...] = ()
     header_rows = 0
@@ -130,11 +130,16 @@ def skip_headers(records: Iterator[Record], source: Source) -> Iterator[Record]:
     if not source.header:
         yield from records
         return
-    first = next(records, None)
+    first = next(filter(_is_filled, records), None)
     header = _header_names(first[1]) if first else []
     for record in records:
         if not _repeats_header(record[1], header):
             yield record
+
+
+def _is_filled(record: Record) -> bool:
+    # Spreadsheets write rows of separators alone between a title and the header.
+    return any(map(str.strip, record[1]))
 
 
 def _repeats_header(fields: list[str], header: list[str]) -> bool:

@@ -31,13 +31,13 @@ def read_jsonl(name: str, lines: Iterable[str]) -> Table:
     def records() -> Iterator[dict[str, Any]]:
         for number, record in iter_jsonl(name, lines):
             numbers.append(number)
-            yield flat_annotation(record)
+            yield record
 
     return _table_from_records(name, DiskBackedList(records()), numbers)
 
 
 def iter_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of every line that is not empty.
+    """Yield (line number, object) of every line that is not empty, annotations flat.
 
     Raises:
         UsageError: a line is not a JSON object.
@@ -59,6 +59,7 @@ def iter_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str,
             ) from None
         except RecursionError:
             raise UsageError(f"{name}:{number}: JSON nested too deeply for a row") from None
+        record = flat_annotation(record)
         if first and isinstance(record, list):
             raise UsageError(
                 f"{name}:{number}: expected an object with columns, found a list. If the file is a "

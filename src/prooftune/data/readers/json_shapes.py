@@ -15,7 +15,9 @@ from prooftune.errors import UsageError, nearest
 
 Record = dict[str, Any]
 
-SPLIT_NAMES = ("train", "training", "validation", "valid", "dev", "test", "data")
+SPLIT_NAMES = frozenset(("train", "training", "validation", "valid", "val", "dev", "test", "data"))
+_LABEL_KEYS = ("choices", "taxonomy", "rating")
+"""Keys under which Label Studio keeps the labels of an answer."""
 
 
 def split_list(path: Path) -> tuple[Path, str | None]:
@@ -40,7 +42,7 @@ def records_from_json(name: str, value: object, split: str | None = None) -> lis
         return [flat_annotation(record) for record in value]
     if not isinstance(value, Mapping):
         raise UsageError(f"{name}: a list of objects is expected, found {json_kind(value)}")
-    records = _from_pandas_split(value) or _from_columns(value)
+    records = _from_pandas_split(value) or _from_columns(value) or _from_labels(value)
     if records is not None:
         return records
     return [flat_annotation(record) for record in _one_list(name, value, split)]
@@ -79,12 +81,25 @@ def _from_columns(value: Mapping[str, Any]) -> list[Record] | None:
     return None
 
 
+def _from_labels(value: Mapping[str, Any]) -> list[Record] | None:
+    """``{label: [text, text, …]}``, texts of each label; None for other objects."""
+    if len(value) < 2 or SPLIT_NAMES & {key.lower() for key in value}:
+        return None
+    lists = list(value.values())
+    if not all(_is_list(texts) and texts for texts in lists):
+        return None
+    if not all(isinstance(text, str) for texts in lists for text in texts):
+        return None
+    # Columns of a table have one length, and were read as such before.
+    return [{"text": text, "label": label} for label, texts in value.items() for text in texts]
+
+
 def _one_list(name: str, value: Mapping[str, object], split: str | None) -> list[Any]:
     lists = {key: item for key, item in value.items() if isinstance(item, list)}
     records = {
         key: item
         for key, item in lists.items()
-        if item and all(isinstance(record, Mapping) for record in item[:5])
+        if item and all(isinstance(r, Mapping) or _is_text_and_label(r) for r in item[:5])
     }
     if split is not None and (records or lists):
         choices = records or lists
@@ -104,6 +119,9 @@ def _one_list(name: str, value: Mapping[str, object], split: str | None) -> list
         )
     if len(lists) == 1:
         return next(iter(lists.values()))
+    # Rasa: {"rasa_nlu_data": {"common_examples": […]}}
+    if not lists and len(value) == 1 and isinstance(inner := next(iter(value.values())), Mapping):
+        return _one_list(name, inner, split)
     raise UsageError(
         f"{name}: a list of objects is expected, or an object that holds lists or columns; found "
         f"an object with {', '.join(map(repr, list(value)[:6])) or 'nothing'}"
@@ -115,10 +133,24 @@ def flat_annotation(record: Any) -> Any:
 
     Label Studio: ``data`` and ``annotations[].result[].value.choices`` (cancelled annotations are
     left out). Prodigy: ``options`` with ``accept``, or ``label`` with ``answer`` (rejected and
-    ignored rows have no label). Argilla: ``fields`` and ``responses`` or ``suggestions``.
+    ignored rows have no label). Argilla: ``fields`` and ``responses`` or ``suggestions``. spaCy:
+    ``cats``, an object of 0 and 1 by label, also as ``[text, {"cats": …}]``. Lists ``[text,
+    label]`` become a text and a label, and lists of turns a conversation.
     """
+    if isinstance(record, list) and record and all(_is_turn(turn) for turn in record):
+        return {"messages": record}
+    if _is_text_and_label(record):
+        text, label = record
+        return flat_annotation(
+            {"text": text, **label}
+            if isinstance(label, Mapping)
+            else {"text": text, "label": label}
+        )
     if not isinstance(record, Mapping):
         return record
+    record = {key: _flat_value(value) for key, value in record.items()}
+    if isinstance(record.get("completions"), list):  # Label Studio before 1.0
+        record["annotations"] = record.pop("completions")
     # {"data": {"text": …}, "annotations": [{"result": [{"value": {"choices": ["good"]}}]}]}
     if isinstance(record.get("data"), Mapping) and isinstance(record.get("annotations"), list):
         return {**record["data"], "label": _single(_label_studio(record["annotations"]))}
@@ -141,6 +173,35 @@ def flat_annotation(record: Any) -> Any:
     return record
 
 
+def _is_text_and_label(record: object) -> bool:
+    """``[text, label]`` or spaCy's ``[text, {"cats": {label: 1.0}}]``."""
+    return (
+        isinstance(record, list)
+        and len(record) == 2
+        and isinstance(record[0], str)
+        and (isinstance(record[1], str) or (isinstance(record[1], Mapping) and "cats" in record[1]))
+    )
+
+
+def _is_turn(value: object) -> bool:
+    return isinstance(value, Mapping) and ({"role", "content"} <= {*value} or "from" in value)
+
+
+def _flat_value(value: object) -> object:
+    """The labels in an object that holds nothing else: ``{"choices": [label, …]}`` of Label
+    Studio's short export, and ``{label: 0 or 1}`` of spaCy; other values unchanged."""
+    if not isinstance(value, Mapping) or not value:
+        return value
+    if len(value) == 1 and isinstance(labels := next(iter(value.values())), list):
+        return _single([_choice(x) for x in labels]) if {*value} & {*_LABEL_KEYS} else value
+    # At least two labels: `{"id": 1}` is no choice.
+    if len(value) > 1 and all(
+        type(x) in (int, float, bool) and x in (0, 1) for x in value.values()
+    ):
+        return _single([label for label, x in value.items() if x])
+    return value
+
+
 def _label_studio(annotations: Sequence[Any]) -> list[str]:
     choices: list[str] = []
     for annotation in annotations:
@@ -148,7 +209,7 @@ def _label_studio(annotations: Sequence[Any]) -> list[str]:
             continue
         for region in annotation.get("result") or ():
             value = region.get("value") or {}
-            values = value.get("choices") or value.get("taxonomy") or value.get("rating") or []
+            values: Any = next((value[key] for key in _LABEL_KEYS if value.get(key)), [])
             choices += map(_choice, values if isinstance(values, list) else [values])
     return list(dict.fromkeys(choices))
 
