@@ -164,7 +164,7 @@ def _script_weight(lines: bytes, encoding: str) -> float:
     for word in text.split():
         inner = word.strip("".join(c for c in word if not c.isalpha()))
         symbols += any(
-            c in "¶§¡¿" or (not c.isascii() and unicodedata.category(c) in _SYMBOLS) for c in inner
+            c in "¶§¡¿ˇ" or (not c.isascii() and unicodedata.category(c) in _SYMBOLS) for c in inner
         )
     for word in re.findall(r"[^\W\d_]+", text):
         if word.isascii():

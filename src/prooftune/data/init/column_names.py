@@ -84,7 +84,7 @@ PAIRS = (
 _MEMBERS = {
     "number": r"(?<!\d)\d(?!\d)",
     "letter": r"(?<![A-Za-z])[A-Ja-j](?![A-Za-z])|(?<=[a-z])[A-J](?![A-Za-z])",
-    "side": r"(?i)(?<![A-Za-z])(left|right|first|second|source|target)(?![A-Za-z])",
+    "side": r"(?i)(?<![A-Za-z])(left|right|first|second)(?![A-Za-z])",
 }
 """What tells the two texts of a pair apart in the names of their columns."""
 TOGETHER = (("title", "headline", "subject"), ("text", "content", "body", "description", "article"))

@@ -150,10 +150,9 @@ def _classification_recipe(
     name, data = _data_section(path, recipe, inferred)
     template = MULTILABEL_TEMPLATE if inferred.several_labels else CLASSIFICATION_TEMPLATE
     return template.format(
-        # A line break in a file's name would end the comment.
-        file=" ".join(path.name.split()),
+        file=_in_comment(path.name),
         name=name,
-        recipe=shlex.quote(str(recipe)),
+        recipe=_in_comment(shlex.quote(str(recipe))),
         data=data,
         max_length=length,
         audit=(MANY_TRUNCATED if cut else "") + (TEMPLATED if templated else ""),
@@ -197,9 +196,9 @@ def _questions_recipe(
         )
     name, data = _data_section(path, recipe, inferred)
     return QUESTIONS_TEMPLATE.format(
-        file=" ".join(path.name.split()),
+        file=_in_comment(path.name),
         name=name,
-        recipe=shlex.quote(str(recipe)),
+        recipe=_in_comment(shlex.quote(str(recipe))),
         data=data,
         task="extractive-qa" if extracts else "free-text-qa",
         method="grouped" if squad else "random",
@@ -262,7 +261,7 @@ def _data_section(path: Path, recipe: Path, inferred: InferredOptions) -> tuple[
         ]
     for name, value in inferred.options.items():
         comment = inferred.comments.get(name) or _COMMENTS.get(name)
-        note = f"  # {_NOT_IN_YAML.sub('?', comment)}" if comment else ""
+        note = f"  # {_in_comment(comment)}" if comment else ""
         if isinstance(value, dict):
             lines += [
                 f"  {name}:{note}",
@@ -282,6 +281,11 @@ def _relative_path(path: Path, folder: Path) -> str:
         return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
     except ValueError:  # on another drive of Windows
         return str(path.resolve())
+
+
+def _in_comment(text: str) -> str:
+    # A line break in a file's name would end the comment.
+    return " ".join(_NOT_IN_YAML.sub("?", text).split())
 
 
 def _yaml(value: object) -> str:

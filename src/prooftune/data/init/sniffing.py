@@ -38,6 +38,7 @@ from prooftune.data.readers.encoding import (
     detect_format,
     open_text,
 )
+from prooftune.data.readers.json_shapes import is_text_and_label
 from prooftune.data.readers.shards import concatenate_tables, expand_path, split_folder
 from prooftune.data.readers.table import without_blank_rows
 from prooftune.data.readers.text_lines import are_trec_lines
@@ -218,7 +219,13 @@ def _json_layout(path: Path, text: str, inferred: InferredOptions) -> None:
         value = json.loads(path.read_text(encoding))
     except (ValueError, RecursionError):
         return  # the reader says what is wrong
-    lists = [k for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    lists = [
+        name
+        for name, records in value.items()
+        if isinstance(records, list)
+        and records
+        and (isinstance(records[0], dict) or is_text_and_label(records[0]))
+    ]
     named = _named_splits(lists)
     if "train" in named and len(lists) > 1:
         inferred.splits = named

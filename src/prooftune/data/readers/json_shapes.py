@@ -99,7 +99,7 @@ def _one_list(name: str, value: Mapping[str, object], split: str | None) -> list
     records = {
         key: item
         for key, item in lists.items()
-        if item and all(isinstance(r, Mapping) or _is_text_and_label(r) for r in item[:5])
+        if item and all(isinstance(r, Mapping) or is_text_and_label(r) for r in item[:5])
     }
     if split is not None and (records or lists):
         choices = records or lists
@@ -139,7 +139,7 @@ def flat_annotation(record: Any) -> Any:
     """
     if isinstance(record, list) and record and all(_is_turn(turn) for turn in record):
         return {"messages": record}
-    if _is_text_and_label(record):
+    if is_text_and_label(record):
         text, label = record
         return flat_annotation(
             {"text": text, **label}
@@ -173,7 +173,7 @@ def flat_annotation(record: Any) -> Any:
     return record
 
 
-def _is_text_and_label(record: object) -> bool:
+def is_text_and_label(record: object) -> bool:
     """``[text, label]`` or spaCy's ``[text, {"cats": {label: 1.0}}]``."""
     return (
         isinstance(record, list)
