@@ -306,8 +306,9 @@ def _parsed(text: str) -> object:
             value = parse(written)
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             continue
-        # `{1, 2}` is a set for Python, and in a file an answer.
-        return value if parse is json.loads or isinstance(value, list | dict) else None
+        # Any other value of Python is an answer: `{1, 2}` would be a set.
+        is_answers = isinstance(value, list) or (isinstance(value, dict) and "text" in value)
+        return value if parse is json.loads or is_answers else None
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -61,6 +62,8 @@ def choose_columns(
     inputs = _inputs(table, [c for c in columns if c.name not in excluded], choices)
     label, others = _label(table, columns, inputs, choices, ask)
     _add_options(table, inferred, inputs, label, others)
+    if not choices.label:
+        _note_indicators(columns, label, inferred)
     _note_other_columns(columns, inputs, label, inferred, choices)
     return inputs, label
 
@@ -183,6 +186,17 @@ def _add_options(
         inferred.comments["label"] = f"the column to predict; other candidates: {alternatives}"
 
 
+def _note_indicators(columns: Sequence[Column], label: Column, inferred: InferredOptions) -> None:
+    """Columns of 0 and 1 beside a label of 0 and 1, as in the toxic comments of Jigsaw."""
+    flags = [c.name for c in columns if {*c.counts} <= {"0", "1"} and c.counts]
+    if label.name in flags and len(flags) > 2:
+        inferred.notes.append(
+            f"Columns {', '.join(map(repr, flags[:8]))} hold 0 and 1. If each is a label of the "
+            "same text, write the names of those with 1 into one column, between '|', and set "
+            "task: multilabel with data.label_separator: '|'."
+        )
+
+
 def _note_other_columns(
     columns: Sequence[Column],
     inputs: Sequence[Column],
@@ -239,6 +253,7 @@ def describe_labels(
             f"{table.name}: column '{label.name}' labels parts of the texts (start, end, label), "
             "for which there is no task. Name a column with a label for each text with --label"
         )
+    _refuse_objects_and_tags(table, label)
     counts: Counter[str] = Counter()
     blank, several = [], []
     for row, cells in enumerate(table.rows):
@@ -272,8 +287,32 @@ def describe_labels(
         f"{shown}{' …' if len(counts) > 8 else ''}."
     )
     rated = not RATING_WORDS.isdisjoint(label.words)
-    _note_unusual_labels(counts, blank, inferred, rated=rated)
+    stored = inferred.class_names.get(label.name)
+    _note_unusual_labels(counts, blank, inferred, rated=rated, stored=stored)
     return counts
+
+
+def _refuse_objects_and_tags(table: Table, label: Column) -> None:
+    """Refuse labels that are JSON objects or tags of tokens, which are no names of classes.
+
+    Raises:
+        UsageError: they are.
+    """
+    values = [value for value in label.counts if value]
+    if values and all(value.startswith("{") and value.endswith("}") for value in values):
+        raise UsageError(
+            f"{table.name}: column '{label.name}' holds objects, such as {values[0][:60]}. Write "
+            "the label as a column of its own, and name it with --label"
+        )
+    # "O", "B-PER", "I-PER" of CoNLL; E- and S- of its variants.
+    if any(v.startswith("B-") for v in values) and all(
+        re.fullmatch(r"O|[BIESLU]-\S+|-DOCSTART-|_", value) for value in values
+    ):
+        raise UsageError(
+            f"{table.name}: column '{label.name}' holds tags of single words ({values[0]}, …), as "
+            "CoNLL files do, for which there is no task. Name a column with a label for each text "
+            "with --label"
+        )
 
 
 def _most_labels(counts: Counter[str]) -> int:
@@ -319,7 +358,12 @@ def _refuse_too_many(table: Table, label: Column, counts: Counter[str]) -> None:
 
 
 def _note_unusual_labels(
-    counts: Counter[str], blank: Sequence[str], inferred: InferredOptions, *, rated: bool
+    counts: Counter[str],
+    blank: Sequence[str],
+    inferred: InferredOptions,
+    *,
+    rated: bool,
+    stored: Sequence[str] | None = None,
 ) -> None:
     for spellings in label_spelling_variants(counts):
         inferred.notes.append(
@@ -350,6 +394,13 @@ def _note_unusual_labels(
         )
     if counts and all(map(is_number, counts)):
         names = sorted(counts, key=float)
+        if stored is not None and all(n.isdigit() and int(n) < len(stored) for n in names):
+            inferred.add(
+                "labels",
+                {n: stored[int(n)] for n in names},
+                "The labels are numbers, and the file gives their names (data.labels).",
+            )
+            return
         # Equal distances alone do not tell: topics are coded as 1, 2, 3, too.
         if rated and looks_like_ratings(names):
             inferred.add(

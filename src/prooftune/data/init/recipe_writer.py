@@ -137,7 +137,8 @@ def _classification_recipe(
     else:
         questions.refuse_preferences(table)
         inputs, label = classification.choose_columns(table, inferred, choices, ask)
-        if choices.label is None:
+        # Columns without names are numbered, and so may labels be.
+        if choices.label is None and inferred.options.get("header") is not False:
             questions.refuse_multiple_choice(table, table.columns[label.position])
     _note_empty_texts(table, [column.position for column in inputs], inferred)
     counts = classification.describe_labels(table, label, inferred, choices.task)
@@ -258,6 +259,11 @@ def _data_section(path: Path, recipe: Path, inferred: InferredOptions) -> tuple[
         lines = [
             f"  {split}: {{path: {reference}, split: {_yaml(name)}}}"
             for split, name in inferred.splits.items()
+        ]
+    if inferred.split_folders:
+        lines = [
+            f"  {split}: {_yaml(_relative_path(path / folder, recipe.parent))}"
+            for split, folder in inferred.split_folders.items()
         ]
     for name, value in inferred.options.items():
         comment = inferred.comments.get(name) or _COMMENTS.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -23,6 +24,7 @@ from prooftune.data.init.delimiters import (
     text_delimiter,
 )
 from prooftune.data.readers.chat_text import is_rendered
+from prooftune.data.readers.class_names import class_names
 from prooftune.data.readers.compression import uncompressed
 from prooftune.data.readers.dispatch import (
     Table,
@@ -36,6 +38,7 @@ from prooftune.data.readers.encoding import (
     UnknownFormat,
     check_readable,
     detect_format,
+    is_text,
     open_text,
 )
 from prooftune.data.readers.json_shapes import is_text_and_label
@@ -84,6 +87,8 @@ class InferredOptions:
         comments: option -> comment in the recipe.
         splits: split -> its name in a folder of shards or a JSON file.
         several_labels: whether a text has several labels (``task: multilabel``).
+        split_folders: split -> its folder, which has one folder per label.
+        class_names: column -> names of its numbers 0, 1, … that the file itself gives.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -91,6 +96,8 @@ class InferredOptions:
     comments: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
     several_labels: bool = False
+    split_folders: dict[str, str] = field(default_factory=dict)
+    class_names: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, name: str, value: object, sentence: str) -> None:
         self.options[name] = value
@@ -108,6 +115,14 @@ def sniff_file(path: Path, choices: InitChoices | None = None) -> tuple[Table, I
     files = _files(path, inferred)
     if files == [path] and path.is_dir():
         inferred.add("format", "folders", "Folder: each folder in it is one label.")
+        inferred.split_folders = _split_folders(path)
+        if inferred.split_folders:
+            inferred.notes.append(
+                "Folders with splits: "
+                + ", ".join(f"{k} from '{v}'" for k, v in inferred.split_folders.items())
+                + "."
+            )
+            path = path / inferred.split_folders["train"]
         table = read_table(path, Source(path=str(path), format="folders"))
         inferred.notes += table.notes
         return table, inferred
@@ -115,6 +130,8 @@ def sniff_file(path: Path, choices: InitChoices | None = None) -> tuple[Table, I
     first = uncompressed(first)
     check_readable(first)
     format_ = _format(first, choices, inferred)
+    if format_ in ("parquet", "arrow"):
+        inferred.class_names = class_names(first)
     if format_ in TEXT_FORMATS:
         _sniff_text(first, format_, choices, inferred)
     # Only training rows are inspected: the recipe must not depend on test rows.
@@ -127,6 +144,14 @@ def sniff_file(path: Path, choices: InitChoices | None = None) -> tuple[Table, I
     table = without_blank_rows(table)
     inferred.notes += table.notes
     return table, inferred
+
+
+def _split_folders(path: Path) -> dict[str, str]:
+    """Split -> its folder, where a folder has one per split, with one folder of texts per label in
+    it (the IMDb reviews); empty elsewhere."""
+    folders = [p.name for p in sorted(path.iterdir()) if any(q.is_dir() for q in p.glob("*"))]
+    named = _named_splits(folders)
+    return named if "train" in named else {}
 
 
 def _files(path: Path, inferred: InferredOptions) -> list[Path]:
@@ -169,9 +194,12 @@ def _format(path: Path, choices: InitChoices, inferred: InferredOptions) -> str:
         inferred.options["format"] = choices.format
         return choices.format
     try:
-        return detect_format(path)
+        by_name = detect_format(path)
     except UnknownFormat:
-        pass
+        by_name = ""
+    # Web programs export tables of text as .xls.
+    if by_name and not (by_name == "spreadsheet" and is_text(path)):
+        return by_name
     format_ = _format_by_content(path.name, _sample(path, detect_encoding(path).encoding))
     inferred.add("format", format_, f"The content looks like {format_}; the name does not tell.")
     return format_
@@ -254,7 +282,12 @@ def _format_by_content(name: str, text: str) -> str:
         except json.JSONDecodeError:
             return "json"
         return "jsonl"
-    if start.startswith("__label__"):
+    if start.lower().startswith(("<html", "<!doctype", "<table", "<?xml")):
+        raise UsageError(
+            f"{name} is a web page or XML. Open it with a spreadsheet program and save it as .xlsx "
+            "or .csv"
+        )
+    if all("__label__" in line for line in text.splitlines()[:20] if line.strip()):
         return "fasttext"
     if are_trec_lines(text):
         return "trec"
@@ -333,6 +366,11 @@ def _csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
     elif best != usual or "format" in inferred.options:
         inferred.add("delimiter", best, f"Columns are separated by {best!r}.")
     _refuse_foreign_quotes(path.name, text, rows[best], best)
+    if any(all(re.fullmatch(r"\s*(:?-{3,}:?)?\s*", c) for c in row) for row in rows[best][1:2]):
+        raise UsageError(
+            f"{path.name} holds a table in Markdown, with a line of dashes below its header. Write "
+            "it as CSV, or with tabs between the columns"
+        )
     titles = count_title_lines(rows[best])
     if titles:
         lines = _lines_of_rows(body, best, titles)

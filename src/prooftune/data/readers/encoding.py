@@ -24,6 +24,8 @@ _FORMATS = {
     **dict.fromkeys(spreadsheet.SUFFIXES, "spreadsheet"),
     **dict.fromkeys(sqlite.SUFFIXES, "sqlite"),
 }
+_LONGEST_POINTER = 1024
+"""Bytes of a pointer that Git LFS leaves in the place of a file, at most."""
 _PARQUET = b"PAR1"
 # Eight bytes of SQLite's magic, as many as are read.
 _BINARY_FORMATS = {_PARQUET: "parquet", b"ARROW1": "arrow", sqlite.MAGIC[:8]: "sqlite"}
@@ -89,8 +91,20 @@ def check_readable(path: Path) -> None:
             f"{path} is a folder, not a file. If it contains one folder of text files per label, "
             "set data.format: folders"
         )
+    if _first_bytes(path) == b"version " and path.stat().st_size < _LONGEST_POINTER:
+        start = path.read_text("utf-8", "replace")
+        if "git-lfs" in start:
+            raise UsageError(
+                f"{path} is a pointer of Git LFS and not the data: run git lfs pull in its folder"
+            )
     if path.stat().st_size == 0:
         raise UsageError(f"{path} is empty (0 bytes)")
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file holds no zero bytes at its start, as text in most encodings."""
+    with path.open("rb") as handle:
+        return b"\0" not in handle.read(4096)
 
 
 def read_text_file(path: Path, encoding: str) -> str:
@@ -154,6 +168,8 @@ def _check_not_binary(path: Path, encoding: str) -> None:
         has_zero_bytes = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     except LookupError:
         raise UsageError(f"data.encoding: unknown encoding '{encoding}'") from None
+    if start[257:262] == b"ustar":
+        raise UsageError(f"{path} is a tar archive: unpack it with tar -xf and name a file of it")
     if b"\0" in start and not has_zero_bytes:
         hint = (
             " (if it is UTF-16 text, set data.encoding: utf-16)"

@@ -52,6 +52,8 @@ def iter_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str,
             hint = (
                 " If the file is a single JSON array, set data.format: json"
                 if first and line.lstrip().startswith("[")
+                else " These are values as Python prints them: write them with json.dumps"
+                if line.lstrip().startswith("{'")
                 else ""
             )
             raise UsageError(
@@ -92,7 +94,7 @@ def read_json(name: str, text: str, split: str | None = None) -> Table:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         hint = (
-            " If the file has one JSON object per line, set data.format: jsonl"
+            " Several values follow each other: write one on each line and set data.format: jsonl"
             if error.msg == "Extra data"
             else ""
         )

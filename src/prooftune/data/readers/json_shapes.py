@@ -16,8 +16,8 @@ from prooftune.errors import UsageError, nearest
 Record = dict[str, Any]
 
 SPLIT_NAMES = frozenset(("train", "training", "validation", "valid", "val", "dev", "test", "data"))
-_LABEL_KEYS = ("choices", "taxonomy", "rating")
-"""Keys under which Label Studio keeps the labels of an answer."""
+_LABEL_KEYS = ("choices", "taxonomy", "rating", "labels")
+"""Keys under which Label Studio and Dataturks keep the labels of an answer."""
 
 
 def split_list(path: Path) -> tuple[Path, str | None]:
@@ -76,7 +76,8 @@ def _from_columns(value: Mapping[str, Any]) -> list[Record] | None:
         # pandas' row numbers are keys here, and JSON has only strings for keys.
         if all(key.lstrip("-").isdigit() for key in keys[0]):  # {column: {index: value}}
             return [{column: value[column][index] for column in value} for index in keys[0]]
-        if all(str(index).lstrip("-").isdigit() for index in value):  # {index: {column: value}}
+        # {index: {column: value}}; other keys are names of rows if there are more than columns.
+        if all(str(index).lstrip("-").isdigit() for index in value) or len(value) > len(keys[0]):
             return [dict(item) for item in values]
     return None
 
@@ -154,6 +155,9 @@ def flat_annotation(record: Any) -> Any:
     # {"data": {"text": …}, "annotations": [{"result": [{"value": {"choices": ["good"]}}]}]}
     if isinstance(record.get("data"), Mapping) and isinstance(record.get("annotations"), list):
         return {**record["data"], "label": _single(_label_studio(record["annotations"]))}
+    # {"data": {"text": …}, "label": "good"}
+    if isinstance(record.get("data"), Mapping) and {*record} & {"label", "labels"}:
+        return {**record["data"], **{k: v for k, v in record.items() if k != "data"}}
     # {"fields": {"text": …}, "responses": {"tone": [{"value": "good", "status": "submitted"}]}}
     if isinstance(record.get("fields"), Mapping) and ("responses" in record or "id" in record):
         labels = _argilla(record)
@@ -192,8 +196,12 @@ def _flat_value(value: object) -> object:
     Studio's short export, and ``{label: 0 or 1}`` of spaCy; other values unchanged."""
     if not isinstance(value, Mapping) or not value:
         return value
-    if len(value) == 1 and isinstance(labels := next(iter(value.values())), list):
-        return _single([_choice(x) for x in labels]) if {*value} & {*_LABEL_KEYS} else value
+    # {"choices": [label]}; Dataturks: {"labels": [label], "note": ""}
+    if len(value) < 3 and isinstance(labels := next(iter(value.values())), list):
+        simple = all(isinstance(x, str | int | list) for x in labels)
+        return (
+            _single([_choice(x) for x in labels]) if simple and {*value} & {*_LABEL_KEYS} else value
+        )
     # At least two labels: `{"id": 1}` is no choice.
     if len(value) > 1 and all(
         type(x) in (int, float, bool) and x in (0, 1) for x in value.values()

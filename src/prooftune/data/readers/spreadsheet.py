@@ -96,7 +96,12 @@ def _table(name: str, rows: list[tuple[int, list[str | None]]], header: bool) ->
     width = len(rows[0][1])
     # A column without any cell is only formatting.
     used = [i for i in range(width) if any(row[i] for _, row in rows)]
+    title = ""
     if header:
+        # A row of one cell above wider ones is a title and no header.
+        while len(used) > 1 and len(rows) > 2 and sum(map(bool, rows[0][1])) == 1:
+            title = title or next(filter(None, rows[0][1])) or ""
+            rows = rows[1:]
         (_, names), *rows = rows
         columns = [names[i] or f"column_{i + 1}" for i in used]
         named = [names[i] for i in used]
@@ -106,11 +111,14 @@ def _table(name: str, rows: list[tuple[int, list[str | None]]], header: bool) ->
     # Pages that were appended to each other bring their headers.
     body = [(n, row) for n, row in rows if not header or [row[i] for i in used] != named]
     unique, repeated = unique_names(columns)
+    notes = header_notes(name, repeated, len(rows) - len(body))
+    if title:
+        notes = (*notes, f"{name}: the title above the header is left out ({title[:60]!r}).")
     return Table(
         name,
         unique,
         [[row[i] for i in used] for _, row in body],
         [n for n, _ in body],
-        notes=header_notes(name, repeated, len(rows) - len(body)),
+        notes=notes,
         repeated=repeated,
     )

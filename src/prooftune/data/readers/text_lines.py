@@ -29,14 +29,15 @@ def read_fasttext(name: str, all_lines: Iterable[str]) -> Table:
             words = line.split()
             if not words:
                 continue
-            labels = []
-            while words and words[0].startswith(PREFIX):
-                # Some files separate labels by commas: `__label__a, __label__b text`.
-                labels.append(words.pop(0).removeprefix(PREFIX).strip(","))
+            # fastText takes labels anywhere in a line. Some files separate them by commas:
+            # `__label__a, __label__b text`, or `__label__a , text`.
+            labels = [w.removeprefix(PREFIX).strip(",") for w in words if w.startswith(PREFIX)]
+            words = [word for word in words if not word.startswith(PREFIX)]
+            if words and words[0] == ",":
+                del words[0]
             if not labels:
                 raise UsageError(
-                    f"{name}:{number}: a line must begin with {PREFIX}LABEL, found "
-                    f"'{line[:60].strip()}'"
+                    f"{name}:{number}: a line must hold {PREFIX}LABEL, found '{line[:60].strip()}'"
                 )
             lines.append(number)
             label = labels[0] if len(labels) == 1 else json.dumps(labels, ensure_ascii=False)
