@@ -87,6 +87,13 @@ def test_variants_without_a_language_are_compared_there_only(finished: pipeline.
     assert names == {"majority", "tfidf"}
 
 
+def test_variants_without_a_language_do_not_judge_labels(finished: pipeline.Result) -> None:
+    errors = finished.scores["label_errors"]
+    assert errors is not None
+    for split in ("validation", "test"):
+        assert errors["splits"][split]["models"] == ["tfidf"]
+
+
 def test_the_report_shows_both_tables(finished: pipeline.Result) -> None:
     markdown = (finished.folder / "report.md").read_text("utf-8")
     assert "## Languages" in markdown and "tfidf-without-hau" in markdown

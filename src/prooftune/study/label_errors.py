@@ -103,7 +103,9 @@ def search_label_errors(
         return None
     # Of several trainings, the one whose predictions the report shows.
     shipped = [shipped_training(r, scores["variants"][r.name]) for r in results]
-    found = [_train_rows(recipe, study, folder), *_held_out_rows(study, shipped)]
+    # Variants without a language are wrong about its rows, whatever the labels.
+    whole = [r for r in shipped if not scores["variants"][r.name].get("missing_languages")]
+    found = [_train_rows(recipe, study, folder), *_held_out_rows(study, whole)]
     checked = [rows for rows in found if rows is not None]
     if not checked:
         return None
