@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prooftune.evaluation.instructions import instruction_figures
+from prooftune.evaluation.instructions import instruction_figures, repeats_itself
 from prooftune.evaluation.intervals import wilson_interval
 from prooftune.types import Example, Prediction, Study, VariantResult
 from prooftune.utils.label_parsing import is_label_only
@@ -43,6 +43,7 @@ def test_shares_by_hand() -> None:
         "label_only": 3 / 8,
         "extra_text": 2 / 8,
         "correct": 5 / 8,
+        "repeats": 0,
     }
     low, high = wilson_interval(3, 8, 0.95)
     only = found["variants"]["base"]["label_only"]
@@ -56,8 +57,8 @@ def test_differences_are_tuned_minus_untuned_in_pairs() -> None:
     rows = {row["measure"]: row for row in found["differences"]}
     assert rows["label_only"]["difference"]["value"] == pytest.approx(5 / 8)
     # Five rows follow only when tuned, none only when untuned: p = 2 / 2^5 = 0.0625, times at most
-    # four tests by Holm.
-    assert rows["label_only"]["p_holm"] == pytest.approx(0.25)
+    # five tests by Holm.
+    assert rows["label_only"]["p_holm"] == pytest.approx(0.3125)
     assert all((row["a"], row["b"]) == ("tuned", "base") for row in found["differences"])
 
 
@@ -72,3 +73,20 @@ def test_without_generated_answers_there_are_no_figures() -> None:
 )
 def test_a_label_and_nothing_else(text: str, only: bool) -> None:
     assert is_label_only(text, LABELS) is only
+
+
+@pytest.mark.parametrize(
+    ("text", "repeats"),
+    [
+        ("", False),
+        ("World", False),
+        ("a b c d, a b c e", False),
+        ("one two three four. One, two, three: four!", True),
+        ("no no no no", False),
+        ("no no no no no", True),  # words 1 to 4 and words 2 to 5
+        ("Sports\n\n### Response:\nSports\n\n### Response:\nSports", False),
+        ("The topic is Sports. The topic is Sports. The topic", True),
+    ],
+)
+def test_four_words_that_occur_twice(text: str, repeats: bool) -> None:
+    assert repeats_itself(text) is repeats

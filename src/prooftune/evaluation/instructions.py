@@ -13,10 +13,13 @@ from prooftune.evaluation.score_types.instructions import InstructionDifference,
 from prooftune.evaluation.significance import holm, mcnemar
 from prooftune.types import Example, Prediction, Study, VariantResult
 from prooftune.utils.label_parsing import is_label_only, parse_label
+from prooftune.utils.words import words
 
 Flags = NDArray[np.bool_]
-MEASURES = ("valid_label", "label_only", "extra_text", "correct")
-"""A label at the beginning; a label and nothing else; a label with other text; the right label."""
+MEASURES = ("valid_label", "label_only", "extra_text", "correct", "repeats")
+"""A label at the beginning; a label and nothing else; a label with other text; the right label; a
+text that repeats itself."""
+_REPEATED_WORDS = 4
 
 
 def instruction_figures(
@@ -77,6 +80,17 @@ def instruction_figures(
     }
 
 
+def repeats_itself(text: str) -> bool:
+    """Whether some sequence of four words occurs more than once; case and punctuation are ignored.
+
+    A sign of degenerate text that needs no judge: the 4-grams of seq-rep-4 (Welleck et al. 2020,
+    arXiv 1908.04319), as a property of one answer.
+    """
+    found = words(text)
+    sequences = list(zip(*(found[i:] for i in range(_REPEATED_WORDS)), strict=False))
+    return len(set(sequences)) < len(sequences)
+
+
 def _generated(study: Study, predictions: Sequence[Prediction]) -> list[tuple[Example, Prediction]]:
     return [
         (example, prediction)
@@ -96,6 +110,7 @@ def _flags(rows: Sequence[tuple[Example, Prediction]], labels: Sequence[str]) ->
         "label_only": only,
         "extra_text": valid & ~only,
         "correct": np.array(correct),
+        "repeats": np.array([repeats_itself(prediction.raw) for _, prediction in rows]),
     }
 
 

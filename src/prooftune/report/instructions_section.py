@@ -11,6 +11,7 @@ _HEADINGS = {
     "label_only": "the label and nothing else",
     "extra_text": "with other text",
     "correct": "right label",
+    "repeats": "repeats itself",
 }
 
 
@@ -24,7 +25,7 @@ def instructions_table(scores: Scores) -> Table | None:
         "Instruction following",
         f"Answers that the models generated for {count(found['n'])} test rows, sampled with seed "
         f"{scores['seed']}; {percent(scores['confidence'], 0)} intervals. Case, outer quotes and "
-        "full stops are ignored.",
+        "full stops are ignored. An answer repeats itself if four words in a row occur twice.",
         ["variant", *_HEADINGS.values()],
         [
             (name, [value_cell(measures.get(key)) for key in _HEADINGS])
