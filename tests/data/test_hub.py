@@ -20,7 +20,7 @@ import json, sys
 from pathlib import Path
 from prooftune.data.sources import read_source
 from prooftune.errors import ProoftuneError
-from prooftune.models.loading import resolve
+from prooftune.models.loading import check_hub_access, resolve
 from prooftune.recipe import Source
 results = []
 for kind, options in json.loads(sys.stdin.read()):
@@ -28,6 +28,8 @@ for kind, options in json.loads(sys.stdin.read()):
         if kind == "data":
             rows = read_source(Source(**options), Path())
             results.append([[e.id, e.inputs, e.target] for e in rows.examples])
+        elif kind == "access":
+            results.append(check_hub_access(options["name"], None))
         else:
             results.append(str(resolve(**options)))
     except ProoftuneError as error:
@@ -195,9 +197,26 @@ def test_unavailable_hub_models(hub: Hub, tmp_path: Path) -> None:
     assert "the hub has no model owner/nothing, or it is private" in missing[2]
     for kind, code, message in (gated, forbidden):
         assert (kind, code) == ("Failure", 1)
-        assert (
-            "is gated: accept its licence on the hub, then log in with 'hf auth login'" in message
-        )
+        assert "is gated: accept its licence at http://127.0.0.1:" in message
+        assert "then log in with 'hf auth login'" in message
+
+
+def test_access_is_asked_without_a_download(hub: Hub, tmp_path: Path) -> None:
+    names = ("tiny", "nothing", "gated", "asked")
+    hub.requests.clear()
+    granted, *refused = ask(
+        tmp_path, hub.url, *(("access", {"name": f"owner/{name}"}) for name in names)
+    )
+    assert granted is None
+    assert not [request for request in hub.requests if "/resolve/" in request]
+    # The same sentences as those of a download.
+    assert refused == ask(
+        tmp_path, hub.url, *(("model", {"name": f"owner/{name}"}) for name in names[1:])
+    )
+    # Models that need no hub, and an unreachable hub, are no findings.
+    local = ("access", {"name": "smollm2-135m-instruct"}), ("access", {"name": str(tmp_path)})
+    away = ("access", {"name": "owner/gated"})
+    assert ask(tmp_path, "http://127.0.0.1:9", *local, away) == [None, None, None]
 
 
 @pytest.mark.slow

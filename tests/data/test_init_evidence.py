@@ -257,3 +257,18 @@ def test_a_hundred_and_fifty_labels(tmp_path: Path) -> None:
     listed = sum(len(label) for label in study.labels) / 4
     assert values["prompt"]["max_length"] > listed
     assert any("lists all 150 labels" in note for note in notes)
+
+
+def test_a_column_of_languages_becomes_data_language(tmp_path: Path) -> None:
+    lines = [f"{text},{label},{('swa', 'hau')[i % 3 == 0]}" for i, (text, label) in enumerate(ROWS)]
+    path = file(tmp_path, "both.csv", "\n".join(["text,label,language", *lines]))
+    values, study, notes = drafted(path)
+    assert values["data"]["language"] == "language"
+    assert study.languages() == ["hau", "swa"]
+    assert any("2 languages: swa (32), hau (16)" in note for note in notes)
+    assert not any("Not used" in note for note in notes)
+    # Alone with the text, the language is what is to be predicted.
+    alone = [f"{text},{('swa', 'hau')[i % 3 == 0]}" for i, (text, _) in enumerate(ROWS)]
+    values, study, _ = drafted(file(tmp_path, "alone.csv", "\n".join(["text,language", *alone])))
+    assert (values["data"]["label"], values["data"].get("language")) == ("language", None)
+    assert study.labels == ["hau", "swa"]

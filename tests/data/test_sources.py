@@ -133,7 +133,7 @@ def test_paths_start_at_the_recipe_and_may_start_at_home(
             {"text": "body"},
             [
                 "a.csv has no column 'label' (data.label)",
-                "If the first row is data, set data.header: false",
+                "If the first row is data, set data.header: false and data.columns: a list",
             ],
         ),
         (

@@ -132,3 +132,16 @@ def _largest(found: list[Slice], expected: np.ndarray) -> np.ndarray:
     best = max(found, key=lambda s: int((s.rows & expected).sum()))
     assert not (best.rows & ~expected).any()
     return best.rows
+
+
+def test_rows_under_two_names_are_tested_once() -> None:
+    rng = np.random.default_rng(3)
+    quality = {"tuned": (rng.random(200) < 0.8).astype(float)}
+    rows = np.arange(200) < 60
+    quality["tuned"][:60] = np.arange(60) % 2  # half of them are right
+    once = [Slice("language", "swa", rows), Slice("length", "long", np.arange(200) % 3 == 0)]
+    twice = [*once[:1], Slice("source", "swa/test.tsv", rows.copy()), *once[1:]]
+    found = slice_scores(twice, quality, "tuned", [], 0.95, 0)
+    # As many tests as without the second name, and so the same adjusted p-values.
+    assert found == slice_scores(once, quality, "tuned", [], 0.95, 0)
+    assert [s["attribute"] for s in found["slices"]] == ["language", "length"]

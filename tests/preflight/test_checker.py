@@ -10,7 +10,7 @@ import torch
 
 import prooftune
 from prooftune import recipe as recipes
-from prooftune.errors import UsageError
+from prooftune.errors import Failure, UsageError
 from prooftune.models import loading
 from prooftune.preflight import checker, precision
 from prooftune.preflight.findings import Finding
@@ -338,3 +338,37 @@ def test_all_trackers_are_those_of_transformers(found: Any, tmp_path: Path) -> N
     assert finding.key_path == "training.report_to"
     listed = finding.message.removeprefix("all means here: ").split(", ")
     assert listed == theirs or (theirs == [] and listed[0] == "none")
+
+
+@no_gpu
+def test_a_gated_model_is_listed_with_the_rest(
+    model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refuse(name: str, revision: str | None) -> None:
+        asked.append(name)
+        raise Failure(f"the model {name} is gated")
+
+    monkeypatch.setattr("prooftune.models.loading.check_hub_access", refuse)
+    values = small_recipe(
+        model_folders["llama"],
+        tmp_path / "data",
+        training={"fp16": True},
+        variants={"tuned": {"model": "meta-llama/Llama-3.2-1B"}},
+    )
+    messages = [str(finding) for finding in checker.findings(recipes.parse(values), Path())]
+    assert messages[-1] == "variants.tuned.model: the model meta-llama/Llama-3.2-1B is gated"
+    assert any(message.startswith("training.fp16: ") for message in messages)
+    # Without another error the download itself says it at once: the hub is not asked twice.
+    del values["training"]
+    asked.clear()
+    assert not [f for f in checker.findings(recipes.parse(values), Path()) if f.severity == "error"]
+    assert not asked
+
+
+def test_the_old_name_of_checkpointing_gives_no_warning(
+    found: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    assert not found(training={"gradient_checkpointing": True})
+    assert not [w for w in recwarn if "gradient_checkpointing" in str(w.message)]

@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._repository(hub, kind, name)
         if repository is None:
             return
-        if repository.gate is not None and rest[:1] == ["tree"]:
+        if repository.gate is not None and rest[:1] in (["tree"], ["auth-check"]):
             self._refuse(repository.gate, "GatedRepo", f"Access to {name} is restricted.")
             return
         revision = (

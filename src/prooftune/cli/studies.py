@@ -293,6 +293,7 @@ def _print_result(result: Result) -> None:
     from prooftune.bundle.manifest_reader import read_manifest
     from prooftune.report.costs_section import front_sentence
     from prooftune.report.terminal import (
+        by_language,
         precision_and_recall,
         print_paragraph,
         print_variants,
@@ -305,8 +306,9 @@ def _print_result(result: Result) -> None:
         print_paragraph(front)
         print()
     print_paragraph(f"{result.headline} {result.verdict}")
-    if sentence := precision_and_recall(result.scores):
-        print_paragraph(sentence)
+    for sentence in (precision_and_recall(result.scores), by_language(result.scores)):
+        if sentence:
+            print_paragraph(sentence)
     print(f"\nReport: {result.report}")
     if result.bundle is not None:
         print(f"Bundle: {result.bundle} ({read_manifest(result.bundle)['variant']})")

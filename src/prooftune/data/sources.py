@@ -228,7 +228,13 @@ def _check_column(table: Table, column: str, option: str) -> None:
             hint = f". The only column contains {other!r}: is it the data.delimiter?"
     # The rows begin at line 2: the first one was taken for the header.
     elif table.lines[0] == 2 and not hint:
-        hint = ". If the first row is data, set data.header: false"
+        hint = (
+            ". If the first row is data, set data.header: false and data.columns: a list of "
+            f"{len(table.columns)} names"
+        )
+    elif table.columns == [str(number) for number in range(len(table.columns))]:
+        names = f"a list of {len(table.columns)} names"
+        hint = f". Without a header they are numbered; data.columns, {names}, names them"
     raise UsageError(
         f"{table.name} has no column '{column}' (data.{option}). Found {len(table.columns)}: "
         f"{', '.join(repr(c[:60]) for c in table.columns[:12])}{hint}"

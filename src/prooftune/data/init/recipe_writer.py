@@ -246,6 +246,7 @@ _COMMENTS = {
     "columns": "names for the columns of the file",
     "text": "the input: a column, or a list of columns",
     "label": "the column to predict",
+    "language": "the language of each row; leave it out if results by language are not wanted",
     "labels": "value in the file -> name the model reads",
     "unlabelled": "rows without a label are left out and counted",
 }
