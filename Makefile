@@ -19,7 +19,7 @@ demo: .venv/run.stamp  ## Install, then tune and compare the small embedded mode
 test: .venv/test.stamp lint  ## Install, then check style and types and run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-test-fast: .venv/test.stamp  ## Run the tests that take under a second each, without a real model (a few minutes on one core)
+test-fast: .venv/test.stamp  ## Run the quick tests, without the real model (about two minutes on one core)
 	$(BIN)/python -m pytest -q -m "not model and not slow"
 
 lint: .venv/test.stamp  ## Check style and types

@@ -211,6 +211,7 @@ def test_bad_recipes(folder: Path, data: str, more: str, words: list[str]) -> No
     assert sorted(p.name for p in folder.iterdir()) == ["good.csv", "recipe.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"\0\1\2\xff", b"- a\n- b\n"])
 def test_a_file_that_is_no_recipe(folder: Path, content: bytes) -> None:
     (folder / "a.yaml").write_bytes(content)
@@ -242,11 +243,13 @@ def test_a_run_that_cannot_write_says_so_and_goes_on_from_there_later(folder: Pa
     assert len(finished(folder)) == 4
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_is_a_file(folder: Path) -> None:
     expect(prooftune(folder, "run", recipe_file(folder).name, "--out", "good.csv"), 1, "good.csv")
     assert (folder / "good.csv").read_text() == TABLE
 
 
+@pytest.mark.slow
 def test_init_of_what_is_no_table_writes_nothing(folder: Path) -> None:
     (folder / "bad.csv").write_text("only\none\ncolumn\n")
     expect(prooftune(folder, "init", "bad.csv"), 2, "bad.csv: no separator among tab, comma")

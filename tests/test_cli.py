@@ -173,6 +173,7 @@ def test_missing_data_or_recipe_gives_a_hint(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sigterm_removes_half_written_files(tmp_path: Path) -> None:
     code = f"""
 import pathlib, time
@@ -294,6 +295,7 @@ def test_internal_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -
         main()
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback_of_usage_errors(tmp_path: Path) -> None:
     command = [
         sys.executable,

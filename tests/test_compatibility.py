@@ -99,6 +99,7 @@ def test_a_run_folder_is_read() -> None:
     assert right / 18 == pytest.approx(accuracy, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_report_scores_a_run_folder_as_version_0_1_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

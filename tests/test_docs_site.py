@@ -69,6 +69,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_import_between_packages_goes_in_a_circle() -> None:
     needs: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):

@@ -30,6 +30,7 @@ def functions(path: Path) -> Iterator[tuple[str, set[str], list[str]]]:
             yield f"{path}:{node.lineno} {node.name}", parameters, described(docstring)
 
 
+@pytest.mark.slow
 def test_described_parameters_exist() -> None:
     found = [each for path in sorted(SOURCE.rglob("*.py")) for each in functions(path)]
     assert sum(len(names) for _, _, names in found) > 300

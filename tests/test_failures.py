@@ -65,6 +65,7 @@ def watched() -> dict[int, list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", FAILURES, ids=lambda row: f"{row}: {FAILURES[row]}")
 def test_the_failure_is_watched(row: int, watched: dict[int, list[str]]) -> None:
     assert watched.get(row), f"no test carries @pytest.mark.failure({row})"

@@ -92,6 +92,7 @@ def test_unknown_attribute_is_an_attribute_error() -> None:
         _ = prooftune.fine_tune  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_init_writes_a_recipe_and_refuses_to_overwrite_it(tmp_path: Path) -> None:
     data = tmp_path / "reviews.csv"
     data.write_text("text,label\n" + "".join(f"film {i},{'ab'[i % 2]}\n" for i in range(40)))

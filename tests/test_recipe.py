@@ -422,6 +422,7 @@ recipes = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(recipes)
 def test_dump_and_parse_round_trip(values: dict[str, Any]) -> None:

@@ -131,6 +131,7 @@ predictions = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(examples, examples, examples, st.lists(texts))
 def test_a_study_comes_back_as_it_was(
@@ -152,6 +153,7 @@ def test_the_order_of_fields_is_kept(tmp_path: Path) -> None:
     assert list(run_folder.read_study(tmp_path).train[0].inputs) == ["z", "a"]
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(predictions)
 def test_predictions_come_back_as_they_were_and_the_bytes_are_the_same(

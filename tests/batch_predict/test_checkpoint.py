@@ -114,6 +114,7 @@ def test_killed_and_resumed_is_uninterrupted_byte_for_byte(
     assert not parts.exists()
 
 
+@pytest.mark.slow
 def test_what_was_done_is_not_done_again(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def head(text: str) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--dry-run"], ["--yes", "--dry-run"]])
 def test_nothing_is_sent_before_it_is_asked_for(
     hub: Hub, bundle_copy: Path, options: list[str]
@@ -122,6 +123,7 @@ def test_nothing_is_sent_before_it_is_asked_for(
     )
 
 
+@pytest.mark.slow
 def test_files_with_texts_are_named(hub: Hub, bundle_copy: Path) -> None:
     (bundle_copy / "golden.jsonl").write_text('{"id": "1"}\n{"id": "2"}\n')
     _, output = published(hub, bundle_copy, "me/reviews")
@@ -170,6 +172,7 @@ def test_what_arrives_is_the_bundle_with_its_card_private(hub: Hub, bundle_copy:
     )
 
 
+@pytest.mark.slow
 def test_a_public_one_in_the_own_name(hub: Hub, bundle_copy: Path) -> None:
     code, output = published(hub, bundle_copy, "reviews", "--yes", "--public")
     assert code == 0, output

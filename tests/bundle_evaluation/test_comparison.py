@@ -80,6 +80,7 @@ def test_moved_label_shares_are_named(tmp_path: Path) -> None:
     assert f"{first} 98.0% → 0.0%" in found.verdict
 
 
+@pytest.mark.slow
 def test_another_bundle_is_compared_on_the_same_rows(tmp_path: Path) -> None:
     # An adapter of zeros is the base model.
     other = changed(BUNDLE, tmp_path / "other")

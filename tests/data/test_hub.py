@@ -188,6 +188,7 @@ def test_hub_models_by_name(hub: Hub, tmp_path: Path) -> None:
     assert ask(tmp_path, "http://127.0.0.1:9", ("model", {"name": "owner/tiny"})) == [place]
 
 
+@pytest.mark.slow
 def test_unavailable_hub_models(hub: Hub, tmp_path: Path) -> None:
     names = ("nothing", "gated", "asked")
     missing, gated, forbidden = ask(

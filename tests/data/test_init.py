@@ -452,6 +452,7 @@ PUBLIC: list[tuple[str, int, int, list[str]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "rows", "labels", "fields"), PUBLIC, ids=[name for name, *_ in PUBLIC]

@@ -248,6 +248,7 @@ def test_prompts_hold_texts_of_every_script(tmp_path: Path, script: str) -> None
     )
 
 
+@pytest.mark.slow
 def test_a_hundred_and_fifty_labels(tmp_path: Path) -> None:
     rows = "".join(
         f"please do thing number {i % 150} now {i},intent_number_{i % 150}\n" for i in range(900)

@@ -52,6 +52,7 @@ def passes_audit(path: Path, model: Path, count_tokens: TokenCount | None = None
     return recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [3, 40, 400])
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_recipes_for_every_script_pass_their_audit(
@@ -74,6 +75,7 @@ def test_recipes_for_every_script_pass_their_audit(
         passes_audit(path, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [5, 2000])
 def test_recipes_for_questions_pass_their_audit(model: Path, tmp_path: Path, words: int) -> None:
     draw = random.Random(0)

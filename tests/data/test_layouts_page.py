@@ -13,6 +13,7 @@ from prooftune.data.splits import load_splits
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_page_is_generated_from_the_layouts() -> None:
     assert (ROOT / "docs" / "layouts.md").read_text("utf-8") == render_page()
 

@@ -286,6 +286,7 @@ PUBLIC: list[tuple[str, dict[str, Any], int, set[str]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "options", "rows", "labels"), PUBLIC, ids=[name for name, *_ in PUBLIC]

@@ -110,6 +110,7 @@ def test_packed_batch_gradients_match_row_by_row(
             torch.testing.assert_close(a, b, atol=1e-3 * float(b.abs().max()), rtol=1e-3)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     prefix=st.integers(0, 5),

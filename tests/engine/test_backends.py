@@ -127,6 +127,7 @@ def skip_unsupported(family: str, attention: str) -> None:
         pytest.skip("SDPA has no soft-capping")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", BACKENDS)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_losses_and_gradients_are_those_of_single_rows(family: str, attention: str) -> None:
@@ -142,6 +143,7 @@ def test_losses_and_gradients_are_those_of_single_rows(family: str, attention: s
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", backends.NAMES)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_bfloat16_is_as_close_to_float32_as_transformers_own(family: str, attention: str) -> None:
@@ -158,6 +160,7 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_own(family: str, attent
     assert ours <= 1.3 * own + 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", BACKENDS)
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("prefix", [PREFIX, []], ids=["prefix", "no prefix"])
@@ -340,6 +343,7 @@ KERNELS = [
 USES: list[FlexUse] = ["training", "rows", "label tree"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 def test_flex_attention_is_tried_before_it_is_used(
     monkeypatch: pytest.MonkeyPatch, use: FlexUse
@@ -360,6 +364,7 @@ def test_flex_attention_is_tried_before_it_is_used(
     assert flex_trial.failed_trials == {("cpu", FlexKernel(), use)}
 
 
+@pytest.mark.slow
 def test_a_kernel_that_is_wrong_for_label_trees_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

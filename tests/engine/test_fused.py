@@ -101,6 +101,7 @@ def test_fused_layers_match_the_models_own(model_folder: Path, targets: Any) -> 
     assert replaced == linears + norms + mlps
 
 
+@pytest.mark.slow
 def test_fused_layers_in_bfloat16_are_no_farther_from_float32(model_folder: Path) -> None:
     """Both round, at different points of the same float32 computation."""
     model = load_lora(model_folder, "bfloat16").train()

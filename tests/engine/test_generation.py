@@ -219,6 +219,7 @@ def test_rows_are_admitted_while_others_decode(
         assert output.log_prob == pytest.approx(alone.log_prob, abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instead", [(), (70, 71)])
 def test_prefix_groups_are_admitted_while_others_decode(
     model_folder: Path, admissions: list[tuple[int, int, list[int]]], instead: tuple[int, ...]

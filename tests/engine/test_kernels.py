@@ -396,6 +396,7 @@ def test_gradients_are_no_farther_from_float32_than_without_kernels(
     assert with_kernels <= 1.1 * without_kernels
 
 
+@pytest.mark.slow
 def test_library_is_compiled_once(
     clear_kernel_caches: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def test_length_normalisation_divides_by_the_label_tokens(model_folder: Path) ->
     torch.testing.assert_close(divided, plain / torch.tensor([1.0, 2.0]))
 
 
+@pytest.mark.slow
 @pytest.mark.failure(14)
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

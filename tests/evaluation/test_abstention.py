@@ -109,6 +109,7 @@ def test_in_many_equal_groups_nothing_changes() -> None:
     assert guaranteed_threshold(rows, 0.9, 0.05, groups) == pytest.approx(0.9)
 
 
+@pytest.mark.slow
 def test_the_target_is_kept_where_groups_differ() -> None:
     """In groups that are easy or hard, rows alone miss the target in some 10% of studies."""
     target, delta, draw = 0.8, 0.05, np.random.default_rng(0)

@@ -47,17 +47,20 @@ def test_figures_of_classifiers(
         assert min(shares(row, ("true accuracy",)).values()) >= LEAST, row
 
 
+@pytest.mark.slow
 def test_proportions(coverage: ModuleType) -> None:
     for row in coverage.proportions(300):
         assert min(shares(row, ("true accuracy",)).values()) >= 0.9, row
 
 
+@pytest.mark.slow
 def test_means_of_scores(coverage: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coverage, "SIZES", (20, 200))
     for row in coverage.answers(60, 400):
         assert min(shares(row, ()).values()) >= LEAST, row
 
 
+@pytest.mark.slow
 def test_errors_and_power_of_families(coverage: ModuleType) -> None:
     for row in coverage.families(150):
         assert row["family-wise error"] <= 0.09, row
@@ -94,6 +97,7 @@ def test_articles_drawn_again(coverage: ModuleType, tmp_path: Path) -> None:
         assert min(row["by groups"], row["Δ by groups"]) >= 0.8, row
 
 
+@pytest.mark.slow
 def test_equal_procedures_with_several_trainings(coverage: ModuleType) -> None:
     """Of 200 studies 5% are at most 18 with a probability of 99%."""
     generator = np.random.default_rng(0)

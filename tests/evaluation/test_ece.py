@@ -39,6 +39,7 @@ def test_all_right_and_sure_is_not_known_to_be_calibrated() -> None:
     assert found.low == 0 and found.high > 0.1
 
 
+@pytest.mark.slow
 def test_groups_widen_the_interval_until_it_holds_0_for_a_calibrated_model() -> None:
     """Correctness departs from confidence by group, and not on average."""
     generator, held = np.random.default_rng(5), {"rows": 0, "groups": 0}

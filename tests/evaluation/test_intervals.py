@@ -113,6 +113,7 @@ def test_paired_difference_of_right_answers_takes_counts() -> None:
     assert paired_difference(a, b, 0) == paired_proportions_interval(1, 0, 3, 0.95)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=60))
 def test_auroc_equals_scikit_learn(drawn: list[tuple[int, bool]]) -> None:

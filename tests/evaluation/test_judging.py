@@ -80,6 +80,7 @@ def of_counts(n: int, only_zero: int, only_lora: int) -> tuple[Study, list[Varia
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("counts", "worthwhile", "headline"),
     [
@@ -194,6 +195,7 @@ def test_an_interval_never_contradicts_its_test(
     assert contains is not significant
 
 
+@pytest.mark.slow
 def test_intervals_agree_with_holm_in_a_study_of_many_variants() -> None:
     study = synthetic.study(200)
     skills = {"zero": ("zero-shot", 1.0), "few": ("few-shot", 1.2), "prompted": ("prompted", 1.3)}

@@ -42,6 +42,7 @@ matrices = st.integers(1, 12).flatmap(
 )
 
 
+@pytest.mark.slow
 @given(matrices)
 @settings(max_examples=60, deadline=None)
 def test_metrics_are_those_of_scikit_learn(pair: Any) -> None:

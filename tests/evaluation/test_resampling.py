@@ -43,6 +43,7 @@ def test_resamples_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(whole.posterior, parts.posterior)
 
 
+@pytest.mark.slow
 def test_the_posterior_of_a_proportion_is_that_of_jeffreys() -> None:
     """8 of 10 right: Beta(8.5, 2.5)."""
     table = np.stack([np.ones(10), np.arange(10) < 8], axis=1).astype(float)

@@ -87,6 +87,7 @@ def test_scores_are_json_without_nan_and_the_same_twice(larger: Any) -> None:
     assert json.dumps(larger, allow_nan=False) == json.dumps(again, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_every_figure_lies_in_its_interval(larger: Any) -> None:
     for name, variant in larger["variants"].items():
         for metric, figure in variant["metrics"].items():

@@ -85,6 +85,7 @@ def test_swapping_by_group_goes_through_all_patterns() -> None:
     assert p == 2 / 16 == least_p(4)
 
 
+@pytest.mark.slow
 def test_the_swap_test_of_macro_f1_equals_a_plain_loop_with_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 3, 8)
@@ -118,6 +119,7 @@ def exact_power(n: int, difference: float, discordance: float, alpha: float) -> 
     return power
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.05, 0.05 / 18])
 @pytest.mark.parametrize(("n", "discordance"), [(200, 0.3), (100, 0.1), (100, 0.02)])
 def test_the_detectable_difference_has_the_power_it_promises(
@@ -128,6 +130,7 @@ def test_the_detectable_difference_has_the_power_it_promises(
     assert actual == pytest.approx(0.8, abs=1e-3)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 20_000), probabilities)
 def test_the_detectable_difference_shrinks_with_more_examples(n: int, discordance: float) -> None:

@@ -93,6 +93,7 @@ def test_bounds_hold() -> None:
     assert ends.high == 1.0 and ends.low >= 0
 
 
+@pytest.mark.slow
 def test_detectable_difference_has_its_power() -> None:
     rng, error, variance, freedom = np.random.default_rng(0), 0.012, 0.008**2, 3
     components = [Component(variance, freedom), Component(variance, freedom)]
@@ -115,6 +116,7 @@ def test_means_of_right_answers_have_the_interval_of_bonett_and_price() -> None:
     assert paired_means_error(differences / 2)[1] < paired_means_error(differences)[1]
 
 
+@pytest.mark.slow
 def test_scores_of_several_trainings_are_means_with_their_spread() -> None:
     of = study(200)
     tuned = repeated(of, "lora", [2.8, 3.0, 2.6])
@@ -147,6 +149,7 @@ def test_scores_of_several_trainings_are_means_with_their_spread() -> None:
     assert "on average over 3 trainings (standard deviation" in sentence
 
 
+@pytest.mark.slow
 def test_intervals_of_differences_agree_with_p_for_several_trainings() -> None:
     of = study(150)
     for seed in (50, 90, 130):
@@ -161,6 +164,7 @@ def test_intervals_of_differences_agree_with_p_for_several_trainings() -> None:
             assert 0 < (row["minimum_detectable_difference"] or 0) < 1
 
 
+@pytest.mark.slow
 def test_trainings_of_one_adapter_are_compared_in_pairs() -> None:
     """Two prompts for the same weights differ by little in every training."""
     of = study(300)

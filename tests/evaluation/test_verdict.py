@@ -109,6 +109,7 @@ def test_the_majority_class_is_named_where_the_untuned_model_is_worse() -> None:
     assert [a["variant"] for a in judge(majority=0, tfidf=1.5, lora=3.5)["against"]] == ["tfidf"]
 
 
+@pytest.mark.slow
 def test_the_best_of_several_tuned_variants_and_prompts_is_judged() -> None:
     verdict = judge(zero=0.3, few=0.6, prompted=1.4, lora=2.0, dora=3.5)
     assert verdict["best_tuned"] == "dora"

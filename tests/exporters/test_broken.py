@@ -159,6 +159,7 @@ def test_a_difference_of_arithmetic_alone_is_called_that(make: Make, tmp_path: P
     assert "the difference is that of arithmetic, the bundle's being torch.bfloat16" in message
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_refused_with_the_first_differing_token(
     make: Make, tmp_path: Path, written: Callable[..., None]
 ) -> None:

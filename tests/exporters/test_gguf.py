@@ -48,6 +48,7 @@ def scaled_model(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPa
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.failure(23)
 def test_another_reader_finds_the_same_model_in_the_file(
     make: Make, family: str, tmp_path: Path

@@ -91,6 +91,7 @@ def test_a_head_keeps_its_labels_in_the_export(make: Make, tmp_path: Path) -> No
     assert list(model.config.id2label.values()) == ["World", "Sports", "Sci/Tech"]
 
 
+@pytest.mark.slow
 @pytest.mark.failure(3)
 @pytest.mark.parametrize(
     "quantization", [{"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, {"load_in_8bit": True}]

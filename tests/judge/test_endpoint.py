@@ -250,6 +250,7 @@ def test_unreachable_endpoint_fails_every_judgement(settings: Make, tmp_path: Pa
     assert figures["mean"] is None and figures["failure_rate"] == 1
 
 
+@pytest.mark.slow
 def test_unreachable_endpoint_stops_the_requests_early(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
@@ -367,6 +368,7 @@ def test_unparsable_replies_are_cached_and_damaged_cache_files_are_misses(
         assert judge(ITEMS[:1], settings(), tmp_path).num_requests == 1
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_without_repeating_answered_requests(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:

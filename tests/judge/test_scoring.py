@@ -211,6 +211,7 @@ def test_comparison_with_an_unparsable_reply_fails(folder: Path) -> None:
 _verdicts = st.sampled_from(["A", "B", "tie", "?"])
 
 
+@pytest.mark.slow
 @options(deadline=None, max_examples=40)
 @given(
     st.lists(

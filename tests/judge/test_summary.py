@@ -46,6 +46,7 @@ def judged(scores: Sequence[int | None]) -> Judgements:
 _scores = st.lists(st.integers(1, 5), min_size=1, max_size=30)
 
 
+@pytest.mark.slow
 @pytest.mark.failure(26)
 @settings(deadline=None, max_examples=40)
 @given(_scores, st.lists(st.integers(0, 30), max_size=10))
@@ -176,6 +177,7 @@ def test_difference_is_paired_over_answers_judged_in_both() -> None:
     assert paired_difference(first, judged([None] * 6), resamples=200)["c"]["difference"] is None
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=20),

@@ -40,6 +40,7 @@ def test_numbers() -> None:
     assert [plain_tick(v) for v in (0.002, 0.5, 20, 5000)] == ["0.002", "0.5", "20", "5,000"]
 
 
+@pytest.mark.slow
 def test_table_and_figure_show_the_scores() -> None:
     scores = facts_of("usual")["scores"]
     costs, page = scores["costs"], read(render_page(facts_of("usual")))

@@ -30,6 +30,7 @@ def refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
+@pytest.mark.slow
 def test_json_is_strict_and_holds_all_figures(case, tmp_path):
     facts = facts_of(case)
     write_report(facts, tmp_path)

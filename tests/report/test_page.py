@@ -78,6 +78,7 @@ def test_a_hostile_variant_description_and_finding_are_escaped():
     assert not {e.tag for e in shown.all()} & {"script", "img"}
 
 
+@pytest.mark.slow
 def test_one_first_heading_with_the_verdict_and_no_level_skipped(document, facts):
     headings = list(document.all("h1", "h2", "h3", "h4", "h5", "h6"))
     assert [e.text for e in headings if e.tag == "h1"] == [facts["scores"]["verdict"]["headline"]]

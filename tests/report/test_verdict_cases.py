@@ -58,6 +58,7 @@ SENTENCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SENTENCES)
 def test_reports_of_easily_misread_studies(name: str) -> None:
     for sentence in SENTENCES[name]:
@@ -73,6 +74,7 @@ def test_the_difference_that_equal_outputs_could_have_shown() -> None:
     assert binom.sf(5, 8, 0.801) == pytest.approx(0.8, abs=0.01)
 
 
+@pytest.mark.slow
 def test_intervals_of_many_comparisons_agree_with_their_tests() -> None:
     scores = verdict_cases.twenty_comparisons()
     assert len(scores["comparisons"]) == 20

@@ -51,6 +51,7 @@ def hidden_states(folder: Path, text: str) -> Any:
         return AutoModel.from_pretrained(folder)(**inputs).last_hidden_state[0]
 
 
+@pytest.mark.slow
 @pytest.mark.failure(14)
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("batch", [1, 60, 4096])

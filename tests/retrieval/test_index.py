@@ -53,6 +53,7 @@ def small(encoder_folder: Path) -> IndexSettings:
     return IndexSettings(str(encoder_folder), chunk_words=20, overlap_words=4)
 
 
+@pytest.mark.slow
 def test_prompts_are_those_that_the_index_was_built_with(
     encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def with_footnote() -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.slow
 def test_footnotes_are_where_they_are_referred_to_and_deleted_text_is_gone(tmp_path: Path) -> None:
     [part] = read_one(tmp_path, "a.docx", with_footnote()).parts
     assert " ".join(part.text.split()) == "All staff (Except trainees.) get thirty days."
@@ -392,6 +393,7 @@ def test_contents_overrule_names(name: str, content: bytes, expected: str, tmp_p
     assert read_one(tmp_path, name, content).parts[0].text.startswith(expected)
 
 
+@pytest.mark.slow
 def test_lock_and_system_files_are_skipped_with_their_number(tmp_path: Path) -> None:
     (tmp_path / "a.docx").write_bytes(word())
     for name in ("~$a.docx", "desktop.ini", "Thumbs.db", "~wrl0001.tmp", ".DS_Store"):

@@ -64,6 +64,7 @@ def test_labels_are_those_of_the_loaded_bundle(
     assert {r["abstained"] for r in reply["results"]} == {True, False}
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_loaded_bundle(
     client: httpx2.Client, folders: dict[str, Path]
 ) -> None:
@@ -322,6 +323,7 @@ def test_probes_and_metrics(client: httpx2.Client) -> None:
     assert not any("secret" in name for name in after)
 
 
+@pytest.mark.slow
 def test_log_lines_hold_no_text_unless_asked(folders: dict[str, Path]) -> None:
     secret = "xyzzy plugh"
 

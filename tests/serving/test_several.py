@@ -41,6 +41,7 @@ def pointers(model: Any) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 def test_two_adapters_share_their_base_and_give_their_own_answers(
     model_folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -109,6 +109,7 @@ def test_latency_is_left_out_on_request(tmp_path: Path) -> None:
     assert not clock.rows
 
 
+@pytest.mark.slow
 def test_a_study_compares_costs(tmp_path: Path) -> None:
     values = recipe(tmp_path, cost={"machine_per_hour": 3.6, "currency": "CHF"})
     result = prooftune.run(values, tmp_path / "run")
@@ -152,6 +153,7 @@ def test_latency_changes_no_prediction(
     assert len(timed) >= 4 and timed == untimed
 
 
+@pytest.mark.slow
 def test_runs_without_latencies_are_scored(tmp_path: Path) -> None:
     values = recipe(tmp_path)
     prooftune.run(values, tmp_path / "run")

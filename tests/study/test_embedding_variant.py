@@ -107,6 +107,7 @@ def test_questions_cannot_be_answered_by_embeddings(tmp_path: Path) -> None:
         prooftune.run(values, out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_examples_keep_their_order(tmp_path: Path) -> None:
     """Texts of different lengths are embedded in other batches than they come in."""
     texts = [" ".join(VOCABULARY[: 1 + i % 20]) for i in range(50)]

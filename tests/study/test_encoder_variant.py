@@ -286,6 +286,7 @@ def test_options_of_language_models_do_not_reach_encoders() -> None:
     assert list(recipe.base_models()) == ["tuned"]
 
 
+@pytest.mark.slow
 def test_check_estimates_encoders(tmp_path: Path) -> None:
     model = encoder_folder(tmp_path / "m")
     options = {"model": str(model), "seeds": 2, "training": {"num_train_epochs": 3}}

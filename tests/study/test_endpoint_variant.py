@@ -77,6 +77,7 @@ def endpoint_recipe(
     return values
 
 
+@pytest.mark.slow
 def test_labels_usage_and_cost(chat: server.Judge, tmp_path: Path) -> None:
     values = endpoint_recipe(tmp_path, chat, price={"input": 2.0, "output": 10.0})
     result = prooftune.run(values, out=tmp_path / "run")
@@ -104,6 +105,7 @@ def test_labels_usage_and_cost(chat: server.Judge, tmp_path: Path) -> None:
     assert outputs_of(again.folder, "api") == outputs_of(result.folder, "api")
 
 
+@pytest.mark.slow
 def test_probabilities_from_logprobs(chat: server.Judge, tmp_path: Path) -> None:
     def act(handler: Any, body: server.Chat, attempt: int) -> bool:
         label = topic_of(body)
@@ -159,6 +161,7 @@ def test_labels_that_begin_alike_follow_the_reply() -> None:
     np.testing.assert_allclose(np.exp(found or [0]), [0, 0.6, 0.4], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_faults_cost_retries_and_never_rows(chat: server.Judge, tmp_path: Path) -> None:
     """Every row fails once: 500, 429, junk, a lost connection, a time-out, a broken reply."""
     faults = [
@@ -186,6 +189,7 @@ def test_faults_cost_retries_and_never_rows(chat: server.Judge, tmp_path: Path) 
     assert usage["spent"] > 78 * 12 / 1e6
 
 
+@pytest.mark.slow
 def test_rows_without_reply_stop_the_study_and_only_they_are_asked_again(
     chat: server.Judge, tmp_path: Path
 ) -> None:
@@ -203,6 +207,7 @@ def test_rows_without_reply_stop_the_study_and_only_they_are_asked_again(
     assert asked_twice and all("goal" in body for body in asked_twice) and set(asked_twice) < before
 
 
+@pytest.mark.slow
 def test_replies_that_name_no_label_are_invalid(chat: server.Judge, tmp_path: Path) -> None:
     chat.act = lambda h, body, attempt: answer(
         h, body, "I cannot say." if topic_of(body) == "Sports" else None
@@ -212,6 +217,7 @@ def test_replies_that_name_no_label_are_invalid(chat: server.Judge, tmp_path: Pa
     assert "" in outputs_of(result.folder, "api")
 
 
+@pytest.mark.slow
 def test_junk_for_good_is_invalid_and_not_retried_forever(
     chat: server.Judge, tmp_path: Path
 ) -> None:
@@ -224,6 +230,7 @@ def test_junk_for_good_is_invalid_and_not_retried_forever(
     assert failed.keys() == {NOT_JSON} and failed[NOT_JSON] > 10
 
 
+@pytest.mark.slow
 def test_parameters_that_the_server_does_not_know_are_left_out(
     chat: server.Judge, tmp_path: Path
 ) -> None:
@@ -244,6 +251,7 @@ def test_parameters_that_the_server_does_not_know_are_left_out(
     assert json.loads(chat.seen[-1])["max_completion_tokens"] == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("budget", "message", "most"),
     [
@@ -321,6 +329,7 @@ def test_a_killed_run_asks_for_nothing_twice(chat: server.Judge, tmp_path: Path)
     assert len(cached) + len(now) <= details_of(result.folder, "api")["endpoint"]["sent"]
 
 
+@pytest.mark.slow
 def test_the_best_of_several_prompts(chat: server.Judge, tmp_path: Path) -> None:
     good = "Text: {text}"
     chat.act = lambda h, body, attempt: answer(
@@ -334,6 +343,7 @@ def test_the_best_of_several_prompts(chat: server.Judge, tmp_path: Path) -> None
     assert accuracy(result.scores, "api") > 0.8
 
 
+@pytest.mark.slow
 def test_answers(chat: server.Judge, tmp_path: Path) -> None:
     rows = [
         {"question": f"Who is {n}?", "context": f"Person {n} is Ann {n}.", "answer": f"Ann {n}"}
@@ -400,6 +410,7 @@ def test_bad_input_is_one_message_before_any_request(
     assert not chat.seen and not (tmp_path / "run" / "variants").exists()
 
 
+@pytest.mark.slow
 def test_a_refused_key_is_an_error_at_once(
     chat: server.Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

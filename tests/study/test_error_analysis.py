@@ -45,6 +45,7 @@ def recipe(folder: Path, **data: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_planted_value_of_a_metadata_column_is_reported(tmp_path: Path) -> None:
     result = prooftune.run(recipe(tmp_path), out=tmp_path / "run")
     analysis = result.scores["errors"]

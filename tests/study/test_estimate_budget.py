@@ -104,6 +104,7 @@ def simulated(
     return context, encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1e-6, 1e-4, 1e-3, 2e-2])
 @pytest.mark.parametrize(("labels", "words"), [(3, 40), (77, 40), (150, 20), (0, 20), (0, 6000)])
 def test_scoring_keeps_to_the_budget(

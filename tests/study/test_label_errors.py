@@ -49,6 +49,7 @@ def planted(
     return recipe, flips
 
 
+@pytest.mark.slow
 def test_planted_errors_are_listed_and_bound_the_difference(
     planted: tuple[dict[str, object], dict[str, list[str]]], tmp_path: Path
 ) -> None:

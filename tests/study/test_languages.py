@@ -47,6 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Result:
     return pipeline.run(chosen, folder, folder / "run")
 
 
+@pytest.mark.slow
 def test_metrics_by_language_are_those_of_its_rows(finished: pipeline.Result) -> None:
     study = read_study(finished.folder / "data")
     result = read_result(finished.folder / "variants" / "tfidf", "tfidf")

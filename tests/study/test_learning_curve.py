@@ -56,6 +56,7 @@ def test_subsets_are_nested_and_have_every_label(tmp_path: Path) -> None:
     assert {e.id for e in found[0][2]} != {e.id for e in found[3][2]}
 
 
+@pytest.mark.slow
 def test_a_study_has_a_curve_that_resumes(tmp_path: Path) -> None:
     values = recipe(tmp_path)
     result = prooftune.run(values, out=tmp_path / "run")

@@ -174,6 +174,7 @@ def test_a_head_learns_several_labels_and_goes_through_every_command(
         prooftune.export(result.bundle, to="merged", out=tmp_path / "export")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validation", [True, False])
 def test_the_message_of_a_variant_names_the_threshold_of_its_figure(
     validation: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -201,6 +202,7 @@ def test_bundles_without_a_language_model(variant: str, tmp_path: Path) -> None:
     check_bundle(prooftune.run(values, out=tmp_path / "run"), variant, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_latency", [True, False])
 def test_tfidf_has_the_cost_of_a_study_of_one_label(with_latency: bool, tmp_path: Path) -> None:
     recipe = recipes.parse(multilabel_recipe(tmp_path, ["tfidf"]))

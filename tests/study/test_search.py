@@ -169,6 +169,7 @@ def test_a_killed_search_has_the_trials_of_an_uninterrupted_one(
     assert fewer["chosen"] < 3
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_counts_and_is_not_chosen(tmp_path: Path) -> None:
     def train(values: dict[str, HyperparameterValue], number: int, stop: Stop) -> TrialResult:
         if number in (0, 2):
@@ -192,6 +193,7 @@ def test_hours_limit_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert again["trials"] == result["trials"]
 
 
+@pytest.mark.slow
 def test_of_equally_good_trials_the_lowest_loss_is_chosen(tmp_path: Path) -> None:
     losses = [0.5, 0.3, 0.1, 0.2]
 

@@ -199,6 +199,7 @@ def test_training_seed_changes_the_adapter_and_not_the_split(
     assert data[0] == data[1]
 
 
+@pytest.mark.slow
 def test_check_counts_all_trainings(model_folders: dict[str, Path], tmp_path: Path) -> None:
     values = small_recipe(model_folders["llama"], tmp_path / "data", **OPTIONS)
     estimates = {}

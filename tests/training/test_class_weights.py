@@ -50,6 +50,7 @@ def with_weight(row: TrainingRow, weight: float) -> TrainingRow:
     return TrainingRow(row.ids, row.label_positions, row.targets, weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("objective", ["instruction", "head"])
 def test_a_weight_of_two_is_the_row_twice(model_folder: Path, objective: str, packed: bool) -> None:

@@ -59,6 +59,7 @@ def test_the_stand_in_counts_reads() -> None:
     assert reads.count == 5 and reads.operations >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["flex", "shared-prefix"])
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_host_reads_of_steps_batches_and_tokens(

@@ -99,6 +99,7 @@ def test_micro_batches_hold_the_rows_of_their_batch(
         assert largest <= -(-batch // parts) or ranks > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["instruction", "head"])
 def test_a_plan_changes_no_result(
     model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str

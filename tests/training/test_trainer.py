@@ -56,6 +56,7 @@ def test_head_loss_equals_transformers_own(model_folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["instruction", "head"])
 def test_rows_in_one_line_give_the_same_loss_and_gradients(
     model_folder: Path, objective: str
@@ -91,6 +92,7 @@ def test_padding_token_as_target_is_learned(model_folders: dict[str, Path]) -> N
     assert loss_of(module, only_stop, encoder).item() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.failure(19)
 @pytest.mark.parametrize("objective", ["instruction", "head"])
 def test_accumulation_equals_one_big_batch(
@@ -173,6 +175,7 @@ def test_saved_and_loaded_again_it_is_the_same_model(
         assert loss_of(TuningModule(again), rows, encoder).item() == pytest.approx(after, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_int8_training_matches_training_in_the_models_dtype(
     model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def test_lists_that_differ_are_not_equal() -> None:
     )
 
 
+@pytest.mark.slow
 def test_eight_bytes_an_item_are_held() -> None:
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
@@ -70,6 +71,7 @@ def test_eight_bytes_an_item_are_held() -> None:
     assert max(most, reading - before) < held + 5_000_000
 
 
+@pytest.mark.slow
 def test_its_file_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
     before = len(list(Path("/proc/self/fd").iterdir()))

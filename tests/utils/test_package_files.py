@@ -181,6 +181,7 @@ def test_a_file_that_only_the_source_distribution_has_is_found(index: Index) -> 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["inner.tar.gz", "inner.zip"])
 def test_a_member_of_an_archive_in_the_package(index: Index, name: str) -> None:
     content = io.BytesIO()
@@ -209,6 +210,7 @@ def test_a_member_of_an_archive_in_the_package(index: Index, name: str) -> None:
             fetch(f"pypi:tiny==1.0#tiny/{broken}#rows.txt")
 
 
+@pytest.mark.slow
 def test_a_folder_of_a_package(index: Index) -> None:
     index.sdist({"data/a/1.txt": b"1", "data/b/2.txt": b"2", "database.txt": b"no"})
     folder = fetch("pypi:tiny==1.0#data/")
@@ -218,6 +220,7 @@ def test_a_folder_of_a_package(index: Index) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_path_that_leads_outside_its_folder_is_refused(index: Index, tmp_path: Path) -> None:
     index.wheel({"data/ok.txt": b"", "data/../../../../../../evil.txt": b"evil"})
     with pytest.raises(UsageError, match=r"leads outside its folder: data/\.\./"):
@@ -250,6 +253,7 @@ def test_a_pinned_checksum_is_checked(index: Index) -> None:
     assert fetch(f"pypi:tiny==1.0#tiny/a.txt@sha256:{sha256(wheel)}").read_bytes() == b"1"
 
 
+@pytest.mark.slow
 def test_a_pin_is_checked_for_files_fetched_without_one(index: Index) -> None:
     index.wheel({"tiny/a.txt": b"1"})
     fetch("pypi:tiny==1.0#tiny/a.txt")
@@ -273,6 +277,7 @@ def test_an_archive_that_changed_since_its_first_download_is_refused(index: Inde
     assert fetch("pypi:tiny==1.0#tiny/b.txt").read_bytes() == b"tampered"
 
 
+@pytest.mark.slow
 def test_a_package_for_another_python_is_still_good_data(index: Index) -> None:
     index.wheel({"tiny/a.txt": b"1"}, python="<3")
     assert fetch("pypi:tiny==1.0#tiny/a.txt").read_bytes() == b"1"

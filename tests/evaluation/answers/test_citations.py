@@ -74,6 +74,7 @@ PIECES = [
 bracketed = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=20).map("".join)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(bracketed, st.lists(st.sampled_from(["d:1", "d:2", "e:3", "1", "9"]), unique=True))
 def test_nothing_that_was_not_retrieved_is_a_source(text: str, retrieved: list[str]) -> None:

@@ -152,6 +152,7 @@ SPACED = st.characters(max_codepoint=0x0DFF)
 texts = st.lists(st.sampled_from(PIECES), max_size=8).map("".join) | st.text(SPACED, max_size=12)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(texts, st.lists(texts, max_size=3))
 def test_equals_the_restated_rules(prediction: str, references: list[str]) -> None:

@@ -120,6 +120,7 @@ def test_bleu_of_differing_numbers_of_references_and_of_every_resample_is_sacreb
     assert len(set(got.round(6).tolist())) > 30
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(
     st.integers(0, 12),
