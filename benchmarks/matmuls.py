@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prooftune.engine.attention.block_layout import PackedLayout
+from prooftune.engine.attention.packed_layout import PackedLayout
 from prooftune.engine.kernels import attention, int8_linear
 from prooftune.engine.kernels.lora_linear import LoraLinears
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prooftune.engine.attention import packed
-from prooftune.engine.attention.block_layout import PackedLayout
+from prooftune.engine.attention.packed_layout import PackedLayout
 from prooftune.engine.kernels import attention, int8_linear, lora_linear
 from prooftune.engine.kernels.lora_linear import LoraLinears
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prooftune import recipe
-from prooftune.engine.attention import backends, block_layout, packed, shared_prefix
-from prooftune.engine.attention.masks import AttentionContext, PrefixGroups
+from prooftune.engine.attention import backends, packed, packed_layout, shared_prefix
+from prooftune.engine.attention.padded_masks import AttentionContext, PrefixGroups
 from prooftune.engine.batching import collate
 from prooftune.engine.compatibility import check_output_head
 from prooftune.engine.forward import (
@@ -167,11 +167,11 @@ def test_packed_attention_matches_formula(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed, "MAX_SAVED_ATTENTION_WEIGHTS", 10**9 if save_weights else 0)
         patch.setattr(packed, "PER_SEQUENCE_MIN_TOKENS", {"cpu": 0} if per_sequence else {})
-        patch.setattr(block_layout, "QUERY_CHUNK", {"cpu": chunk})
-        patch.setattr(block_layout, "MAX_BUCKET_TOKENS", 4 * chunk)
-        patch.setattr(block_layout, "BUCKET_OVERHEAD", bucket_overhead)
+        patch.setattr(packed_layout, "QUERY_CHUNK", {"cpu": chunk})
+        patch.setattr(packed_layout, "MAX_BUCKET_TOKENS", 4 * chunk)
+        patch.setattr(packed_layout, "BUCKET_OVERHEAD", bucket_overhead)
         actual = packed.packed_attention(
-            query, key, value, block_layout.PackedLayout.from_batch(batch), 0.5, softcap, window
+            query, key, value, packed_layout.PackedLayout.from_batch(batch), 0.5, softcap, window
         )
         expected = reference()
         torch.testing.assert_close(actual, expected)
@@ -192,11 +192,11 @@ def test_gradients_summed_over_chunks_are_rounded_once(monkeypatch: pytest.Monke
     weights = torch.randn(1, 256, 2, 16, generator=generator, dtype=torch.float64)
 
     def gradients(chunk: int, dtype: torch.dtype) -> list[Tensor]:
-        monkeypatch.setattr(block_layout, "QUERY_CHUNK", {"cpu": chunk})
+        monkeypatch.setattr(packed_layout, "QUERY_CHUNK", {"cpu": chunk})
         parts = [first_cache.to(dtype).requires_grad_() for first_cache in exact]
         query, key, value = parts
         out = packed.packed_attention(
-            query, key, value, block_layout.PackedLayout.from_batch(batch), 0.25, None, None
+            query, key, value, packed_layout.PackedLayout.from_batch(batch), 0.25, None, None
         )
         return [
             first_cache.double()

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prooftune.engine.attention import backends, packed, shared_prefix
-from prooftune.engine.attention.block_layout import PackedLayout
+from prooftune.engine.attention.packed_layout import PackedLayout
 from prooftune.engine.forward import packed_hidden_states
 from prooftune.engine.kernels import attention, build, lora_linear, pointwise
 from prooftune.engine.model_parts import get_backbone

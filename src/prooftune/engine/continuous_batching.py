@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.attention.masks import AttentionContext
+from prooftune.engine.attention.padded_masks import AttentionContext
 from prooftune.engine.batching import Batch, collate
 from prooftune.engine.forward import PrefixCache, hidden_states_in_context
 from prooftune.engine.kv_cache import KVCache

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine.attention import backends, flex
-from prooftune.engine.attention.masks import AttentionContext, KeysValues, additive_mask
+from prooftune.engine.attention.padded_masks import AttentionContext, KeysValues, additive_mask
 from prooftune.engine.batching import PADDING_BUDGET, Batch, UnpaddedLayout
 from prooftune.engine.kv_cache import KVCache
 from prooftune.engine.packing import PackedBatch, pack_sequences

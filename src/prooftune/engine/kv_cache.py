@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prooftune.engine.attention.masks import KeysValues
+from prooftune.engine.attention.padded_masks import KeysValues
 from prooftune.engine.batching import UnpaddedLayout
 from prooftune.engine.uploads import upload_numbers
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.attention.masks import KeysValues, PrefixGroups
+from prooftune.engine.attention.padded_masks import KeysValues, PrefixGroups
 from prooftune.engine.batching import collate
 from prooftune.engine.forward import PrefixCache, hidden_states
 from prooftune.engine.kv_cache import KVCache, gather_rows

@@ -14,7 +14,7 @@ from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import diagnosis
 from prooftune.exporters.card import render_card, table
-from prooftune.exporters.check import check_export
+from prooftune.exporters.check_export import check_export
 from prooftune.exporters.formats import Format, get_format
 from prooftune.exporters.parity import Parity, ParityLimits
 from prooftune.utils.files import atomic_path, read_json, write_json, write_text

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine.attention import flex, shared_prefix
-from prooftune.engine.attention.block_layout import PackedLayout
 from prooftune.engine.attention.flex_trial import FlexKernel, FlexUse, flex_works
-from prooftune.engine.attention.masks import AttentionContext
+from prooftune.engine.attention.packed_layout import PackedLayout
+from prooftune.engine.attention.padded_masks import AttentionContext
 from prooftune.engine.attention.shared_prefix import shared_prefix_attention
 from prooftune.engine.packing import PackedBatch
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from prooftune.engine.attention.masks import KeysValues
+from prooftune.engine.attention.padded_masks import KeysValues
 from prooftune.engine.uploads import upload
 
 NAME = "shared-prefix-flex"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine.attention import flex
-from prooftune.engine.attention.block_layout import PackedLayout
+from prooftune.engine.attention.packed_layout import PackedLayout
 from prooftune.utils.progress import notify
 
 FlexUse = Literal["training", "rows", "label tree"]

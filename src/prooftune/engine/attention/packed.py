@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from prooftune.engine.attention.block_layout import PackedLayout
 from prooftune.engine.attention.buckets import BucketLayout
+from prooftune.engine.attention.packed_layout import PackedLayout
 from prooftune.engine.attention.per_sequence import per_sequence_sdpa
 from prooftune.engine.autograd import SavedTensors
 from prooftune.engine.kernels import attention

@@ -4,7 +4,8 @@ Registered with transformers under the name `NAME`, so the layers of any model c
 prefix, the queries of all rows that see it form one matmul; over its own keys, each row is computed
 separately. Either one softmax covers both parts, or both are computed apart and merged by their
 log-sum-exp. Numerically this is ordinary causal attention over prefix and row. Packed batches, as
-in training, go to `packed`; which tokens a query sees is decided in `masks`.
+in training, go to `packed`. Which tokens a query sees is decided in `packed_layout` for packed
+batches and in `padded_masks` for padded ones.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.attention.block_layout import PackedLayout
-from prooftune.engine.attention.masks import AttentionContext, KeysValues
 from prooftune.engine.attention.packed import packed_attention
+from prooftune.engine.attention.packed_layout import PackedLayout
+from prooftune.engine.attention.padded_masks import AttentionContext, KeysValues
 
 NAME = "shared-prefix"
 """Name of this attention implementation in transformers."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from prooftune.engine.attention.block_layout import PackedLayout
+from prooftune.engine.attention.packed_layout import PackedLayout
 from prooftune.engine.autograd import SavedTensors
 from prooftune.engine.kernels import build
 

@@ -1,4 +1,4 @@
-"""Layout of a packed batch in padded buckets, in which attention is computed.
+"""Layout of a packed batch in padded buckets, in which attention is computed, and its masks.
 
     packed    prefix · row 1 · row 2 · … · row n
     buckets   the prefix alone; the short rows, each behind the prefix; the longer rows, each behind

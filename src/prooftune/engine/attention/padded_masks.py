@@ -1,4 +1,7 @@
-"""Attention masks of one forward pass: each row's own keys, and prefixes shared between rows."""
+"""Attention masks of padded rows in one forward pass: each row's own keys, and shared prefixes.
+
+Those of packed batches are in `packed_layout`.
+"""
 
 from __future__ import annotations
 
