@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
 from prooftune.recipe.data import Data
 from prooftune.recipe.library_fields import LIBRARY_CLASSES, library_fields
 from prooftune.recipe.model import Model, Prompt
@@ -173,6 +175,17 @@ def _converted(old: OldName, value: object) -> object:
 
 
 def _shown(value: object) -> str:
-    """Return a value as text, shortened to 60 characters."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    """Return a value as a recipe has it, shortened to 60 characters."""
+    plain = isinstance(value, str) and _is_plain(value)
+    text = str(value) if plain else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _is_plain(text: str) -> bool:
+    """Whether YAML reads a text as itself without quotes: ``{text} is`` begins a mapping."""
+    try:
+        return bool(
+            yaml.safe_load(text) == text and yaml.safe_load(f"key: {text}") == {"key": text}
+        )
+    except yaml.YAMLError:
+        return False
