@@ -66,7 +66,7 @@ def modules_in(node: ast.AST) -> set[str]:
         elif isinstance(child, ast.ImportFrom) and child.module:
             found.add(child.module)
         elif isinstance(child, ast.Call) and "find_spec" in ast.unparse(child.func):
-            found |= {a.value for a in child.args if isinstance(a, ast.Constant)}
+            found |= {str(a.value) for a in child.args if isinstance(a, ast.Constant)}
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from prooftune import recipe
 from prooftune.errors import UsageError
@@ -119,7 +120,11 @@ KEYS = re.compile(
 
 @pytest.mark.parametrize("old", [old for old, name in OLD_NAMES.items() if name.reason])
 def test_keys_that_a_reason_names_exist(old: str) -> None:
-    sections = {"model": recipe.Model, "data": recipe.Data, "prompt": recipe.Prompt}
+    sections: dict[str, type[BaseModel]] = {
+        "model": recipe.Model,
+        "data": recipe.Data,
+        "prompt": recipe.Prompt,
+    }
     for key in KEYS.findall(OLD_NAMES[old].reason):
         section, _, leaf = key.rpartition(".")
         if section == "variants.NAME":
