@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -51,7 +52,11 @@ def check_texts(
         UsageError: files cannot be read, or hold test rows.
     """
     findings: list[Finding] = []
-    for name, settings in _with_files(recipe):
+    named = dict(_with_files(recipe))
+    for part in (folder / PRETRAINING_FOLDER / TEXTS).glob("*"):
+        if part.name not in named:  # of an earlier recipe, and not this study's findings
+            shutil.rmtree(part)
+    for name, settings in named.items():
         inputs = fingerprint(
             [data_fingerprint, settings.model_dump(), texts_digest(settings, base)]
         )
