@@ -34,7 +34,7 @@ from prooftune.variants.model_handle import release_cached_model
 from prooftune.variants.training_record import CHECKPOINTS_FOLDER
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 WEIGHTS, RECORD = "pretrained.safetensors", "pretraining.json"
 MEASURED_PIECES = 32
@@ -98,7 +98,12 @@ def language_modelling_rows(
 
 def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     # As in prompts: control tokens spelled in a text are plain text.
-    plain: Any = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+    plain: Any = tokenizer(
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        verbose=False,  # or it warns of texts that are cut afterwards
+    )
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     adds_start = start is not None and list(tokenizer("").input_ids[:1]) == [start]
     return [
@@ -122,8 +127,7 @@ def pretraining_folder(context: VariantContext, variant: Variant, name: str) -> 
 
     Variants, shares of a learning curve and trials of a search with the same pretraining share it.
     """
-    inputs, recipe = _inputs(context), context.recipe
-    settings = _settings(variant)
+    inputs, recipe, settings = _inputs(context), context.recipe, _settings(variant)
     digest = sha256()
     for text in inputs.texts:
         # The length first, so that no two lists of texts give the same bytes.
@@ -134,7 +138,7 @@ def pretraining_folder(context: VariantContext, variant: Variant, name: str) -> 
             digest.hexdigest(),
             settings.num_train_epochs,
             settings.learning_rate,
-            settings.max_length or recipe.prompt.max_length,
+            _max_length(context, variant),
             recipe.model.model_dump(),
             recipe.quantization,
             variant.method,
@@ -171,55 +175,18 @@ def pretrain(context: VariantContext, variant: Variant, name: str) -> None:
     """
     from safetensors.torch import save_file
 
-    from prooftune.training.arguments import (
-        chosen_checkpointing,
-        default_learning_rate,
-        training_arguments,
-    )
+    from prooftune.training.arguments import chosen_checkpointing
     from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkpoint
     from prooftune.training.trainer import train
-    from prooftune.variants.tuned import base_to_train
 
     folder = pretraining_folder(context, variant, name)
     if (folder / RECORD).is_file():
         return
     release_cached_model()
-    recipe, inputs, settings = context.recipe, _inputs(context), _settings(variant)
-    length = settings.max_length or recipe.prompt.max_length
-    rows = language_modelling_rows(inputs.texts, context.tokenizer, length)
-    if not rows:
-        raise UsageError(f"variants.{name}.pretrain: no text of {inputs.name} has two tokens")
-    # Unlabelled, so that looking at them here gives away nothing of what they are used for later.
-    held_out = language_modelling_rows(_validation_texts(context), context.tokenizer, length)
-    validation = held_out[:MEASURED_PIECES]
-    seed = recipe.training_seed(name, context.training)
-    # Without a head, whatever the objective of tuning.
-    causal = variant.model_copy(update={"objective": "instruction"})
-    model = adapters.make_trainable(
-        base_to_train(context, causal, seed), causal, {**recipe.lora, **variant.lora}
-    )
-    module, options = TuningModule(model), pretraining_options(recipe, variant)
-    arguments = training_arguments(
-        {
-            **options,
-            "seed": seed,
-            "eval_on_start": bool(validation),
-            # Not by length: packed rows need no padding, and batches of short texts would have a
-            # few tokens each but the weight of others.
-            "train_sampling_strategy": "random",
-            # The last weights are used: the loss on a few texts decides nothing.
-            "load_best_model_at_end": False,
-        },
-        folder / CHECKPOINTS_FOLDER,
-        rows=len(rows),
-        validation=len(validation),
-        seed=seed,
-        dtype=loading.compute_dtype(recipe.model.dtype),
-        patience=None,
-        learning_rate=default_learning_rate(adapters.trainable_counts(model)[1], variant.method),
-    )
-    checkpoint = last_complete_checkpoint(folder / CHECKPOINTS_FOLDER)
-    seconds = elapsed_seconds(checkpoint)
+    rows, validation = _rows(context, variant, name)
+    module = _module(context, variant, name)
+    arguments = _arguments(context, variant, name, module, (len(rows), len(validation)))
+    seconds = elapsed_seconds(last_complete_checkpoint(folder / CHECKPOINTS_FOLDER))
     with measure_cost() as cost:
         history = train(
             module,
@@ -227,24 +194,24 @@ def pretrain(context: VariantContext, variant: Variant, name: str) -> None:
             validation,
             [],
             arguments,
-            int8=recipe.model.int8_training,
+            int8=context.recipe.model.int8_training,
             description=f"{training_title(name, context.training)}: pretraining",
-            checkpointing=chosen_checkpointing(options),
+            checkpointing=chosen_checkpointing(pretraining_options(context.recipe, variant)),
         )
     weights = module.trainable_state()
     if distributed.rank():
         return
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(weights, temporary)
-    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    inputs, losses = _inputs(context), [e["eval_loss"] for e in history if "eval_loss" in e]
     record: PretrainingRecord = {
         "texts": len(inputs.texts),
         "source": inputs.name,
         "rows": len(rows),
         "tokens": sum(len(row) for row in rows),
-        "epochs": settings.num_train_epochs,
+        "epochs": _settings(variant).num_train_epochs,
         "learning_rate": arguments.learning_rate,
-        "max_length": length,
+        "max_length": _max_length(context, variant),
         "perplexity_before": math.exp(losses[0]) if losses else None,
         "perplexity_after": math.exp(losses[-1]) if losses else None,
         "log_history": history,
@@ -254,8 +221,67 @@ def pretrain(context: VariantContext, variant: Variant, name: str) -> None:
     # Last: its presence marks the pretraining as finished.
     write_json(folder / RECORD, record)
     shutil.rmtree(folder / CHECKPOINTS_FOLDER, ignore_errors=True)
-    del module, model
+    del module
     gc.collect()
+
+
+def _rows(
+    context: VariantContext, variant: Variant, name: str
+) -> tuple[Sequence[TrainingRow], list[TrainingRow]]:
+    """Rows of the texts, and of validation texts, on which the loss is only measured."""
+    inputs, length = _inputs(context), _max_length(context, variant)
+    rows = language_modelling_rows(inputs.texts, context.tokenizer, length)
+    if not rows:
+        raise UsageError(f"variants.{name}.pretrain: no text of {inputs.name} has two tokens")
+    examples = context.training_validation[:MEASURED_PIECES]
+    held_out = language_modelling_rows(map(text_of, examples), context.tokenizer, length)
+    return rows, held_out[:MEASURED_PIECES]
+
+
+def _module(context: VariantContext, variant: Variant, name: str) -> TuningModule:
+    from prooftune.variants.tuned import base_to_train
+
+    recipe = context.recipe
+    # Without a head, whatever the objective of tuning.
+    causal = variant.model_copy(update={"objective": "instruction"})
+    base = base_to_train(context, causal, recipe.training_seed(name, context.training))
+    return TuningModule(adapters.make_trainable(base, causal, {**recipe.lora, **variant.lora}))
+
+
+def _arguments(
+    context: VariantContext,
+    variant: Variant,
+    name: str,
+    module: TuningModule,
+    counts: tuple[int, int],
+) -> TrainingArguments:
+    """`TrainingArguments` of the pretraining; `counts` are those of rows and validation rows."""
+    from prooftune.training.arguments import default_learning_rate, training_arguments
+
+    recipe, (rows, validation) = context.recipe, counts
+    seed, parameters = (
+        recipe.training_seed(name, context.training),
+        adapters.trainable_counts(module.model)[1],
+    )
+    return training_arguments(
+        {
+            **pretraining_options(recipe, variant),
+            "seed": seed,
+            "eval_on_start": bool(validation),
+            # Not by length: packed rows need no padding, and batches of short texts would have a
+            # few tokens each but the weight of others.
+            "train_sampling_strategy": "random",
+            # The last weights are used: the loss on a few texts decides nothing.
+            "load_best_model_at_end": False,
+        },
+        pretraining_folder(context, variant, name) / CHECKPOINTS_FOLDER,
+        rows=rows,
+        validation=validation,
+        seed=seed,
+        dtype=loading.compute_dtype(recipe.model.dtype),
+        patience=None,
+        learning_rate=default_learning_rate(parameters, variant.method),
+    )
 
 
 def load_pretrained(
@@ -273,9 +299,8 @@ def pretraining_record(context: VariantContext, variant: Variant, name: str) -> 
     return record
 
 
-def _validation_texts(context: VariantContext) -> Sequence[str]:
-    rows = context.training_validation[:MEASURED_PIECES]
-    return [text_of(example) for example in rows]
+def _max_length(context: VariantContext, variant: Variant) -> int:
+    return _settings(variant).max_length or context.recipe.prompt.max_length
 
 
 def _settings(variant: Variant) -> Pretraining:
