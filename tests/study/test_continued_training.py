@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from prooftune.evaluation.calibration import apply_temperature
 from prooftune.evaluation.score_types import defined
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.study import pipeline
+from prooftune.training.preference import PreferenceModule
+from prooftune.training.reward import RewardModule
+from prooftune.training.tuning_trainer import TuningTrainer
 from prooftune.utils.error_costs import error_cost_matrix, least_cost
 from prooftune.utils.files import read_json
-from study.small import classifier, details_of, predictions_of, small_recipe
+from study.small import classifier, details_of, predictions_of, small_recipe, steps_kept
 
 COSTS: dict[str, dict[str, float]] = {"Sports": {"Business": 5}, "Business": {"Sci/Tech": 0.5}}
 REWARD: dict[str, Any] = {"kind": "tuned", "objective": "reward", "from": "tuned"}
@@ -131,6 +135,56 @@ def test_a_reward_bundle_is_one_like_any_other(learners: dict[str, Path], tmp_pa
         for part in ("", "/training-2")
     )
     assert first != second
+
+
+class Interrupted(Exception):
+    """Stands for a kill during training."""
+
+
+@pytest.mark.slow
+def test_interrupted_trainings_go_on_where_they_were(
+    learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {
+        "max_steps": 8,
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 8,
+        "save_steps": 3,
+        "eval_strategy": "no",
+    }
+    variants = {
+        "tuned": {"training": {"max_steps": 4}},
+        # With penalties, which need the reference policy again after an interruption.
+        "reward": {**REWARD, "beta": 0.1},
+        "preference": {**PREFERENCE, "from": "reward"},
+    }
+    values = small_recipe(
+        learners["llama"], tmp_path / "data", variants={"tuned": variants["tuned"]}, costs=COSTS,
+        training=training, lora={"r": 4},
+    )  # fmt: skip
+    prooftune.run(values, out=tmp_path / "straight")
+    shutil.copytree(tmp_path / "straight", tmp_path / "interrupted")
+    values["variants"] = variants
+    prooftune.run(values, out=tmp_path / "straight")
+    compute_loss = TuningTrainer.compute_loss
+    for module, name in ((RewardModule, "reward"), (PreferenceModule, "preference")):
+
+        def until_step_five(
+            trainer: Any, model: Any, *rest: Any, kind: type = module, **options: Any
+        ) -> Any:
+            if isinstance(model, kind) and model.training and trainer.state.global_step == 5:
+                raise Interrupted
+            return compute_loss(trainer, model, *rest, **options)
+
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(TuningTrainer, "compute_loss", until_step_five)
+            prooftune.run(values, out=tmp_path / "interrupted")
+        assert steps_kept(tmp_path / "interrupted", name) == [3]
+    result = prooftune.run(values, out=tmp_path / "interrupted")
+    for name in ("reward", "preference"):
+        assert details_of(result.folder, name)["training"]["resumed"]
+        straight, resumed = (weights(tmp_path / run, name) for run in ("straight", "interrupted"))
+        assert all(np.array_equal(resumed[key], straight[key]) for key in straight)
 
 
 @pytest.mark.slow
