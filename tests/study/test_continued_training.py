@@ -20,6 +20,7 @@ from prooftune.evaluation.score_types import defined
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.study import pipeline
 from prooftune.study.variant_stage import BaseModelCache, VariantStage
+from prooftune.training.objective import TuningModule
 from prooftune.training.preference import PreferenceModule
 from prooftune.training.reward import RewardModule
 from prooftune.training.tuning_trainer import TuningTrainer
@@ -197,10 +198,11 @@ def test_interrupted_trainings_go_on_where_they_were(
     values["variants"] = variants
     prooftune.run(values, out=tmp_path / "straight")
     compute_loss = TuningTrainer.compute_loss
-    for module, name in ((RewardModule, "reward"), (PreferenceModule, "preference")):
+    kinds: dict[str, type[TuningModule]] = {"reward": RewardModule, "preference": PreferenceModule}
+    for name, module in kinds.items():
 
         def until_step_five(
-            trainer: Any, model: Any, *rest: Any, kind: type = module, **options: Any
+            trainer: Any, model: Any, *rest: Any, kind: type[TuningModule] = module, **options: Any
         ) -> Any:
             if isinstance(model, kind) and model.training and trainer.state.global_step == 5:
                 raise Interrupted
