@@ -144,20 +144,51 @@ def test_losses_and_gradients_are_those_of_single_rows(family: str, attention: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", backends.NAMES)
+@pytest.mark.parametrize("attention", BACKENDS)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_bfloat16_is_as_close_to_float32_as_transformers_own(family: str, attention: str) -> None:
+    skip_unsupported(family, attention)
     reference = tuned(family, torch.float32, "eager")
-    wanted = gradients(reference, one_by_one(reference))
+    exact = one_by_one(reference)
+    wanted = gradients(reference, exact)
     errors = []
-    for name in ("eager", attention):
+    for name, compute in (("eager", one_by_one), (attention, batched)):
         model = tuned(family, torch.bfloat16, name)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = one_by_one(model) if name == "eager" else batched(model)
+            loss = compute(model)
         difference = gradients(model, loss) - wanted
-        errors.append(float(difference.norm() / wanted.norm()))
-    own, ours = errors
+        errors.append((float((loss - exact).abs() / exact), difference.norm() / wanted.norm()))
+    (own_loss, own), (our_loss, ours) = errors
     assert ours <= 1.3 * own + 0.01
+    assert our_loss <= 1.3 * own_loss + 0.01
+
+
+SCORED_LABELS = [[21], [22, 23], [22, 24, 25], [26, 27]]
+
+
+def scores_of_single_rows(model: Any, prefix: list[int]) -> Tensor:
+    """Log-probabilities [rows, labels] by transformers' forward pass, one label at a time."""
+    prompts = [row.ids for row in rows()]
+    expected = torch.zeros(len(prompts), len(SCORED_LABELS))
+    with torch.no_grad():
+        for i, prompt in enumerate(prompts):
+            for j, label in enumerate(SCORED_LABELS):
+                ids = torch.tensor([[*prefix, *prompt, *label]])
+                logits = model(input_ids=ids, use_cache=False).logits[0]
+                scores = logits.float().log_softmax(-1)
+                start = ids.shape[1] - len(label) - 1
+                expected[i, j] = sum(scores[start + k, t] for k, t in enumerate(label))
+    return expected
+
+
+def batched_scores(model: Any, prefix: list[int]) -> Tensor:
+    prompts = [row.ids for row in rows()]
+    actual = torch.full((len(prompts), len(SCORED_LABELS)), torch.nan)
+    with autocast(model):
+        batches = score_labels(model, prefix, prompts, SCORED_LABELS, 1, batch_tokens=256)
+        for row_ids, values in batches:
+            actual[row_ids] = values
+    return actual
 
 
 @pytest.mark.slow
@@ -168,23 +199,23 @@ def test_label_scores_are_those_of_single_rows(
     family: str, attention: str, prefix: list[int]
 ) -> None:
     skip_unsupported(family, attention)
-    labels = [[21], [22, 23], [22, 24, 25], [26, 27]]
-    prompts = [row.ids for row in rows()]
-    reference = tuned(family, torch.float32, "eager").eval()
-    expected = torch.zeros(len(prompts), len(labels))
-    with torch.no_grad():
-        for i, prompt in enumerate(prompts):
-            for j, label in enumerate(labels):
-                ids = torch.tensor([[*prefix, *prompt, *label]])
-                scores = reference(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
-                start = ids.shape[1] - len(label) - 1
-                expected[i, j] = sum(scores[start + k, t] for k, t in enumerate(label))
-    model = tuned(family, torch.float32, attention).eval()
-    actual = torch.full_like(expected, torch.nan)
-    with autocast(model):
-        for row_ids, values in score_labels(model, prefix, prompts, labels, 1, batch_tokens=256):
-            actual[row_ids] = values
+    expected = scores_of_single_rows(tuned(family, torch.float32, "eager").eval(), prefix)
+    actual = batched_scores(tuned(family, torch.float32, attention).eval(), prefix)
     torch.testing.assert_close(actual, expected, atol=3e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", BACKENDS)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_label_scores_in_bfloat16_are_as_close_as_transformers_own(
+    family: str, attention: str
+) -> None:
+    skip_unsupported(family, attention)
+    exact = scores_of_single_rows(tuned(family, torch.float32, "eager").eval(), PREFIX)
+    with torch.autocast("cpu", torch.bfloat16):
+        own = scores_of_single_rows(tuned(family, torch.bfloat16, "eager").eval(), PREFIX)
+    ours = batched_scores(tuned(family, torch.bfloat16, attention).eval(), PREFIX)
+    assert (ours - exact).norm() <= 1.3 * (own - exact).norm() + 0.01 * exact.norm()
 
 
 def test_classes_are_scored_by_packed_rows() -> None:

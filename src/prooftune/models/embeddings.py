@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
@@ -217,10 +217,11 @@ def _embed(
     limit = model.max_seq_length or max(1, batch)
     lengths = [min(length, limit) for length in _token_counts(model, texts, prompt)]
     device, dtype = loading.device(), loading.compute_dtype()
+    half = dtype != torch.float32
     with progress_bar(description, len(texts)) as progress:
         # Our own batches: encode() takes a fixed number of rows, whatever their length.
         for rows in batch_by_token_budget(lengths, batch):
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            with torch.autocast(device.type, dtype) if half else nullcontext():
                 encoded = model.encode(
                     [texts[i] for i in rows],
                     prompt=prompt or None,
