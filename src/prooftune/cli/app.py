@@ -18,7 +18,7 @@ app = typer.Typer(
     # For the bold words in the help texts.
     rich_markup_mode="rich",
     help="Fine-tune a Llama-family model on your labelled text, and prove that it helped.\n\n"
-    "Start with [bold]prooftune demo[/bold] (about 5 minutes on a CPU), then "
+    "Start with [bold]prooftune demo[/bold] (2 to 6 minutes on a CPU), then "
     "[bold]prooftune init YOUR_FILE[/bold] with your own data. "
     "[bold]prooftune COMMAND --help[/bold] explains each command with an example.",
 )
