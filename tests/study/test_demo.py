@@ -53,7 +53,9 @@ def test_a_slow_machine_takes_as_many_rows_as_fit_into_six_minutes(
         assert rows is not None and fitted[split] == round(share * rows)
     assert f"about 6 min with {fitted['train']} of {whole['train']} training rows" in messages[0]
     minutes = round((work.other_seconds + work.steps * step) / 60)
-    assert messages[0].endswith(f"'prooftune run {name}' takes all of them, and about {minutes} min")
+    assert messages[0].endswith(
+        f"'prooftune run {name}' takes all of them, and about {minutes} min"
+    )
 
 
 def test_some_rows_remain_on_the_slowest_machine(

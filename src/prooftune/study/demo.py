@@ -103,9 +103,7 @@ def measure_step(recipe: Recipe) -> float:
             dtype=loading.compute_dtype(options.dtype),
             patience=None,
         )
-        train(
-            module, [row] * (3 * _ROWS), [], [], arguments, description=None, callbacks=[timer]
-        )
+        train(module, [row] * (3 * _ROWS), [], [], arguments, description=None, callbacks=[timer])
     # The first step compiles kernels for its shapes.
     return min(timer.seconds[1:])
 
