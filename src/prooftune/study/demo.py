@@ -110,7 +110,7 @@ def measure_step(recipe: Recipe) -> float:
 
 def _with_share(recipe: Recipe, share: float) -> Recipe:
     limits = recipe.data.limit
-    rows = {
+    rows: dict[str, int | None] = {
         split: None if (n := getattr(limits, split)) is None else max(1, round(share * n))
         for split in SPLITS
     }
