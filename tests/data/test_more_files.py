@@ -159,3 +159,22 @@ def test_what_cannot_be_read_is_named(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         drafted(file(tmp_path, name, content))
+
+
+def test_separators_too_many_are_counted(tmp_path: Path) -> None:
+    content = "text,label\n" + "".join(
+        f"{t},{x}{',,' * (i % 2)}\n" for i, (t, x) in enumerate(ROWS)
+    )
+    _, study, notes = drafted(file(tmp_path, "a.csv", content))
+    counted = "a.csv: 24 rows end with separators too many, which are ignored."
+    assert counted in notes and counted in study.notes
+    assert rows_of(study) == Counter(ROWS)
+
+
+def test_init_says_which_conversations_are_left_out(tmp_path: Path) -> None:
+    turns = [[{"role": "user", "content": t}] for t in TEXTS]
+    chats = [[*t, {"role": "assistant", "content": f"{x} {i}"}] for i, (t, x) in
+             enumerate(zip(turns, LABELS, strict=True))]  # fmt: skip
+    path = jsonl(tmp_path / "a.jsonl", [{"messages": c} for c in [*chats, turns[0]]])
+    _, _, notes = drafted(path)
+    assert any("1 conversation without an assistant turn" in note for note in notes)

@@ -86,6 +86,7 @@ def draft_recipe(
         columns = detect_question_columns(table) or None
     # Turns of conversations are no texts, whatever the task.
     converted = conversations_to_questions(table)
+    inferred.notes += [note for note in converted.notes if note not in table.notes]
     if columns is None and questions.are_flagged_answers(converted):
         inferred.notes.append(
             "The column 'label' says which answers are right or wanted: read as classification of "

@@ -30,6 +30,7 @@ class DelimitedLayout:
         rows: number of rows below the header.
         repeated: names that the header has more than once; their columns are numbered.
         header_rows: number of rows that repeat the header, which are left out.
+        long_rows: number of rows with separators too many at their end.
     """
 
     columns: list[str]
@@ -37,6 +38,7 @@ class DelimitedLayout:
     rows: int
     repeated: tuple[str, ...] = ()
     header_rows: int = 0
+    long_rows: int = 0
 
 
 def read_csv(name: str, open_lines: OpenLines, source: Source, delimiter: str) -> Table:
@@ -62,6 +64,12 @@ def read_csv(name: str, open_lines: OpenLines, source: Source, delimiter: str) -
 
     stored = DiskBackedList(rows())
     notes = header_notes(name, layout.repeated, layout.header_rows)
+    if layout.long_rows:
+        notes = (
+            *notes,
+            f"{name}: {layout.long_rows:,} row{'s end' if layout.long_rows > 1 else ' ends'} with "
+            "separators too many, which are ignored.",
+        )
     return Table(name, layout.columns, stored, lines, notes=notes, repeated=layout.repeated)
 
 
@@ -92,7 +100,7 @@ def scan_delimited(
         first = next(filter(_is_filled, records), None)
         header = _header_names(first[1]) if first else None
     repeated: tuple[str, ...] = ()
-    header_rows = 0
+    header_rows = long_rows = 0
     columns, num_rows, num_ragged, first_ragged = source.columns, 0, 0, (0, 0)
     if header and not columns:
         columns, repeated = unique_names(header)
@@ -104,7 +112,9 @@ def scan_delimited(
             columns = columns or [str(i) for i in range(len(fields))]
             _check_names(name, source, header, columns)
         num_rows += 1
-        if columns and len(fields) != len(columns) and not _has_empty_tail(fields, len(columns)):
+        if columns and _has_empty_tail(fields, len(columns)):
+            long_rows += 1
+        elif columns and len(fields) != len(columns):
             # Count all ragged rows: one is a typo, many are a wrong delimiter.
             first_ragged = first_ragged if num_ragged else (line, len(fields))
             num_ragged += 1
@@ -116,7 +126,7 @@ def scan_delimited(
         raise UsageError(
             _ragged_message(name, first_ragged, num_ragged, columns, delimiter, num_rows)
         )
-    return DelimitedLayout(columns, quoted, num_rows, repeated, header_rows)
+    return DelimitedLayout(columns, quoted, num_rows, repeated, header_rows, long_rows)
 
 
 def _has_empty_tail(fields: list[str], width: int) -> bool:
