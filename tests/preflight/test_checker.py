@@ -95,6 +95,8 @@ def test_what_needs_a_gpu_is_refused_without_one(
          "training.eval_strategy is no, so nothing is evaluated; remove one of them"),
         ({"training": {"train_sampling_strategy": "batch_rebalance"}},
          "training.train_sampling_strategy: 'batch_rebalance' is not supported"),
+        ({"training": {"log_level": "INFO"}}, "training.log_level: 'INFO' is not a level (did you "
+         "mean 'info'?): one of detail, debug, info"),
         ({"training": {"fsdp": "full_shard"}}, "training.fsdp: FSDP needs several processes"),
         ({"training": {"lr_scheduler_type": "cosine_with_min_lr"}},
          "training.lr_scheduler_kwargs: cosine_with_min_lr does not work with None"),

@@ -41,6 +41,7 @@ _MLP = ("gate_proj", "up_proj", "down_proj")
 
 _RULES = COMMON | {
     "log_peak_memory_stats": Rule(reason="time and memory are always measured"),
+    "log_level": Rule(reason="the command line prints progress"),
     "device": Rule(reason="the device is chosen by what is there"),
     "dtype": Rule("model.dtype", lambda value: _dtype(value)),
     "save_adapter_weights_only": Rule(reason="a bundle holds the adapter only"),

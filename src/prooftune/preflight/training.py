@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.training_args import trainer_log_levels
 
 from prooftune.errors import UsageError, nearest
 from prooftune.models.loading import compute_dtype, device
@@ -92,6 +93,15 @@ def _values(options: Options, recipe: Recipe, rows: tuple[int, int] | None) -> I
             options.key_path("train_sampling_strategy"),
             f"'{sampling}' is not supported: one of {', '.join(_SAMPLING)}",
         )
+    # The Trainer looks them up when it starts.
+    for key in ("log_level", "log_level_replica"):
+        level = values.get(key)
+        if level is not None and level not in trainer_log_levels:
+            yield error(
+                options.key_path(key),
+                f"'{level}' is not a level{nearest(str(level).lower(), trainer_log_levels)}: one "
+                f"of {', '.join(trainer_log_levels)}",
+            )
     schedule = str(values.get("lr_scheduler_type"))
     if schedule in _NO_WARMUP and values.get("warmup_steps"):
         yield note(
