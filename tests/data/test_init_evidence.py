@@ -273,3 +273,25 @@ def test_a_column_of_languages_becomes_data_language(tmp_path: Path) -> None:
     values, study, _ = drafted(file(tmp_path, "alone.csv", "\n".join(["text,language", *alone])))
     assert (values["data"]["label"], values["data"].get("language")) == ("language", None)
     assert study.labels == ["hau", "swa"]
+
+
+def test_few_answers_of_conversations_are_not_labels(tmp_path: Path) -> None:
+    turns = [
+        [*chat(text, f"That is {label}.")["messages"], *chat("Only the topic.", label)["messages"]]
+        for text, label in ROWS
+    ]
+    path = jsonl(tmp_path / "turns.jsonl", [{"messages": turn} for turn in turns])
+    values, study, notes = drafted(path)
+    # The question is the same everywhere: only the turns before it tell the answers apart.
+    assert values["task"] == "free-text-qa"
+    assert len({e.inputs["history"] for e in study.train}) == len(study.train)
+    assert any("--task classification" in note for note in notes)
+    assert not any("Not used" in note for note in notes)
+    # A system message is no earlier turn.
+    system = {"role": "system", "content": "Name the topic."}
+    single = [{"messages": [system, *chat(text, label)["messages"]]} for text, label in ROWS]
+    values, _, _ = drafted(jsonl(tmp_path / "single.jsonl", single))
+    assert values["task"] == "classification"
+    text, notes = draft_recipe(path, tmp_path / "labels.yaml", InitChoices(task="classification"))
+    assert yaml.safe_load(text)["task"] == "classification"
+    assert any("Earlier turns of the conversations are not read" in note for note in notes)

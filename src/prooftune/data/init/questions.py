@@ -12,7 +12,7 @@ from prooftune.data.init.sniffing import InferredOptions
 from prooftune.data.questions import LAYOUTS, flags_answers, parse_answers
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError
-from prooftune.types import CONTEXT, QUESTION
+from prooftune.types import CONTEXT, HISTORY, QUESTION
 
 _CHOICES = ("choices", "options", "endings", "candidates", "alternatives", "mc1_targets")
 _WINNERS = ("winner", "preferred", "preference", "better")
@@ -34,6 +34,15 @@ def repeats_few_answers(table: Table, columns: dict[str, str]) -> bool:
         # Lists of accepted answers, as JSON.
         and not all(answer[:1] in "[{" for answer in answers)
     )
+
+
+def continue_conversations(table: Table) -> bool:
+    """Whether most of a table's questions have turns before them."""
+    if HISTORY not in table.columns:
+        return False
+    position = table.columns.index(HISTORY)
+    rows = list(islice(table.rows, SAMPLE_ROWS))
+    return sum(bool(row[position]) for row in rows) > len(rows) / 2
 
 
 def are_flagged_answers(table: Table) -> bool:
@@ -76,7 +85,9 @@ def note_columns(table: Table, inferred: InferredOptions, columns: dict[str, str
         + ".",
     )
     inferred.add("label", columns["answers"], f"Answers: column '{columns['answers']}'.")
-    unused = [name for name in table.columns if name not in columns.values()]
+    if HISTORY in table.columns:
+        inferred.notes.append("Conversations: earlier turns are part of the prompt.")
+    unused = [name for name in table.columns if name not in (*columns.values(), HISTORY)]
     if unused:
         inferred.notes.append(
             f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"

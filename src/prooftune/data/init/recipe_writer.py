@@ -98,6 +98,16 @@ def draft_recipe(
         choices.task in LABEL_TASKS
         or (choices.task is None and questions.repeats_few_answers(converted, columns or {}))
     )
+    if as_labels and questions.continue_conversations(converted):
+        # Labels have no use for earlier turns, without which a question may mean nothing.
+        as_labels = choices.task is not None
+        inferred.notes.append(
+            "Earlier turns of the conversations are not read."
+            if as_labels
+            else "The last answers are few and come again and again, but answer conversations, "
+            "which are trained on as a whole. --task classification reads the last answers as "
+            "labels of the last questions alone."
+        )
     if columns:
         questions.refuse_multiple_choice(converted, columns["answers"])
     if columns is not None and not as_labels:
