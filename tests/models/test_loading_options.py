@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from prooftune import recipe
 from prooftune.models import loading
+from prooftune.preflight.quantization import check_quantization
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
@@ -75,3 +76,29 @@ def test_no_layer_of_a_four_bit_model_computes_in_another_dtype(tmp_path: Path, 
     layers: list[Any] = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
     assert layers and {m.compute_dtype for m in layers} == {getattr(torch, dtype)}
     assert {m.weight.quant_type for m in layers} == {"nf4"}
+
+
+@pytest.mark.parametrize("section", ["quantization", "variants.tuned.quantization"])
+def test_a_missing_library_is_said_once_and_where(
+    monkeypatch: pytest.MonkeyPatch, section: str
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name)
+    )
+    options: dict[str, Any] = {"load_in_4bit": True}
+    own = section.startswith("variants")
+    parsed = recipe.parse(
+        {
+            "name": "x",
+            "task": "classification",
+            "data": {"train": "a.csv", "text": "t", "label": "l"},
+            "variants": {"tuned": {"kind": "tuned", **({"quantization": options} if own else {})}},
+            **({} if own else {"quantization": options}),
+        }
+    )
+    (finding,) = check_quantization(parsed.for_variant("tuned"), "tuned")
+    assert str(finding) == (
+        f"{section}: needs bitsandbytes, which is not installed: pip install "
+        "'prooftune[quantization]'"
+    )

@@ -172,7 +172,24 @@ def saved_per_token(model: Any, ours: bool, checkpointing: bool = False) -> floa
     return saved[0] / tokens
 
 
-def llama_2_7b(attention: str, layers: int = 1) -> Any:
+def quantize_layers(model: Any) -> None:
+    """Hold the layers' weights in 4 bits, as `load_in_4bit: true` does."""
+    import bitsandbytes
+
+    for module in list(model.model.layers.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, nn.Linear):
+                kwargs = {"compute_dtype": torch.bfloat16, "quant_type": "nf4"}
+                held = bitsandbytes.nn.Linear4bit(
+                    layer.in_features, layer.out_features, bias=False, device="meta", **kwargs
+                )
+                weight = layer.weight.data
+                held.weight = bitsandbytes.nn.Params4bit(weight, False, quant_type="nf4").to("cpu")
+                setattr(module, name, held)
+    model.is_loaded_in_4bit = True
+
+
+def llama_2_7b(attention: str, layers: int = 1, four_bits: bool = False) -> Any:
     """One layer of true width, 400 MB in bfloat16."""
     backends.register()
     config = LlamaConfig(vocab_size=64, num_hidden_layers=layers)
@@ -186,16 +203,21 @@ def llama_2_7b(attention: str, layers: int = 1) -> Any:
     for parameter in model.parameters():
         nn.init.zeros_(parameter) if parameter.dim() > 1 else nn.init.ones_(parameter)
     model.model.rotary_emb.inv_freq = 1 / 10000 ** (torch.arange(0, 128, 2) / 128)
+    if four_bits:
+        quantize_layers(model)
     return adapters.make_trainable(model, recipe.Variant(kind="tuned"), {"r": 16})
 
 
 @pytest.mark.slow
-def test_saved_bytes_at_the_width_of_7b() -> None:
+@pytest.mark.parametrize("four_bits", [False, True], ids=["bfloat16", "nf4"])
+def test_saved_bytes_at_the_width_of_7b(four_bits: bool) -> None:
     """At most 60% of plain PEFT's for every token and layer, and 8 KiB with checkpointing."""
+    if four_bits:
+        pytest.importorskip("bitsandbytes")
 
     def per_layer(attention: str, **options: bool) -> float:
         # The last layer saves less, because it is computed at a few positions only.
-        one, two = (saved_per_token(llama_2_7b(attention, n), **options) for n in (1, 2))
+        one, two = (saved_per_token(llama_2_7b(attention, n, four_bits), **options) for n in (1, 2))
         return two - one
 
     plain = per_layer("sdpa", ours=False)
