@@ -85,3 +85,23 @@ def test_a_resumed_demo_keeps_its_rows_and_measures_nothing(
 def test_a_step_is_measured_by_the_trainer(model_folders: dict[str, Path]) -> None:
     parsed, _ = recipes.load("demo", [f"model={model_folders['llama']}"])
     assert 0 < demo.measure_step(parsed) < 60
+
+
+@pytest.mark.parametrize(("which", "name"), [("reviews", "demo"), ("qa", "demo-qa")])
+def test_the_command_runs_the_fitted_recipe(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    messages: list[str],
+    which: str,
+    name: str,
+) -> None:
+    from prooftune.cli import studies
+
+    with_step(monkeypatch, 4.0)
+    runs: list[Any] = []
+    monkeypatch.setattr(studies, "_run_study", lambda *given: runs.append(given))
+    studies.demo(which, tmp_path)
+    ((recipe, out, overrides),) = runs
+    assert (recipe, out) == (name, tmp_path)
+    fitted, whole = limits(overrides, name), limits([], name)
+    assert all(0 < (fitted[split] or 0) < (rows or 0) for split, rows in whole.items())
