@@ -59,6 +59,7 @@ def read_preferences(path: Path) -> list[Preference]:
         raise missing_file(path)
     table = read_table(path, Source(path=str(path)))
     columns = {name.lower(): i for i, name in enumerate(table.columns)}
+    # `prompt` may be missing: hh-rlhf has it in both conversations.
     for name in (CHOSEN, REJECTED):
         if name not in columns:
             raise UsageError(
@@ -71,6 +72,7 @@ def read_preferences(path: Path) -> list[Preference]:
             row[columns[name]] if name in columns else None for name in COLUMNS
         )
         pair = _preference(prompt, chosen, rejected, table.location(number))
+        # Their loss is log 2 whatever the model does.
         if pair.chosen != pair.rejected:
             pairs.append(pair)
     if not pairs:
@@ -93,6 +95,7 @@ def _preference(
                 f"{where}: without a column 'prompt', 'chosen' and 'rejected' are conversations "
                 f"that differ in their last answer; these {found}"
             )
+        # Only the last answer differs, which makes the rest the prompt.
         turns = better[:-1]
     *earlier, last = turns
     question = flatten(earlier, last.content) if earlier else last.content
@@ -121,6 +124,7 @@ def _turns(cell: str | None) -> Sequence[Turn]:
             return [Turn(str(m["role"]), str(m["content"])) for m in json.loads(text)]
         except (ValueError, TypeError, KeyError):
             pass  # a text that looks like a list
+    # "Human: … Assistant: …", as hh-rlhf writes conversations.
     parts = _SPEAKER.split(text)
     if len(parts) > 1 and not parts[0].strip():
         return [Turn(_ROLES[r], t.strip()) for r, t in zip(parts[1::2], parts[2::2], strict=True)]

@@ -20,6 +20,7 @@ def apply_error_costs(
 ) -> tuple[Study, list[VariantResult]]:
     """The study with the recipe's costs of errors, and results with the decisions that they call
     for; both unchanged where errors have no costs."""
+    # Costs are a part of the study: every figure and the bundle read them there.
     if recipe.costs is None:
         return study, list(results)
     study = replace(study, costs=error_cost_matrix(recipe.costs, study.labels).tolist())
@@ -55,6 +56,7 @@ def with_decisions(
 
 
 def _decided(study: Study, result: VariantResult) -> VariantResult:
+    # Validation rows alone fit the temperature: test rows must not decide how they are labelled.
     [[(test, validation)]] = outcomes_of(study, [replace(result, repeats=())]).values()
     temperature = calibrate(test, validation).temperature or 1.0
     return replace(
@@ -68,9 +70,11 @@ def least_cost_predictions(
     predictions: Sequence[Prediction], study: Study, temperature: float
 ) -> list[Prediction]:
     """The predictions with the label of least expected cost, where they have probabilities."""
+    # Endpoints without log-probabilities, and generated labels.
     if not predictions or not all(p.log_probs for p in predictions):
         return list(predictions)
     log_probs = apply_temperature(np.array([p.log_probs for p in predictions]), temperature)
+    # Miscalibrated probabilities would be trusted too much where errors are expensive.
     chosen = least_cost(np.exp(log_probs), np.array(study.costs))
     return [
         replace(p, output=study.labels[number])

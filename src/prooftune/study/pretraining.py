@@ -104,6 +104,7 @@ def pretraining_inputs(
         texts = read_unlabelled_texts(settings, recipe.data, base)
         title = ", ".join(_file_name(path) for path in settings.source().paths)
         record = folder / TEXTS / name / AUDIT
+        # The audit's list, and not a second search: both must agree.
         if _leak(recipe, settings) == "drop" and record.is_file():
             leaked = {*read_json(record)["leaked"]}
             texts = DiskBackedList(t for i, t in enumerate(texts) if i not in leaked)
@@ -120,6 +121,7 @@ def _audit(
         raise UsageError(f"{key}: {error}") from None
     near = recipe.audit.near_duplicates
     found = audit_pretraining(texts, study, name, _leak(recipe, settings), near)
+    # A variant without texts would be the plain one under another name.
     if _leak(recipe, settings) == "drop" and len(found.leaked) == len(texts):
         raise UsageError(f"{key}: every text holds test or validation rows, so that none is left")
     return found

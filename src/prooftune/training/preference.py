@@ -48,6 +48,8 @@ class PreferenceRow(TrainingRow):
         reference: float = 0.0,
         weight: float = 1.0,
     ) -> None:
+        # One row of the Trainer holds both answers, so that shuffling, lengths and token counts
+        # treat a pair as one example.
         shift = len(chosen)
         super().__init__(
             [*chosen.ids, *rejected.ids],
@@ -86,6 +88,8 @@ def preference_row(
     Raises:
         UsageError: an answer contains the stop token.
     """
+    # The prompt is repeated in both rows: only the prefix that all prompts begin with is shared,
+    # and packed rows attend to nothing else.
     both = (instruction_row(prompt, answer, stop=stop) for answer in (chosen, rejected))
     better, worse = validate_rows(both, stop)
     return PreferenceRow(better, worse, weight=weight)
@@ -103,6 +107,7 @@ def dpo_losses(
         label_smoothing: probability that a pair's preference is the wrong way round (conservative
             DPO, Mitchell 2023, https://ericmitchell.ai/cdpo.pdf).
     """
+    # The partition function of the implied reward cancels in the difference of the two answers.
     logits = beta * (margins - reference)
     log_sigmoid = nn.functional.logsigmoid
     if not label_smoothing:
@@ -121,8 +126,11 @@ def preference_collator(
     collate_answers = make_collator(prefix, packed, multiple)
 
     def collator(rows: Sequence[PreferenceRow]) -> dict[str, Any]:
+        # Chosen and rejected alternate, which `margins` relies on.
         answers = [answer for row in rows for answer in row.answers()]
         batch = collate_answers(answers)
+        # Answers have different lengths: every target carries the number of its answer, so that
+        # sums over answers need no padding.
         counts = torch.tensor([len(answer.targets) for answer in answers], dtype=torch.long)
         weights = weight_inputs([TrainingRow([], [], [0], row.weight) for row in rows])
         return {
@@ -181,7 +189,9 @@ class PreferenceModule(TuningModule):
     def margins(self, targets: Tensor, answer_numbers: Tensor, pairs: int, **batch: Any) -> Tensor:
         """Log-probability of the chosen answer minus that of the rejected one, [pairs]."""
         hidden = self.target_hidden_states(**batch)
+        # Logits of target positions only; those of the prompts are never computed.
         logits = get_output_head(self.model)(hidden).float()
+        # Summed over an answer and not averaged: DPO is derived for whole sequences.
         log_probs = -nn.functional.cross_entropy(logits, targets, reduction="none")
         sums = log_probs.new_zeros(2 * pairs).index_add(0, answer_numbers, log_probs)
         chosen, rejected = sums.view(pairs, 2).unbind(dim=1)
@@ -204,12 +214,14 @@ def with_reference_policy(
     """
 
     remaining, result = iter(rows), []
+    # Dropout of the adapter must not be in the reference.
     was_training = module.training
     module.eval()
     while part := list(islice(remaining, REFERENCE_BATCH)):
         inputs = {
             name: upload(value, device) if isinstance(value, Tensor) else value
             for name, value in collator(part).items()
+            # Not arguments of `margins`.
             if name not in ("labels", "reference", "weights")
         }
         with torch.no_grad(), autocast(module.model):

@@ -102,6 +102,7 @@ def target_rows(
 ) -> Sequence[TrainingRow]:
     """Token ids, targets and weights of the examples, for instructions or a head."""
     weights = example_weights(context, examples)
+    # Several labels per text have no class weights: a row has many labels and one loss.
     if head and context.label_sets:
         return head_rows(label_set_pairs(examples, encoder, context.label_sets))
     if head:
@@ -124,12 +125,15 @@ def _reward(
     with_reference: bool,
 ) -> Objective:
     recipe = context.recipe
+    # Labels are scored as in prediction, so that what is minimised is the cost of what is
+    # predicted.
     labels = ScoredLabels.of(
         encoder.prefix,
         encoder.label_ids,
         encoder.stop_token_id,
         normalize=recipe.scoring.normalize == "length",
     )
+    # Without costs every error costs 1: the loss is then the expected error rate.
     costs = error_cost_matrix(recipe.costs, context.study.labels)
     module = RewardModule(
         model, labels, torch.tensor(costs, dtype=torch.float32), variant.beta or 0.0
@@ -156,6 +160,7 @@ def _preference(
 ) -> Objective:
     module = PreferenceModule(model, DEFAULT_BETA if variant.beta is None else variant.beta)
     collator = preference_collator(encoder.prefix, module.packed, module.pad_multiple)
+    # Timing a training needs rows of the right lengths only, not the model's own choices.
     scorer = model if with_reference else None
 
     def pairs(examples: Sequence[Example], split: SplitName) -> Iterator[PreferenceRow]:
@@ -167,7 +172,9 @@ def _preference(
         return answer_pairs(context, encoder, scorer, examples)
 
     def rows(examples: Sequence[Example], split: SplitName) -> Sequence[PreferenceRow]:
+        # Before the reference: the model's own answers come from the same starting weights.
         made = DiskBackedList(pairs(examples, split))
+        # Validation rows may have no pairs; training rows must.
         if split == "train":
             require_pairs(made, str(variant.start_from or variant.objective))
         if not with_reference:
@@ -194,5 +201,6 @@ def reference_log_probs(
         model, encoder, rows, context.recipe.scoring, description="reference probabilities"
     )
     model.train(was_training)
+    # Over the label set, as the policy that the loss normalises.
     result: list[list[float]] = scores.log_softmax(1).tolist()
     return result

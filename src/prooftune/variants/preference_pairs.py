@@ -37,7 +37,9 @@ def label_pairs(
         examples: of the pairs.
         weights: factor of each pair's loss. Default: 1.
     """
+    # Before scoring, which needs all prompts at once to form batches of equal length.
     pairs = [*class_pairs(examples, encoder)]
+    # Any other label has about the same length.
     wrong = [(right + 1) % len(encoder.label_ids) for _, right in pairs]
     if model is not None:
         scores = label_scores(
@@ -48,6 +50,7 @@ def label_pairs(
             description="likeliest wrong labels",
         )
         rights = [right for _, right in pairs]
+        # The right label cannot be the likeliest wrong one.
         scores[range(len(pairs)), rights] = -float("inf")
         wrong = scores.argmax(dim=1).tolist()
     for (prompt, right), other, weight in zip(
@@ -75,6 +78,8 @@ def answer_pairs(
             worse one, to time a training.
         examples: of the pairs.
     """
+    # An answer from windows is the best of several prompts, and has no single prompt to be trained
+    # behind.
     whole = [e for e in examples if len(encoder.sliding_windows(e.inputs)) == 1]
     no_answer = context.recipe.answering.no_answer
     written = [no_answer] * len(whole)
@@ -83,6 +88,7 @@ def answer_pairs(
         written = [p.output or no_answer for p in predictions]
     for example, answer in zip(whole, written, strict=True):
         right = [normalize_words(text) for text in example.references or (no_answer,)]
+        # Equal up to case and punctuation: a preference between the two would train on spelling.
         if normalize_words(answer) in right or not answer.strip():
             continue
         yield preference_row(

@@ -41,8 +41,10 @@ def pretraining_seconds(
         if settings.reads_training_rows
         else read_unlabelled_texts(settings, context.recipe.data, base)
     )
+    # Not the first ones: files are often sorted by length or source.
     sample = evenly_spaced(texts, _SAMPLE)
     length = settings.max_length or context.recipe.prompt.max_length
+    # Cut as in the training, since the rate depends on tokens after cutting.
     rows = language_modelling_rows([t.text for t in sample], context.tokenizer, length)
     tokens = sum(len(row) for row in rows) * len(texts) / len(sample) * settings.num_train_epochs
     config = base_model(model).config

@@ -58,7 +58,9 @@ def audit_pretraining(
         "test": DiskBackedList(map(_without_context, study.test)),
         "validation": DiskBackedList(map(_without_context, study.validation)),
     }
+    # The same normalisation on both sides: case and punctuation do not hide a copy.
     as_examples = DiskBackedList(Example("", {"text": t.text}) for t in texts)
+    # On disk: texts may be many more than rows.
     keys = {"texts": DiskBackedList(map(example_dedup_key, as_examples))}
     near = {"texts": DiskBackedList(map(near_key, as_examples))}
     for split, examples in rows.items():
@@ -72,7 +74,10 @@ def audit_pretraining(
     findings: list[Finding] = []
     leaked: set[int] = set()
     for split, examples in rows.items():
+        # A text that nearly equals a row is found by similarity; one that contains it among other
+        # words is not, and is searched for.
         exact = dict(find_parts(keys["texts"], keys[split]))
+        # A text that holds a row word for word is counted once, as that.
         pairs = {**dict(similar.get(("texts", split), [])), **exact}
         if not pairs:
             continue
@@ -96,6 +101,7 @@ def find_parts(texts: Sequence[str], rows: Sequence[str]) -> list[tuple[int, int
     by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for j, row in enumerate(rows):
         if row:
+            # Texts are looked up instead of compared: rows times texts would be too many pairs.
             whole.setdefault(row, j)
             words = tuple(row.split(" ", PART_WORDS))
             if len(words) >= PART_WORDS:
@@ -114,6 +120,7 @@ def _part(
     text: str, rows: Sequence[str], by_start: Mapping[tuple[str, ...], Sequence[int]]
 ) -> int | None:
     words = text.split(" ")
+    # Spaces at both ends, so that a row does not begin or end inside a word.
     padded = f" {text} "
     for start in range(len(words) - PART_WORDS + 1):
         # The first words decide; only then are whole texts compared.
@@ -143,6 +150,7 @@ def _finding(
     )
     if leak == "drop":
         return Finding("pretrain-leak", "info", f"{message}. Left out.", sources)
+    # Validation rows choose a checkpoint and no verdict, hence a warning.
     if leak == "error" and split == "test":
         return Finding(
             "pretrain-leak",
