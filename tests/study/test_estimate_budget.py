@@ -18,7 +18,7 @@ import torch
 
 from conftest import make_tokenizer
 from prooftune import recipe as recipes
-from prooftune.study import check
+from prooftune.study import estimate_tables
 from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.training.rows import TrainingRow
 from prooftune.types import Example, Prediction, Study
@@ -198,7 +198,7 @@ def test_check_names_what_was_extrapolated() -> None:
         CostEstimate("zero-shot", 0, 1, 1, 1, is_extrapolated=True),
         CostEstimate("tuned", 0, 1, 1, 1),
     ]
-    note = check._budget_note(estimates)
+    note = estimate_tables.budget_note(estimates)
     assert "a minute" in note and "zero-shot" in note and "tuned" not in note
     assert "--thorough" in note
-    assert "--thorough" not in check._budget_note(estimates[1:])
+    assert "--thorough" not in estimate_tables.budget_note(estimates[1:])

@@ -12,7 +12,7 @@ import prooftune
 from prooftune.errors import UsageError
 from prooftune.evaluation.score_types import defined
 from prooftune.recipe import parse
-from prooftune.study.check import curve_seconds
+from prooftune.study.estimate_tables import curve_seconds
 from prooftune.study.learning_curve import _subsets
 from prooftune.study.pipeline import rebuild_report
 from prooftune.types import Example, Study

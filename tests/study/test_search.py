@@ -22,7 +22,7 @@ from prooftune.run_folder import read_study
 from prooftune.search.optimization import Train, optimize
 from prooftune.search.space import rounded, with_values
 from prooftune.search.trial import Stop, TrialResult
-from prooftune.study.check import search_seconds
+from prooftune.study.estimate_tables import search_seconds
 from prooftune.study.pipeline import rebuild_report
 from prooftune.study.search import run_search
 from prooftune.study.variant_stage import BaseModelCache, VariantStage

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from prooftune.evaluation.score_types import VariantMeasurements, defined
+from prooftune.recipe.evaluation import Evaluation
 from prooftune.recipe.metrics import PRIMARY_METRICS
-from prooftune.recipe.sections import Evaluation
 from prooftune.types import Study
 
 CONTROL = "control"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from prooftune.data.sources import check_files_exist, check_source_exists
-from prooftune.errors import Failure, UsageError, nearest
+from prooftune.errors import UsageError, nearest
 from prooftune.preflight.findings import Finding, error, note
+from prooftune.preflight.sources import (
+    check_hub_models,
+    check_sources,
+    model_key,
+    refusal_of,
+)
+from prooftune.preflight.trained_variants import encoders, trained
 from prooftune.recipe import Recipe, Variant
-from prooftune.recipe.variants import WEIGHTED_KINDS
-from prooftune.types import SPLITS, Study
+from prooftune.recipe.variant_options import WEIGHTED_KINDS
+from prooftune.types import Study
 from prooftune.utils.error_costs import error_cost_matrix
 from prooftune.utils.files import MissingFile
 from prooftune.utils.progress import notify
@@ -67,7 +72,7 @@ def report(reported: Iterable[Finding], recipe: Recipe) -> None:
 
 def findings(recipe: Recipe, base: Path) -> list[Finding]:
     """Return the findings that need only the recipe."""
-    result = [*_unused(recipe), *_order(recipe), *_sources(recipe, base)]
+    result = [*_unused(recipe), *_order(recipe), *check_sources(recipe, base)]
     for name, view in recipe.base_models().items():
         # Imported here: torch is not needed for recipes without a language model.
         from prooftune.preflight.precision import check_precision
@@ -87,7 +92,7 @@ def findings(recipe: Recipe, base: Path) -> list[Finding]:
 
         result += check_search(recipe)
     if any(finding.severity == "error" for finding in result):
-        result += _hub_models(recipe)
+        result += check_hub_models(recipe)
     # Variants that share options share their findings.
     return list(dict.fromkeys(result))
 
@@ -104,13 +109,13 @@ def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
         result += check_learning_curve(recipe, study)
     for name, view in recipe.base_models().items():
         # Fetched before anything is computed, so that a missing model does not stop half a study.
-        key = _model_key(recipe, name)
-        result += _refused(key, partial(_model_folder, view, recipe.variants[name]))
+        key = model_key(recipe, name)
+        result += refusal_of(key, partial(_model_folder, view, recipe.variants[name]))
     # What follows opens the model's folder.
     if any(finding.severity == "error" for finding in result):
         return result
     for name, _ in encoders(recipe):
-        result += _refused(f"variants.{name}.model", partial(_check_encoder, recipe, name))
+        result += refusal_of(f"variants.{name}.model", partial(_check_encoder, recipe, name))
     # A model that is no encoder has no layers to try LoRA on.
     if any(finding.severity == "error" for finding in result):
         return result
@@ -126,20 +131,6 @@ def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
             folder = _model_folder(view, variant)
             result += check_layers(name, variant, view, folder)
     return list(dict.fromkeys(result))
-
-
-def trained(recipe: Recipe) -> list[tuple[str, Variant]]:
-    """The variants that are trained, with the options that they inherit."""
-    return [
-        (n, recipe.resolved(v))
-        for n, v in recipe.variants.items()
-        if v.kind == "tuned" and not v.adapter
-    ]
-
-
-def encoders(recipe: Recipe) -> list[tuple[str, Variant]]:
-    """The variants of kind: encoder."""
-    return [(n, v) for n, v in recipe.variants.items() if v.kind == "encoder"]
 
 
 def _model_folder(view: Recipe, variant: Variant) -> Path:
@@ -214,132 +205,3 @@ def _order(recipe: Recipe) -> Iterator[Finding]:
                 yield error(
                     f"variants.{name}.{key}", f"'{source}' must come before it among the variants"
                 )
-
-
-def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
-    """Files, models, libraries, documents, texts and keys that are not there."""
-    for split in SPLITS:
-        if getattr(recipe.data, split) is not None:
-            yield from _refused(
-                f"data.{split}", partial(check_source_exists, recipe.data, split, base)
-            )
-    for name, view in recipe.base_models().items():
-        from prooftune.models.loading import check_model_name
-
-        yield from _refused(_model_key(recipe, name), partial(check_model_name, view.model.name))
-    yield from _pretraining_files(recipe, base)
-    yield from _embedding_models(recipe)
-    yield from _endpoints(recipe)
-    if not recipe.has_labels:
-        from prooftune.evaluation.answers.scores import require_libraries
-        from prooftune.variants.document_files import check_documents
-
-        yield from _refused("task", require_libraries)
-        yield from _refused("retrieval.documents", lambda: check_documents(recipe, base))
-    for name, variant in trained(recipe):
-        if variant.pairs is not None:
-            from prooftune.data.preferences import read_preferences
-
-            yield from _refused(
-                f"variants.{name}.pairs", partial(read_preferences, base / variant.pairs)
-            )
-    if trained(recipe) and recipe.forgetting is not None:
-        from prooftune.variants.forgetting import general_text
-
-        yield from _refused("forgetting", lambda: general_text(recipe.forgetting, base))
-    if recipe.judge is not None:
-        yield from _judge(recipe, base)
-
-
-def _pretraining_files(recipe: Recipe, base: Path) -> Iterator[Finding]:
-    for name, variant in recipe.variants.items():
-        if variant.pretrain is not None and not variant.pretrain.reads_training_rows:
-            yield from _refused(
-                f"variants.{name}.pretrain",
-                partial(check_files_exist, variant.pretrain.source(), base),
-            )
-
-
-def _hub_models(recipe: Recipe) -> Iterator[Finding]:
-    """Models that the hub does not give, listed with other errors: without any, the download
-    says it at once."""
-    from prooftune.models.loading import check_hub_access
-
-    for name, view in recipe.base_models().items():
-        key = _model_key(recipe, name)
-        yield from _refused(key, partial(check_hub_access, view.model.name, view.model.revision))
-
-
-def _model_key(recipe: Recipe, name: str) -> str:
-    """The key that names the base model of a variant."""
-    variant = recipe.variants[name]
-    own = [variant, *recipe.sources_of_weights(variant)][-1].model
-    return "model.name" if own is None else f"variants.{name}.model"
-
-
-def _embedding_models(recipe: Recipe) -> Iterator[Finding]:
-    for name, variant in recipe.variants.items():
-        if variant.kind == "embedding":
-            from prooftune.models import embeddings
-
-            model = variant.embedding_model or embeddings.DEFAULT_EMBEDDING
-            yield from _refused(f"variants.{name}.model", partial(embeddings.resolve, model))
-            if variant.prompt_name is not None:
-                yield from _refused(
-                    f"variants.{name}.prompt_name", partial(_check_prompt_name, model, variant)
-                )
-
-
-def _endpoints(recipe: Recipe) -> Iterator[Finding]:
-    for name, variant in recipe.variants.items():
-        if variant.endpoint is None:
-            continue
-        section = f"variants.{name}.endpoint"
-        if importlib.util.find_spec("openai") is None:
-            yield error(section, "needs the openai client: pip install 'prooftune[judge]'")
-            continue
-        from prooftune.chat_client.api_key import read_api_key
-
-        yield from _refused(
-            f"{section}.api_key_env", partial(read_api_key, variant.endpoint, section)
-        )
-
-
-def _check_prompt_name(model: str, variant: Variant) -> None:
-    from prooftune.models import embeddings
-
-    embeddings.feature_prompt(embeddings.resolve(model), variant.prompt_name)
-
-
-def _judge(recipe: Recipe, base: Path) -> Iterator[Finding]:
-    settings = recipe.judge
-    if settings is None:
-        return
-    if settings.base_url is None:
-        from prooftune.models.loading import check_model_name
-
-        yield from _refused("judge.model", lambda: check_model_name(settings.model))
-    elif importlib.util.find_spec("openai") is None:
-        yield error("judge.base_url", "needs the openai client: pip install 'prooftune[judge]'")
-    else:
-        from prooftune.chat_client.api_key import read_api_key
-
-        yield from _refused("judge.api_key_env", lambda: read_api_key(settings, "judge"))
-    if settings.human is not None:
-        from prooftune.judge.human import read_human_scores
-
-        human = base / settings.human
-        criteria = list(settings.criteria)
-        judged = [name for name, variant in recipe.variants.items() if variant.generates]
-        yield from _refused(
-            "judge.human", lambda: read_human_scores(human, criteria, settings.scale, judged)
-        )
-
-
-def _refused(key_path: str, look: Callable[[], object]) -> Iterator[Finding]:
-    try:
-        look()
-    except (UsageError, Failure) as refusal:
-        # Many of these errors begin with the key, which the finding has already.
-        message = str(refusal).removeprefix(f"{key_path}: ")
-        yield Finding("error", key_path, message, refusal)

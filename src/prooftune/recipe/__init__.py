@@ -5,8 +5,10 @@ message lists every problem, each with its path in the recipe and the nearest va
 """
 
 from prooftune.recipe.base import Section
+from prooftune.recipe.bundle import Card
 from prooftune.recipe.data import TASKS, Audit, Data, Limit, Source, SourceOptions, Split, Task
 from prooftune.recipe.diff import differences
+from prooftune.recipe.evaluation import Evaluation
 from prooftune.recipe.judge import Judge
 from prooftune.recipe.learning_curve import LearningCurve
 from prooftune.recipe.loading import (
@@ -19,7 +21,7 @@ from prooftune.recipe.loading import (
 )
 from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.pretraining import Pretraining
-from prooftune.recipe.sections import Card, Evaluation, Recipe
+from prooftune.recipe.sections import Recipe
 from prooftune.recipe.variants import VARIANT_KINDS, Variant, VariantKind
 
 __all__ = [

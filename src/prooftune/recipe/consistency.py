@@ -10,7 +10,8 @@ from prooftune.recipe.continued import continued_problems, cost_problems
 from prooftune.recipe.metrics import COST_METRICS, ORDINAL_METRICS, PRIMARY_METRICS
 from prooftune.recipe.model import DATA_CONTEXT
 from prooftune.recipe.search import search_problems
-from prooftune.recipe.variants import MULTILABEL_KINDS, QA_OPTIONS, TRAINED_KINDS, Variant
+from prooftune.recipe.variant_options import MULTILABEL_KINDS, QA_OPTIONS, TRAINED_KINDS
+from prooftune.recipe.variants import Variant
 from prooftune.types import SPLITS
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from prooftune.errors import nearest
 from prooftune.recipe.base import key_of
-from prooftune.recipe.variants import CONTINUED_OBJECTIVES, INHERITED_OPTIONS, Variant
+from prooftune.recipe.variant_options import CONTINUED_OBJECTIVES, INHERITED_OPTIONS
+from prooftune.recipe.variants import Variant
 
 if TYPE_CHECKING:
     from prooftune.recipe.sections import Recipe

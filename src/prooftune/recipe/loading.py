@@ -17,13 +17,13 @@ from prooftune.recipe.base import key_of
 from prooftune.recipe.migration import migrate
 from prooftune.recipe.sections import Recipe
 from prooftune.recipe.validation_errors import explain_validation_error, library_option_problems
-from prooftune.recipe.variants import (
+from prooftune.recipe.variant_options import (
     INHERITED_OPTIONS,
     LANGUAGE_OPTIONS,
     QA_OPTIONS,
     TRAINING_OPTIONS,
-    option_keys,
 )
+from prooftune.recipe.variants import option_keys
 from prooftune.utils.progress import notify
 
 _DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")

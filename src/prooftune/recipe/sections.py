@@ -8,50 +8,23 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from prooftune.recipe.base import Name, Section
+from prooftune.recipe.bundle import Bundle, Card
 from prooftune.recipe.consistency import section_problems, variant_problems
 from prooftune.recipe.cost import DEFAULT_CURRENCY, CostSettings
 from prooftune.recipe.data import LABEL_TASKS, Audit, Data, Task
 from prooftune.recipe.error_costs import ErrorCosts
+from prooftune.recipe.evaluation import Evaluation
 from prooftune.recipe.judge import Judge
 from prooftune.recipe.learning_curve import LearningCurve
 from prooftune.recipe.model import Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.search import Search
-from prooftune.recipe.variants import (
+from prooftune.recipe.variant_options import (
     INHERITED_OPTIONS,
     LANGUAGE_OPTIONS,
     LEARNING_KINDS,
     TRAINED_KINDS,
-    ClassWeights,
-    Variant,
-    infer_kind,
-    leave_languages_out,
 )
-
-
-class Evaluation(Section):
-    primary: str | None = None
-    """Metric that decides the verdict and which tuned variant ships. Classification: ``accuracy``,
-    ``balanced_accuracy``, ``macro_f1``, ``macro_precision``, ``macro_recall``, ``weighted_f1`` or
-    ``mcc``; with `data.ordinal` also ``quadratic_kappa`` or ``mae`` (shown as 1 - MAE / range),
-    with `costs` also ``mean_cost`` (shown as 1 - mean cost / highest cost).
-    Several labels per text: ``micro_f1``, ``macro_f1``, ``samples_f1`` or ``subset_accuracy``.
-    Question answering: ``f1``, ``exact``, ``rouge1``, ``rouge2``, ``rougeL``, ``rougeL_or_none`` or
-    ``meteor``. Default: accuracy, or macro F1 if the most frequent training label has more than 10
-    times the rows of the rarest, or quadratic kappa with `data.ordinal`; micro F1 for
-    ``multilabel``; SQuAD F1 for
-    ``extractive-qa``; ROUGE-L for ``free-text-qa``, or ``rougeL_or_none`` if some questions have no
-    answer."""
-    worthwhile: float | None = Field(default=None, gt=0, lt=100)
-    """Smallest difference in the primary metric that matters to you, in percentage points. The
-    verdict then distinguishes better by more than this, equivalent within it (two one-sided tests)
-    and not shown. Default: none; the verdict only says whether there is a difference."""
-    resamples: int = Field(default=2000, ge=100)
-    """Bootstrap resamples of the test examples."""
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    """Confidence level of every interval."""
-    target_accuracy: float | None = Field(default=None, gt=0, lt=1)
-    """Target accuracy for selective prediction (abstention). Default: half-way between the accuracy
-    of the best variant and 1."""
+from prooftune.recipe.variants import ClassWeights, Variant, infer_kind, leave_languages_out
 
 
 def _with_head(options: object) -> object:
@@ -59,33 +32,6 @@ def _with_head(options: object) -> object:
     if not isinstance(options, Mapping) or options.get("kind") != "tuned" or "adapter" in options:
         return options
     return {"objective": "head", **options}
-
-
-class Card(Section):
-    """Information for the model card that cannot be computed. It has no effect on the study."""
-
-    model_licence: str | None = None
-    """Licence of the base model, by its hub identifier if it has one: ``apache-2.0``, ``llama3.2``.
-    """
-    data_licence: str | None = None
-    """Licence of the data."""
-    intended_use: str | None = None
-    """Intended use of the tuned model."""
-    limits: str | None = None
-    """Known limitations and uses that are out of scope."""
-    base_model: str | None = None
-    """Hub name of the base model, if `model.name` is a folder or a package."""
-
-
-class Bundle(Section):
-    golden: int = Field(default=64, ge=0)
-    """Number of validation rows stored in the bundle with their text and the model's predictions
-    (the golden set). Every export is checked against them. 0: none, for data that must not leave
-    your premises; exports then need ``--golden``."""
-    variant: str | None = None
-    """Variant to ship, of any kind; a tuned one is also judged. ``best``: the best of all variants
-    on validation rows by ``evaluation.primary``, and of equally good ones the cheapest kind.
-    Default: the best tuned variant on validation rows; without a tuned variant, no bundle."""
 
 
 class Recipe(Section):

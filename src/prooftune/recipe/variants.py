@@ -11,6 +11,13 @@ from prooftune.recipe.base import Section, key_of
 from prooftune.recipe.endpoint import Endpoint
 from prooftune.recipe.model import Model, Prompt
 from prooftune.recipe.pretraining import Pretraining
+from prooftune.recipe.variant_options import (
+    CONTINUED_OBJECTIVES,
+    LANGUAGE_OPTIONS,
+    OPTIONS_BY_KIND,
+    TRAINED_KINDS,
+    TRAINING_OPTIONS,
+)
 
 VariantKind = Literal[
     "majority",
@@ -249,92 +256,6 @@ class Variant(Section):
 
 def _key(name: str) -> str:
     return key_of(name, Variant.model_fields[name])
-
-
-CONTINUED_OBJECTIVES = ("reward", "preference")
-"""Objectives that train the weights of another variant further."""
-
-INHERITED_OPTIONS = (
-    "model",
-    "quantization",
-    "prompt",
-    "context",
-    "method",
-    "lora",
-    "gold_share",
-)
-"""Options of the variant in ``from``, which belong to its weights."""
-
-TRAINED_KINDS = ("tuned", "encoder")
-CHEAP_KINDS = ("tfidf", "embedding")
-LEARNING_KINDS = (*CHEAP_KINDS, *TRAINED_KINDS)
-"""Kinds of variants that learn from labels, so that more rows may help them."""
-
-MULTILABEL_KINDS = ("majority", *CHEAP_KINDS, *TRAINED_KINDS)
-"""Kinds of variants that can give a text several labels."""
-
-QA_OPTIONS = ("context", "gold_share")
-"""Options that apply only to question answering."""
-
-LANGUAGE_OPTIONS = ("languages", "without", "leave_one_language_out")
-"""Options of variants that are trained, or that show training examples."""
-
-WEIGHTED_KINDS = ("tfidf", "embedding", "encoder", "tuned")
-"""Kinds of variants whose training rows can be weighted by label."""
-
-TRAINING_OPTIONS = (
-    "objective",
-    "start_from",
-    "beta",
-    "pairs",
-    "method",
-    "seeds",
-    "lora",
-    "training",
-    "gold_share",
-    "class_weights",
-    "pretrain",
-)
-"""Options that apply only to variants that are trained themselves."""
-
-MODEL_OPTIONS = ("model", "quantization")
-"""Options of every variant with a language model."""
-
-OPTIONS_BY_KIND: dict[str, set[str]] = {
-    "majority": {*LANGUAGE_OPTIONS},
-    "tfidf": {"class_weights", *LANGUAGE_OPTIONS},
-    "embedding": {"model", "prompt_name", "class_weights", *LANGUAGE_OPTIONS},
-    "encoder": {
-        "model",
-        "method",
-        "seeds",
-        "lora",
-        "training",
-        "class_weights",
-        *LANGUAGE_OPTIONS,
-    },
-    "endpoint": {
-        "endpoint",
-        "prompting",
-        "prompt",
-        "context",
-        "shots",
-        "candidates",
-        "validation_rows",
-    },
-    "zero-shot": {*MODEL_OPTIONS, "prompt", "context"},
-    "few-shot": {*MODEL_OPTIONS, "prompt", "context", "shots", *LANGUAGE_OPTIONS},
-    "prompted": {*MODEL_OPTIONS, "prompt", "context", "candidates", "validation_rows", "adapter"},
-    "tuned": {
-        *MODEL_OPTIONS,
-        "prompt",
-        "context",
-        "adapter",
-        *TRAINING_OPTIONS,
-        *LANGUAGE_OPTIONS,
-    },
-}
-"""Kind -> options that apply to it."""
 
 
 def option_keys(kind: str) -> list[str]:

@@ -24,7 +24,7 @@ from prooftune.evaluation.score_types import (
     VariantCurve,
 )
 from prooftune.recipe import Recipe, Variant
-from prooftune.recipe.variants import CHEAP_KINDS
+from prooftune.recipe.variant_options import CHEAP_KINDS
 from prooftune.study.variant_stage import VariantStage
 from prooftune.tasks.task import task_for
 from prooftune.types import Example, Study, VariantResult

@@ -12,7 +12,7 @@ from prooftune import run_folder
 from prooftune.errors import UsageError
 from prooftune.evaluation.multilabel.thresholds import has_threshold
 from prooftune.recipe import Recipe, Variant
-from prooftune.recipe.variants import WEIGHTED_KINDS
+from prooftune.recipe.variant_options import WEIGHTED_KINDS
 from prooftune.study.pretraining import pretraining_inputs, texts_digest
 from prooftune.tasks.task import task_for
 from prooftune.types import Example, Study, VariantResult
