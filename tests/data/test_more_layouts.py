@@ -339,3 +339,55 @@ def test_answers_as_python_prints_them(cell: str) -> None:
 
 def test_answers_in_braces_are_answers() -> None:
     assert parse_answers("{1, 2}", "a.csv:1", "answers") == ["{1, 2}"]
+
+
+def test_utf_8_with_a_damaged_byte_is_named_by_its_line(tmp_path: Path) -> None:
+    content = "text,label\n" + "".join(f"the café {t},{x}\n" for t, x in ROWS)
+    damaged = content.encode().replace(b"caf\xc3\xa9", b"caf\xe9", 1)
+    with pytest.raises(UsageError, match=r"a\.csv:2: byte 0xe9 is not valid utf-8"):
+        drafted(file(tmp_path, "a.csv", damaged))
+
+
+def test_a_constant_column_gives_way_to_scores(tmp_path: Path) -> None:
+    records = [
+        {"sentence": t, "target": "ACME", "sentiment_score": (i * 37 % 200 - 100) / 100}
+        for i, t in enumerate(TEXTS)
+    ]
+    values, _, _ = drafted(jsonl(tmp_path / "a.jsonl", records))
+    assert values["data"]["label"] == "sentiment_score"
+    assert [*values["data"]["bins"]] == ["low", "medium", "high"]
+
+
+def test_markers_of_missing_values_are_named(tmp_path: Path) -> None:
+    records = [{"text": t, "label": x if i % 6 else "N/A"} for i, (t, x) in enumerate(ROWS)]
+    _, _, notes = drafted(jsonl(tmp_path / "a.jsonl", records))
+    assert any("Labels 'N/A' look like missing values" in note for note in notes)
+    emptied = [{**r, "label": "" if r["label"] == "N/A" else r["label"]} for r in records]
+    values, study, _ = drafted(jsonl(tmp_path / "b.jsonl", emptied))
+    assert values["data"]["unlabelled"] == "drop"
+    assert rows_of(study).total() == 40
+
+
+def test_one_turn_in_each_row_is_refused(tmp_path: Path) -> None:
+    records = [
+        {"id": i // 2, "role": ("user", "assistant")[i % 2], "content": ASKED[i // 2][i % 2]}
+        for i in range(96)
+    ]
+    with pytest.raises(UsageError, match="says who speaks"):
+        drafted(jsonl(tmp_path / "a.jsonl", records))
+
+
+@pytest.mark.parametrize("kind", ["GitHub", "Elasticsearch", "rows of the hub"])
+def test_records_of_web_programs(tmp_path: Path, kind: str) -> None:
+    made: dict[str, Callable[[int, str, str], object]] = {
+        "GitHub": lambda i, t, x: {"number": i, "body": t, "labels": [{"id": 1, "name": x}]},
+        "Elasticsearch": lambda i, t, x: {
+            "_index": "a",
+            "_id": i,
+            "_source": {"text": t, "label": x},
+        },
+        "rows of the hub": lambda i, t, x: {"row_idx": i, "row": {"text": t, "label": x}},
+    }
+    records = [made[kind](i, t, x) for i, (t, x) in enumerate(ROWS)]
+    _, study, _ = drafted(jsonl(tmp_path / "a.jsonl", records))
+    assert rows_of(study) == Counter(ROWS)

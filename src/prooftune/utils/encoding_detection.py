@@ -92,7 +92,17 @@ def detect_encoding(source: Path | bytes) -> EncodingGuess:
         # ISO 2022-JP is plain ASCII with escape sequences.
         escaped = b"\x1b$" in _non_ascii_lines(source) and decodes(source, "iso2022_jp")
         return EncodingGuess("iso2022_jp" if escaped else "utf-8")
+    if _is_damaged_utf_8(source):
+        return EncodingGuess("utf-8")  # its reader says which byte is wrong
     return _by_statistics(source)
+
+
+def _is_damaged_utf_8(source: Path | bytes) -> bool:
+    """Whether most characters outside ASCII are valid UTF-8, and some bytes are not: another
+    encoding forms valid sequences by chance only."""
+    text = _non_ascii_lines(source).decode("utf-8", "replace")
+    damaged = text.count("\ufffd")
+    return sum(not c.isascii() for c in text) > 4 * damaged
 
 
 def _unmarked_utf_16(source: Path | bytes) -> str | None:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from prooftune.data.audit.findings import preview
-from prooftune.data.end_tokens import without_end_token
 from prooftune.data.init import candidates
-from prooftune.data.init.bins import add_bins
 from prooftune.data.init.candidates import Candidate, Column
-from prooftune.data.init.column_names import LABEL_NAMES, RATING_WORDS
-from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels, is_number
+from prooftune.data.init.column_names import LABEL_NAMES
+from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels
 from prooftune.data.init.sniffing import InferredOptions, InitChoices
 from prooftune.data.multilabel import (
-    holds_spans,
-    labels_of_cell,
     list_of_labels,
-    refuse_several,
-    separator_of_several,
 )
-from prooftune.data.normalization import label_spelling_variants
-from prooftune.data.ordinal import looks_like_ratings
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
 
@@ -110,7 +99,10 @@ def _label(
     ranked = candidates.label_candidates(columns, inputs)
     named = [c for c in columns if c not in inputs and c.name.lower() in LABEL_NAMES]
     if not ranked and named:  # whatever is wrong with its values is said later
-        return named[0], []
+        # One value in all rows is no label where another column has scores.
+        scores = [c for c in columns if c.is_numeric and len(c.counts) > 1]
+        scores = [c for c in scores if c not in inputs and LABEL_NAMES & {*c.words}]
+        return ([c for c in named if len(c.counts) != 1] + scores + named)[0], []
     if not ranked:
         raise NoLabels(
             f"{table.name}: no column looks like a label "
@@ -243,194 +235,3 @@ def add_language(inferred: InferredOptions, column: Column) -> None:
         f"Language: column '{column.name}', {len(column.counts)} languages: {counts}{more}. The "
         "report has results by language.",
     )
-
-
-def describe_labels(
-    table: Table, label: Column, inferred: InferredOptions, task: str | None = None
-) -> Counter[str]:
-    """Count the labels of all rows and note what a user should know of them.
-
-    Rows with several labels make the task ``multilabel``, unless another one is named.
-
-    Args:
-        table: the rows.
-        label: the label column.
-        inferred: options and notes, which are added to.
-        task: the task that the user named.
-
-    Returns:
-        Label -> rows.
-
-    Raises:
-        UsageError: rows have several labels in ``classification``, or there are too many labels.
-    """
-    if any(holds_spans((cells[label.position] or "").strip()) for cells in table.rows[:50]):
-        raise UsageError(
-            f"{table.name}: column '{label.name}' labels parts of the texts (start, end, label), "
-            "for which there is no task. Name a column with a label for each text with --label"
-        )
-    _refuse_objects_and_tags(table, label)
-    counts: Counter[str] = Counter()
-    blank, several = [], []
-    for row, cells in enumerate(table.rows):
-        cell = (cells[label.position] or "").strip()
-        labels = list_of_labels(cell)
-        if labels is not None and len(labels) > 1:
-            several.append((table.location(row), labels))
-            continue
-        value = (labels[0] if labels else "") if labels is not None else cell
-        if value:
-            counts[value] += 1
-        else:
-            blank.append(table.location(row))
-    # "praise,urgent" in one cell is several labels, too, if the parts recur.
-    separator = separator_of_several(list(counts))
-    if separator is not None and not several:
-        several = [
-            (table.location(row), (cells[label.position] or "").split(separator))
-            for row, cells in enumerate(table.rows)
-            if separator in (cells[label.position] or "")
-        ]
-    if task == "multilabel" or (several and task is None):
-        return _describe_label_sets(table, label, inferred, separator)
-    refuse_several(table.name, label.name, several)
-    if _is_scores(counts):
-        counts = add_bins(counts, inferred)
-    _refuse_too_many(table, label, counts)
-    shown = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(8))
-    inferred.notes.append(
-        f"{len(table.rows):,} rows, {len(counts)} label{'s' if len(counts) != 1 else ''}: "
-        f"{shown}{' …' if len(counts) > 8 else ''}."
-    )
-    rated = not RATING_WORDS.isdisjoint(label.words)
-    stored = inferred.class_names.get(label.name)
-    _note_unusual_labels(counts, blank, inferred, rated=rated, stored=stored)
-    return counts
-
-
-def _refuse_objects_and_tags(table: Table, label: Column) -> None:
-    """Refuse labels that are JSON objects or tags of tokens, which are no names of classes.
-
-    Raises:
-        UsageError: they are.
-    """
-    values = [value for value in label.counts if value]
-    if values and all(value.startswith("{") and value.endswith("}") for value in values):
-        raise UsageError(
-            f"{table.name}: column '{label.name}' holds objects, such as {values[0][:60]}. Write "
-            "the label as a column of its own, and name it with --label"
-        )
-    # "O", "B-PER", "I-PER" of CoNLL; E- and S- of its variants.
-    if any(v.startswith("B-") for v in values) and all(
-        re.fullmatch(r"O|[BIESLU]-\S+|-DOCSTART-|_", value) for value in values
-    ):
-        raise UsageError(
-            f"{table.name}: column '{label.name}' holds tags of single words ({values[0]}, …), as "
-            "CoNLL files do, for which there is no task. Name a column with a label for each text "
-            "with --label"
-        )
-
-
-def _most_labels(counts: Counter[str]) -> int:
-    return min(candidates.MAX_LABELS, max(2, counts.total() // 2))
-
-
-def _is_scores(counts: Counter[str]) -> bool:
-    """Whether the values are numbers, and too many for labels."""
-    return len(counts) > _most_labels(counts) and all(map(is_number, counts))
-
-
-def _describe_label_sets(
-    table: Table, label: Column, inferred: InferredOptions, separator: str | None
-) -> Counter[str]:
-    """Count the labels of rows that may have several, and note how they are read."""
-    inferred.several_labels = True
-    if separator is not None:
-        inferred.add("label_separator", separator, f"Labels of one text are between '{separator}'.")
-        inferred.comments["label_separator"] = "between the labels of one text"
-    counts: Counter[str] = Counter()
-    sizes = []
-    for cells in table.rows:
-        labels = set(labels_of_cell(cells[label.position] or "", separator))
-        counts.update(labels)
-        sizes.append(len(labels))
-    _refuse_too_many(table, label, counts)
-    shown = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(8))
-    several, none = sum(size > 1 for size in sizes), sizes.count(0)
-    inferred.notes.append(
-        f"{len(sizes):,} rows, {len(counts)} labels: {shown}{' …' if len(counts) > 8 else ''}. "
-        f"{several:,} rows have several labels (task: multilabel)"
-        + (f", and {none:,} none." if none else ".")
-    )
-    return counts
-
-
-def _refuse_too_many(table: Table, label: Column, counts: Counter[str]) -> None:
-    if len(counts) > _most_labels(counts):
-        raise UsageError(
-            f"{table.name}: column '{label.name}' has {len(counts):,} different values, too many "
-            "for labels. Is it the right column? Another can be named with --label"
-        )
-
-
-def _note_unusual_labels(
-    counts: Counter[str],
-    blank: Sequence[str],
-    inferred: InferredOptions,
-    *,
-    rated: bool,
-    stored: Sequence[str] | None = None,
-) -> None:
-    for spellings in label_spelling_variants(counts):
-        inferred.notes.append(
-            f"Labels {', '.join(map(repr, spellings))} differ only in case, spaces or hyphens; "
-            "data.labels can merge them."
-        )
-    if len(counts) == 1:
-        inferred.notes.append("There is only one label: is it the right column?")
-    single = [name for name, n in counts.items() if n == 1]
-    if single and len(counts) > 1:
-        inferred.notes.append(
-            f"{len(single)} label{'s have' if len(single) > 1 else ' has'} a single row "
-            f"({', '.join(map(repr, single[:5]))}): kept in training, not measured in the test set."
-        )
-    if blank:
-        inferred.notes.append(
-            f"{len(blank):,} row{'s have' if len(blank) > 1 else ' has'} no label "
-            f"({preview(blank)}) and {'are' if len(blank) > 1 else 'is'} left out "
-            "(data.unlabelled: drop)."
-        )
-        inferred.options["unlabelled"] = "drop"
-    plain = {name: without_end_token(name) for name in sorted(counts)}
-    if counts and all(short != name for name, short in plain.items()):
-        inferred.add(
-            "labels",
-            plain,
-            "Every label ends with an end token, which is left out (data.labels).",
-        )
-    if counts and all(map(is_number, counts)):
-        names = sorted(counts, key=float)
-        if stored is not None and all(n.isdigit() and int(n) < len(stored) for n in names):
-            inferred.add(
-                "labels",
-                {n: stored[int(n)] for n in names},
-                "The labels are numbers, and the file gives their names (data.labels).",
-            )
-            return
-        # Equal distances alone do not tell: topics are coded as 1, 2, 3, too.
-        if rated and looks_like_ratings(names):
-            inferred.add(
-                "ordinal",
-                True,
-                "The labels look like ratings: variants are judged by quadratic weighted kappa, "
-                "and mean absolute error is shown (data.ordinal).",
-            )
-            inferred.comments["ordinal"] = "ratings; remove this if the numbers are codes"
-        elif looks_like_ratings(names):
-            inferred.notes.append("If the labels are ratings, add ordinal: true to data.")
-        inferred.add(
-            "labels",
-            {name: f"label {name}" for name in names},
-            "The labels are numbers, and a language model reads names: replace "
-            f"'label {names[0]}' … in data.labels by words.",
-        )

@@ -16,6 +16,7 @@ from prooftune.data.init import classification, questions
 from prooftune.data.init.classification import Ask
 from prooftune.data.init.companions import joining_hint
 from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels
+from prooftune.data.init.labels import describe_labels
 from prooftune.data.init.prompt_length import (
     TokenCount,
     estimated_tokens,
@@ -152,7 +153,7 @@ def _classification_recipe(
         if choices.label is None and inferred.options.get("header") is not False:
             questions.refuse_multiple_choice(table, table.columns[label.position])
     _note_empty_texts(table, [column.position for column in inputs], inferred)
-    counts = classification.describe_labels(table, label, inferred, choices.task)
+    counts = describe_labels(table, label, inferred, choices.task)
     length, cut = prompt_length(inputs, list(counts), inferred, count_tokens)
     rows = [
         {column.name: cell for column, cell in zip(inputs, cells, strict=True)}

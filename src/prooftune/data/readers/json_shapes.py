@@ -149,7 +149,15 @@ def flat_annotation(record: Any) -> Any:
         )
     if not isinstance(record, Mapping):
         return record
+    # Elasticsearch: {"_index": …, "_source": {…}}; the hub's rows: {"row_idx": 0, "row": {…}}
+    for mark, key in (("_index", "_source"), ("row_idx", "row")):
+        if mark in record and isinstance(record.get(key), Mapping):
+            return flat_annotation(record[key])
     record = {key: _flat_value(value) for key, value in record.items()}
+    # GitHub's issues: [{"id": 1, "name": "bug", "color": "f00"}]
+    named = record.get("labels")
+    if isinstance(named, list) and all(isinstance(x, Mapping) and "name" in x for x in named):
+        record["labels"] = _single([str(x["name"]) for x in named])
     if isinstance(record.get("completions"), list):  # Label Studio before 1.0
         record["annotations"] = record.pop("completions")
     # {"data": {"text": …}, "annotations": [{"result": [{"value": {"choices": ["good"]}}]}]}
