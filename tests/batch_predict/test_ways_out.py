@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,10 @@ def test_a_suffix_that_is_written(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_values_of_several_types_are_written_as_json_lines(bundle: Path, tmp_path: Path) -> None:
-    records = [{"text": "goal scored", "x": 1}, {"text": "planet orbit", "x": {"a": "b"}}]
+    records: list[dict[str, Any]] = [
+        {"text": "goal scored", "x": 1},
+        {"text": "planet orbit", "x": {"a": "b"}},
+    ]
     file = write_lines(tmp_path / "in.jsonl", records)
     with pytest.raises(UsageError, match=r"write \.jsonl"):
         predict_file(bundle, file, tmp_path / "out.parquet")
