@@ -12,7 +12,7 @@ import yaml
 import prooftune
 from prooftune import recipe as recipes
 from prooftune.errors import UsageError
-from prooftune.evaluation.comparisons import pairs
+from prooftune.evaluation.comparison_plan import pairs
 from prooftune.evaluation.verdict import verdict
 from prooftune.models import loading
 from prooftune.preflight.checker import findings

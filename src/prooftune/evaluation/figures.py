@@ -7,7 +7,7 @@ from math import inf
 
 import numpy as np
 
-from prooftune.evaluation.comparisons import Measured
+from prooftune.evaluation.comparison_plan import Measured
 from prooftune.evaluation.ece import ece_interval
 from prooftune.evaluation.intervals import (
     SIGNED,

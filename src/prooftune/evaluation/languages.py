@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from prooftune.evaluation.comparisons import Measured, Plan, compare
+from prooftune.evaluation.comparison_plan import Measured, Plan
+from prooftune.evaluation.comparisons import compare
 from prooftune.evaluation.outcomes import groups_in_test
 from prooftune.evaluation.resampling import Groups
 from prooftune.evaluation.score_types.figures import Figure

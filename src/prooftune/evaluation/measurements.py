@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prooftune.evaluation.comparisons import Measured, Plan, compare
+from prooftune.evaluation.comparison_plan import Measured, Plan
+from prooftune.evaluation.comparisons import compare
 from prooftune.evaluation.languages import LanguageRows, language_figures, partly_trained
 from prooftune.evaluation.primary import title_of
 from prooftune.evaluation.resampling import Groups

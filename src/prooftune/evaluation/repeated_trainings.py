@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from prooftune.evaluation.comparisons import Measured
+from prooftune.evaluation.comparison_plan import Measured
 from prooftune.evaluation.intervals import UNIT, Interval
 from prooftune.evaluation.resampling import mean_samples
 from prooftune.evaluation.score_types import Bounds, Figure, Trainings, VariantMeasurements

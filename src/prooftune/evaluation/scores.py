@@ -18,7 +18,7 @@ from prooftune.evaluation.calibrated_figures import (
     validation_quality,
 )
 from prooftune.evaluation.changes import changed_examples
-from prooftune.evaluation.comparisons import Measured, Plan, measured_once, pairs
+from prooftune.evaluation.comparison_plan import Measured, Plan, measured_once, pairs
 from prooftune.evaluation.figures import BOUNDS, variant_figures
 from prooftune.evaluation.instructions import instruction_figures
 from prooftune.evaluation.languages import LanguageRows

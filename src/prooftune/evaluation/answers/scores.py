@@ -29,7 +29,7 @@ from prooftune.evaluation.answers.text import (
     samples_of,
 )
 from prooftune.evaluation.changes import changed_examples
-from prooftune.evaluation.comparisons import Measured, Plan, measured_once, pairs
+from prooftune.evaluation.comparison_plan import Measured, Plan, measured_once, pairs
 from prooftune.evaluation.intervals import UNIT, resampling_interval
 from prooftune.evaluation.languages import LanguageRows, partly_trained
 from prooftune.evaluation.measurements import group_facts, study_measurements, tidy
@@ -285,7 +285,7 @@ def _interval(name: str, measured: Measured, confidence: float) -> Figure:
 def _pairs(
     results: Sequence[VariantResult], recipe: Recipe, bundled: str | None
 ) -> list[tuple[str, str]]:
-    """What `comparisons.pairs` says, but controls only where they say something: against the
+    """What `comparison_plan.pairs` says, but controls only where they say something: against the
     untuned model, and against the untuned model with retrieval, which would be as good as the
     oracle if its search were perfect."""
     roles = {r.name: role(recipe.variants[r.name]) for r in results}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prooftune.errors import Failure
 from prooftune.evaluation.changes import changed_examples
-from prooftune.evaluation.comparisons import Measured, Plan, measured_once, pairs
+from prooftune.evaluation.comparison_plan import Measured, Plan, measured_once, pairs
 from prooftune.evaluation.figures import widest_figure
 from prooftune.evaluation.intervals import UNIT, f1_interval, wilson_interval
 from prooftune.evaluation.languages import LanguageRows
