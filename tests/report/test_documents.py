@@ -211,3 +211,35 @@ def test_what_variants_share_is_cautioned_once():
         "tfidf, zero-shot, few-shot, prompted, lora: 10 of 500 inputs (2.0%) were truncated to the "
         "length limit."
     ]
+
+
+def test_long_names_are_not_broken_in_the_terminal(capsys, monkeypatch):
+    from prooftune.report.terminal import print_variants
+
+    monkeypatch.setenv("COLUMNS", "80")
+    scores = deepcopy(facts_of("usual")["scores"])
+    name = "tuned-with-retrieval"
+    scores["variants"][name] = scores["variants"].pop("lora")
+    print_variants(scores)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    accuracy = scores["variants"][name]["metrics"]["accuracy"]
+    [row] = [line for line in lines if name in line]
+    assert f"{percent(accuracy['value'])} ({interval(accuracy)})" in row
+
+
+def test_wide_tables_break_before_brackets(capsys, monkeypatch):
+    from prooftune.report.document import Document, DocumentTable, print_document
+
+    monkeypatch.setenv("COLUMNS", "80")
+    headings = ["weights", "ROUGE-L", "change", "p (Holm)", "same answers", "memory", "rows/s"]
+    row = ["full precision", "31.0% (19.5–52.1)", "−0.4 (−37.2 to +28.5)", "1.00", "30.0%"]
+    row += ["170 MB (−38%)", "0.51 (0.20×)"]
+    print_document(Document("t", "h", "v.", [DocumentTable("q", headings, [row])]))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for part in ("31.0%", "(19.5–52.1)", "(−37.2 to +28.5)", "170 MB", "(−38%)", "(0.20×)"):
+        assert part in out
+    monkeypatch.setenv("COLUMNS", "200")
+    print_document(Document("t", "h", "v.", [DocumentTable("q", headings, [row])]))
+    assert "31.0% (19.5–52.1)" in capsys.readouterr().out

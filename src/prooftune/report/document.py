@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prooftune.report.build import page_style, template_environment
 from prooftune.report.markdown import escape_markdown, markdown_table
 from prooftune.version import __version__
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,26 @@ def render_markdown(document: Document) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _terminal_table(content: DocumentTable, *, narrow: bool = False) -> Table:
+    """The table for a terminal; `narrow` puts what is in brackets on a line of its own, since rich
+    would break it anywhere."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    first, *headings = content.headings
+    table.add_column(first, overflow="fold")
+    for heading in headings:
+        text = heading.replace(" ", "\n") if narrow else heading
+        table.add_column(text, justify="right", overflow="fold", no_wrap=narrow)
+    for name, *cells in content.rows:
+        # rich would read "[bold]" in a cell as its markup.
+        texts = [escape(cell.replace(" (", "\n(") if narrow else cell) for cell in cells]
+        table.add_row(escape(name), *texts)
+    return table
+
+
 def print_document(document: Document, remarks: Sequence[str] | None = None) -> None:
     """Print tables, remarks and the verdict.
 
@@ -79,24 +103,19 @@ def print_document(document: Document, remarks: Sequence[str] | None = None) -> 
         document: the document.
         remarks: replaces the document's remarks. Default: all of them.
     """
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
-    from prooftune.report.terminal import print_paragraph
+    from prooftune.report.terminal import natural_width, print_paragraph
 
     for content in document.tables:
         # Large tables are for the page only.
         if not content.printed:
             continue
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for i, heading in enumerate(content.headings):
-            table.add_column(heading, justify="right" if i else "left", overflow="fold")
-        for row in content.rows:
-            # rich would read "[bold]" in a cell as its markup.
-            table.add_row(*map(escape, row))
-        Console().print(table)
+        console = Console()
+        table = _terminal_table(content)
+        if natural_width(console, table) > console.width:
+            table = _terminal_table(content, narrow=True)
+        console.print(table)
     for sentence in document.remarks if remarks is None else remarks:
         print_paragraph(sentence)
     print_paragraph(document.verdict)

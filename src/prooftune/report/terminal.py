@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prooftune.evaluation.score_types import (
     Figure,
     Scores,
@@ -17,19 +19,40 @@ from prooftune.report.format import (
     percent,
 )
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
 
 def print_variants(scores: Scores) -> None:
-    """Print the main metrics of every variant, best first, the first two with intervals."""
-    from rich.box import SIMPLE_HEAD
+    """Print the main metrics of every variant, best first, the first two with intervals, or fewer
+    where long names leave no room for them."""
     from rich.console import Console
+
+    console = Console()
+    tables = (_variants_table(scores, intervals) for intervals in (2, 1, 0))
+    table = next((t for t in tables if natural_width(console, t) <= console.width), None)
+    console.print(table or _variants_table(scores, 0))
+
+
+def natural_width(console: Console, table: Table) -> int:
+    """The width in characters that a table has where nothing is wrapped."""
+    from rich.measure import Measurement
+
+    return Measurement.get(console, console.options.update(width=1_000), table).maximum
+
+
+def _variants_table(scores: Scores, intervals: int) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
     task = task_display.display_for(scores)
     columns = task_display.available_metrics(scores, task.terminal_metrics)
     # More columns would not fit into 80 characters.
+    counts = task.count_columns[:1]
     # The primary metric and the one after it.
-    counts, with_interval = task.count_columns[:1], list(columns)[:2]
+    with_interval = list(columns)[:intervals]
     title = (
         f"{scores['n']:,} test {task.noun}{_in_groups(scores)}, "
         f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}"
@@ -54,7 +77,7 @@ def print_variants(scores: Scores) -> None:
             *cells,
             *(percent(output_count(variant, key) / variant["n"]) for key, _ in counts),
         )
-    Console().print(table)
+    return table
 
 
 def precision_and_recall(scores: Scores) -> str:
