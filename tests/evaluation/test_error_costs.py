@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from prooftune import recipe as recipes
+from prooftune.bundle.manifest_reader import _CommonSchema
 from prooftune.errors import UsageError
 from prooftune.evaluation.calibration import apply_temperature, fit_temperature
 from prooftune.evaluation.decisions import with_decisions
@@ -169,3 +171,21 @@ def test_costs_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     values = {"name": "n", "data": {"train": "t.csv"}, "variants": {"zero-shot": None}}
     with pytest.raises(UsageError, match=message):
         recipes.parse({**values, **changes})
+
+
+def test_a_bundle_with_costs_of_other_labels_is_refused() -> None:
+    manifest = {
+        "task": "classification",
+        "labels": LABELS,
+        "fields": ["text"],
+        "temperature": None,
+        "costs": {"ham": {"spam": 2}},
+    }
+    assert _CommonSchema.model_validate(manifest).costs == {"ham": {"spam": 2.0}}
+    for costs, message in (
+        ({"ham": {"spm": 2}}, "names 'spm', which is not one of the labels"),
+        ({"ham": {"spam": -2}}, "greater than or equal to 0"),
+        ([1, 2], "expected {true label"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            _CommonSchema.model_validate({**manifest, "costs": costs})
