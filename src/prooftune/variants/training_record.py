@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from prooftune.errors import Failure
 from prooftune.recipe import Variant
+from prooftune.recipe.metrics import QUALITY_METRICS
 from prooftune.recipe.variants import ClassWeights
 from prooftune.utils import distributed
 from prooftune.utils.files import sha256
@@ -98,6 +99,8 @@ def training_options(
     recipe = context.recipe
     run = f"{recipe.name}/{log_folder(name, context.training)}"
     options = {"run_name": run, **recipe.training, **variant.training, "seed": seed}
+    if _selects_by_quality(context, variant, options):
+        options["metric_for_best_model"] = QUALITY_METRICS[recipe.task][0]
     if options.get("data_seed") is not None:
         # Trainings differ in the order of their rows, too.
         options["data_seed"] = int(options["data_seed"]) + context.training
@@ -112,6 +115,21 @@ def add_pretraining(record: TrainingRecord, pretraining: PretrainingRecord) -> N
     cost["train_tokens"] += round(pretraining["tokens"] * pretraining["epochs"])
     cost["peak_memory_bytes"] = max(cost["peak_memory_bytes"], peak)
     record["pretraining"] = pretraining
+
+
+def _selects_by_quality(context: VariantContext, variant: Variant, options: dict[str, Any]) -> bool:
+    """Whether the checkpoint is chosen by predictions on validation rows by default.
+
+    The loss of preferences falls also where probability moves to a label that no pair names.
+    """
+    chosen = {"metric_for_best_model", "load_best_model_at_end", "eval_strategy", "save_strategy"}
+    return (
+        variant.objective == "preference"
+        and variant.pairs is None
+        and len(context.training_validation) > 0
+        and not context.recipe.early_stopping
+        and not chosen & options.keys()
+    )
 
 
 def log_folder(name: str, training: int) -> str:
