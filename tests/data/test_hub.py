@@ -228,6 +228,6 @@ def test_an_unreachable_hub_fails_within_seconds(tmp_path: Path) -> None:
     )
     assert [answer[:2] for answer in answers] == [["Failure", 1]] * 2
     assert "cannot reach the hub for dataset 'owner/news'" in answers[0][2]
-    assert "the hub could not deliver owner/tiny" in answers[1][2]
+    assert "the hub could not deliver owner/tiny (it cannot be reached" in answers[1][2]
     assert all("HF_ENDPOINT" in answer[2] for answer in answers)
     assert time.monotonic() - start < 30

@@ -78,8 +78,11 @@ def fetch(name: str, revision: str | None) -> Path:
     except RepositoryNotFoundError:
         raise _no_such_model(name) from None
     except (LocalEntryNotFoundError, OSError) as error:
+        reason = type(error).__name__
+        if isinstance(error, LocalEntryNotFoundError):
+            reason = "it cannot be reached, and the model is not in its cache"
         raise Failure(
-            f"the hub could not deliver {name} ({type(error).__name__}). Check the network and "
+            f"the hub could not deliver {name} ({reason}). Check the network and "
             "HF_ENDPOINT, give "
             f"a local folder, or use '{DEFAULT_MODEL}', which needs no hub."
         ) from error
