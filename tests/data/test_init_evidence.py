@@ -100,6 +100,24 @@ def test_no_row_is_lost_or_changed(tmp_path: Path, name: str) -> None:
     assert rows_of(study) == Counter(ROWS)
 
 
+def test_the_turns_before_a_question_are_named_as_used(tmp_path: Path) -> None:
+    records = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Parcel {text} is late."},
+                {"role": "assistant", "content": "Which city?"},
+                {"role": "user", "content": f"Nairobi, number {i}."},
+                {"role": "assistant", "content": f"{text} arrives on day {i}."},
+            ]
+        }
+        for i, (text, _) in enumerate(ROWS)
+    ]
+    values, study, notes = drafted(jsonl(tmp_path / "chat.jsonl", records))
+    assert values["task"] == "free-text-qa" and "history" in study.train[0].inputs
+    said = " ".join(notes)
+    assert "earlier turns are part of the prompt" in said and "Not used" not in said
+
+
 @pytest.mark.parametrize("encoding", ["cp1251", "koi8-r", "utf-16"])
 def test_encodings_are_written_into_the_recipe(tmp_path: Path, encoding: str) -> None:
     rows = [

@@ -217,7 +217,7 @@ def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[E
     table = conversations_to_questions(table)
     fields, answers = resolve_columns(table, source)
     _refuse_unwanted(table, answers)
-    if _has_history(table):
+    if holds_history(table):
         fields[HISTORY] = HISTORY  # whatever data.text names: a question means little without it
     input_columns = {field: table.columns.index(column) for field, column in fields.items()}
     answer_column = table.columns.index(answers)
@@ -282,7 +282,7 @@ def _refuse_unwanted(table: Table, answers: str) -> None:
     )
 
 
-def _has_history(table: Table) -> bool:
+def holds_history(table: Table) -> bool:
     """Whether the column `HISTORY` holds earlier turns of conversations, and not something else."""
     if HISTORY not in table.columns:
         return False

@@ -9,7 +9,7 @@ from itertools import islice
 from prooftune.data.init.column_names import LABEL_NAMES, name_families
 from prooftune.data.init.delimiters import MAX_LABELS, SAMPLE_ROWS, NoLabels, is_number
 from prooftune.data.init.sniffing import InferredOptions
-from prooftune.data.questions import LAYOUTS, flags_answers, parse_answers
+from prooftune.data.questions import LAYOUTS, flags_answers, holds_history, parse_answers
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError
 from prooftune.types import CONTEXT, HISTORY, QUESTION
@@ -85,9 +85,11 @@ def note_columns(table: Table, inferred: InferredOptions, columns: dict[str, str
         + ".",
     )
     inferred.add("label", columns["answers"], f"Answers: column '{columns['answers']}'.")
-    if HISTORY in table.columns:
+    used = set(columns.values())
+    if holds_history(table):
+        used.add(HISTORY)
         inferred.notes.append("Conversations: earlier turns are part of the prompt.")
-    unused = [name for name in table.columns if name not in (*columns.values(), HISTORY)]
+    unused = [name for name in table.columns if name not in used]
     if unused:
         inferred.notes.append(
             f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
