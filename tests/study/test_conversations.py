@@ -8,14 +8,17 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from starlette.testclient import TestClient
 
 import prooftune
 from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.run_folder import read_predictions, read_study
+from prooftune.serving.app import Options
 from prooftune.serving.chat import _user_message
 from prooftune.serving.errors import HTTPError
 from prooftune.serving.registry import ServedBundle
 from prooftune.serving.schemas import ChatMessage
+from prooftune.serving.server import build_service
 from prooftune.types import HISTORY, QUESTION
 
 ANIMALS = ["cat", "goal", "planet", "phone", "film", "match"]
@@ -66,6 +69,18 @@ def test_a_bundle_answers_with_the_turns_before(
     alone = bundle.predict([e.inputs[QUESTION] for e in study.test])
     # The first turn of a conversation has no history, and so a shorter prompt.
     assert all(a.prompt_tokens < p.prompt_tokens for a, p in zip(alone, predicted, strict=True))
+
+    example = study.test[0]
+    turns = json.loads(example.inputs[HISTORY])
+    asked = [*turns, {"role": "user", "content": example.inputs[QUESTION]}]
+    service = build_service({"chats": result.bundle}, Options())  # asks the bundle once
+    try:
+        body = {"model": "chats", "messages": asked}
+        reply = TestClient(service.app).post("/v1/chat/completions", json=body).json()
+    finally:
+        service.close()
+    assert reply["choices"][0]["message"]["content"] == answers[0].answer
+    assert reply["usage"]["prompt_tokens"] == answers[0].prompt_tokens
 
 
 def served(*fields: str) -> ServedBundle:

@@ -18,6 +18,7 @@ from prooftune.errors import UsageError, nearest
 from prooftune.serving.batching import Batcher, BatchObserver
 from prooftune.serving.errors import HTTPError
 from prooftune.serving.limits import Limits
+from prooftune.types import HISTORY
 
 BASE_SUFFIX = ":base"
 """Suffix of a bundle's name that selects its untuned base model."""
@@ -184,7 +185,10 @@ def warm_up(served: Mapping[str, ServedBundle]) -> None:
     """
     for entry in served.values():
         # Any text will do: the first batch compiles kernels and prepacks weights.
-        entry.bundle.predict([dict.fromkeys(entry.bundle.fields, "warm")], progress=False)
+        inputs = dict.fromkeys(entry.bundle.fields, "warm")
+        if HISTORY in inputs:
+            inputs[HISTORY] = ""  # turns are JSON; none come before this question
+        entry.bundle.predict([inputs], progress=False)
 
 
 def find_model(
