@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from prooftune.evaluation.score_types import Figure
-from prooftune.evaluation.scores import COSTS
-from prooftune.recipe.metrics import ORDINAL_METRICS
+from prooftune.recipe.metrics import COST_METRICS, ORDINAL_METRICS
 from prooftune.report.format import (
     byte_size,
     count,
@@ -26,7 +25,7 @@ from report.conftest import CASES, facts_of
 from report.reading import cells, table
 
 MISSING = "–"
-FURTHER = (*ORDINAL_METRICS, *COSTS)  # of ordinal labels and of errors that have costs
+FURTHER = (*ORDINAL_METRICS, *COST_METRICS)  # of ordinal labels and of errors that have costs
 METRICS = {k: m for k, m in TASKS["classification"].metrics.items() if k not in FURTHER}
 """All metrics of labels that are names."""
 AS_NUMBERS = ("mcc", "log_loss", "brier", "ece")

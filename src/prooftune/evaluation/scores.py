@@ -56,14 +56,11 @@ from prooftune.evaluation.score_types import (
 )
 from prooftune.evaluation.verdict import verdict
 from prooftune.recipe import Evaluation
+from prooftune.recipe.metrics import COST_METRICS, ORDINAL_METRICS
 from prooftune.types import Study, VariantResult
 
 COMPARED = ("accuracy", "macro_f1", "balanced_accuracy", "mcc")
 """Metrics of which differences are given; the primary one is added."""
-ORDINAL = ("quadratic_kappa", "mae", "mae_score")
-"""Those of ordinal labels."""
-COSTS = ("mean_cost", "cost_score")
-"""Those of errors that have costs."""
 
 
 def score(
@@ -166,8 +163,8 @@ def score(
             dict.fromkeys(
                 (
                     *COMPARED,
-                    *(ORDINAL if study.scale else ()),
-                    *(COSTS if study.costs else ()),
+                    *(ORDINAL_METRICS if study.scale else ()),
+                    *(COST_METRICS if study.costs else ()),
                     primary,
                 )
             )
