@@ -14,7 +14,9 @@ import pytest
 from data.tabled import file
 from data.test_init_evidence import LABELS, ROWS, TEXTS, drafted, jsonl, rows_of
 from prooftune.data.questions import parse_answers
+from prooftune.data.readers.dispatch import read_table
 from prooftune.errors import UsageError
+from prooftune.recipe.data import Source
 from prooftune.utils.encoding_detection import detect_encoding
 
 QUESTIONS = [f"What happens if {text}?" for text in TEXTS]
@@ -391,3 +393,20 @@ def test_records_of_web_programs(tmp_path: Path, kind: str) -> None:
     records = [made[kind](i, t, x) for i, (t, x) in enumerate(ROWS)]
     _, study, _ = drafted(jsonl(tmp_path / "a.jsonl", records))
     assert rows_of(study) == Counter(ROWS)
+
+
+def test_bytes_that_damage_a_utf8_file_are_no_other_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    content = "text,label\ncafé naïve,pos\nüber,neg\nbroken ".encode() + b"\xc3 byte,neg\n"
+    path.write_bytes(content)
+    source = Source(path=str(path), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"a\.csv:4: .*the line is damaged\..* iconv -c") as error:
+        [*read_table(path, source).rows]
+    assert "iso-8859-1" not in str(error.value)
+    # What `iconv -c` does: bytes that are none of UTF-8 are left out.
+    path.write_bytes(content.decode(errors="ignore").encode())
+    rows = read_table(path, source).rows
+    assert [row[0] for row in rows] == ["café naïve", "über", "broken  byte"]
+    path.write_bytes("text,label\ncafé naïve,pos\nüber,neg\n".encode("iso-8859-1"))
+    with pytest.raises(UsageError, match=r"set data\.encoding: iso-8859-1"):
+        [*read_table(path, source).rows]

@@ -351,6 +351,26 @@ def test_early_stopping_and_best_checkpoint(model_folders: dict[str, Path], tmp_
     assert log[-1]["step"] < 120
     module.model.eval()
     assert loss_of(module, rows[16:], encoder).item() == pytest.approx(min(losses), rel=1e-4)
+    # A run that was stopped between its training and its predictions must not train on.
+    weights = module.trainable_state()
+    again, rows, encoder = setup(model_folders["llama"])
+    repeated = train(again, rows[:16], rows[16:], encoder.prefix, options, patience=2)
+    assert [e["step"] for e in repeated if "loss" in e] == [e["step"] for e in log if "loss" in e]
+    assert all(torch.equal(again.trainable_state()[name], w) for name, w in weights.items())
+
+
+@pytest.mark.parametrize("options", [{"max_steps": 2}, {"num_train_epochs": 1}])
+def test_a_finished_training_takes_no_step_when_it_is_resumed(
+    model_folders: dict[str, Path], tmp_path: Path, options: dict[str, int]
+) -> None:
+    logs, weights = [], []
+    for _ in range(2):
+        module, rows, encoder = setup(model_folders["llama"])
+        values = arguments(tmp_path, save_strategy="steps", save_steps=1, **options)
+        logs.append(train(module, rows, [], encoder.prefix, values))
+        weights.append(module.trainable_state())
+    assert max(e["step"] for e in logs[1]) == max(e["step"] for e in logs[0])
+    assert all(torch.equal(weights[1][name], w) for name, w in weights[0].items())
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,14 @@ def elapsed_seconds(checkpoint: Path | None) -> float:
     return float(json.loads(file.read_text())) if file and file.is_file() else 0.0
 
 
+def has_ended(checkpoint: Path) -> bool:
+    """Whether a complete checkpoint is that of the last step: all steps are done, or early stopping
+    ended the training there."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    return state["global_step"] >= state["max_steps"] or bool(control.get("should_training_stop"))
+
+
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint; incomplete ones are removed.
 

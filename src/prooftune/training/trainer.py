@@ -24,7 +24,7 @@ from prooftune.engine.kernels.int8_linear import is_available, use_int8_linear
 from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.errors import UsageError
 from prooftune.training import memory
-from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkpoint
+from prooftune.training.checkpoints import elapsed_seconds, has_ended, last_complete_checkpoint
 from prooftune.training.dataloader import TrainingDataset
 from prooftune.training.objective import TuningModule
 from prooftune.training.progress import TrainingProgress, finite_log
@@ -136,10 +136,10 @@ def _train(
     if checkpoint:
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         trainer.elapsed_seconds = elapsed_seconds(checkpoint)
+        trainer.has_ended = has_ended(checkpoint)
+        steps = f"step {state['global_step']:,} of {state['max_steps']:,}"
         notify(
-            f"{description}: resuming after step {state['global_step']:,} of "
-            f"{state['max_steps']:,}",
-            "dim",
+            f"{description}: {'ended at' if trainer.has_ended else 'resuming after'} {steps}", "dim"
         )
     # Only under autocast, which casts the inputs anyway.
     if arguments.bf16 or arguments.fp16:

@@ -77,6 +77,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
     Attributes:
         elapsed_seconds: training time before the checkpoint from which this run resumes.
         micro_batches: parts in which every batch is computed (see `training.memory`).
+        has_ended: whether the checkpoint from which this run resumes is that of the last step.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         self._quality, self._peft_checkpoints = quality, peft_checkpoints
         self.elapsed_seconds, self._started = 0.0, time.perf_counter()
         self.micro_batches = 1
+        self.has_ended = False
         self._last_loss: _LastLoss | None = None
         super().__init__(model=module, train_dataset=train, **options)
         # `compute_loss` divides by the targets of the accumulation window, so the Trainer must not
@@ -147,6 +149,14 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             f"{self.args.fp16}, bf16 {self.args.bf16}. Lower training.learning_rate, or use bf16 "
             "instead of fp16."
         )
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        if self.has_ended:
+            # With `max_steps`, or after early stopping, the Trainer would take one more step before
+            # it looks whether it should stop.
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **options)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Targets of the accumulation window, as a number on the host; none of them is masked.

@@ -194,14 +194,36 @@ def _raise_decode_error(path: Path, encoding: str) -> None:
             # `object` is the chunk with what the decoder had left over from the one before.
             except UnicodeDecodeError as error:
                 line += error.object.count(b"\n", 0, error.start)
+                found = (
+                    f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not valid {encoding}"
+                )
+                if _is_damaged_utf8(path, encoding):
+                    raise UsageError(
+                        f"{found}, though most characters of the file are: the line is damaged. "
+                        f"Correct it, or leave out such bytes: iconv -c -f utf-8 -t utf-8 "
+                        f"{path.name} > corrected{path.suffix}"
+                    ) from None
                 raise UsageError(
-                    f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not valid "
-                    f"{encoding}. For Western European text from an older program, set "
+                    f"{found}. For Western European text from an older program, set "
                     "data.encoding: iso-8859-1 (or cp1252)"
                 ) from None
             if not chunk:
                 return
             line += chunk.count(b"\n")
+
+
+def _is_damaged_utf8(path: Path, encoding: str) -> bool:
+    """Whether a file is UTF-8 but for a few bytes: another encoding would garble the rest."""
+    if codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
+        return False
+    valid = invalid = 0
+    with path.open(encoding="utf-8", errors="replace", newline="") as handle:
+        while text := handle.read(1 << 20):
+            replaced = text.count("\ufffd")
+            invalid += replaced
+            valid += sum(1 for character in text if character > "\x7f") - replaced
+    # By chance, hardly any sequence of two bytes of another encoding is valid UTF-8.
+    return valid > 2 * invalid
 
 
 def _first_bytes(path: Path) -> bytes:
