@@ -13,7 +13,7 @@ help:  ## Show what there is
 install: .venv/run.stamp  ## Install into .venv (1.9 GB, most of it torch)
 	@echo "Installed. Now: . $(BIN)/activate, then prooftune --help"
 
-demo: .venv/run.stamp  ## Install, then tune and compare the small embedded model (about 5 minutes)
+demo: .venv/run.stamp  ## Install, then tune and compare the small embedded model (two to six minutes)
 	$(BIN)/prooftune demo
 
 test: .venv/test.stamp lint  ## Install, then check style and types and run the tests
