@@ -53,9 +53,12 @@ def fit_rows(name: str, folder: Path | None) -> list[str]:
     """
     recipe, _ = recipes.load(name)
     started = (folder or Path("runs") / recipe.name) / "recipe.yaml"
+    # With other limits the run folder would be another study's, and be refused.
     if started.is_file():
         return _overrides(recipes.load(str(started))[0])
     with spinner("Measuring this machine"):
+        # The tuned variant's training is most of the work, and everything else is matmuls of the
+        # same model.
         step_seconds = measure_step(recipe)
     share, seconds = fit(WORK[name], step_seconds)
     fitted = _with_share(recipe, share)

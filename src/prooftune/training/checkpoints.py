@@ -23,6 +23,7 @@ def has_ended(checkpoint: Path) -> bool:
     """Whether a complete checkpoint is that of the last step: all steps are done, or early stopping
     ended the training there."""
     state = json.loads((checkpoint / "trainer_state.json").read_text())
+    # Early stopping acts before the checkpoint of the same step is written, so that it is in there.
     control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
     return state["global_step"] >= state["max_steps"] or bool(control.get("should_training_stop"))
 

@@ -182,6 +182,7 @@ def pretrain(context: VariantContext, variant: Variant, name: str) -> None:
     folder = pretraining_folder(context, variant, name)
     if (folder / RECORD).is_file():
         return
+    # Two models would not fit where one does.
     release_cached_model()
     rows, validation = _rows(context, variant, name)
     module = _module(context, variant, name)
@@ -234,6 +235,7 @@ def _rows(
     if not rows:
         raise UsageError(f"variants.{name}.pretrain: no text of {inputs.name} has two tokens")
     examples = context.training_validation[:MEASURED_PIECES]
+    # Perplexity on texts that are not trained on is what tells adaptation from memorisation.
     held_out = language_modelling_rows(map(text_of, examples), context.tokenizer, length)
     return rows, held_out[:MEASURED_PIECES]
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
+from prooftune.data.init.csv_layout import detect_csv_layout
 from prooftune.data.init.delimiters import (
     DELIMITERS,
-    SAMPLE_ROWS,
-    NoLabels,
-    count_title_lines,
     delimiter_fit,
-    has_header,
-    row_evenness,
     sample_rows,
     text_delimiter,
 )
@@ -28,8 +20,6 @@ from prooftune.data.readers.class_names import class_names
 from prooftune.data.readers.compression import uncompressed
 from prooftune.data.readers.dispatch import (
     Table,
-    default_delimiter,
-    delimiter_of,
     is_json_lines,
     read_table,
     split_part,
@@ -158,6 +148,7 @@ def _files(path: Path, inferred: InferredOptions) -> list[Path]:
     """The files of the training split; other splits are noted."""
     if path.is_dir():
         by_split = split_folder(path)
+        # A pattern names its files; only a folder is searched for splits.
         named = _named_splits(by_split)
         if "train" in named and len(by_split) > 1:
             inferred.splits = named
@@ -213,7 +204,7 @@ def _sniff_text(path: Path, format_: str, choices: InitChoices, inferred: Inferr
         _note_encoding(guess, inferred)
     text = _sample(path, guess.encoding)
     if format_ == "csv":
-        _csv_layout(path, text, inferred)
+        detect_csv_layout(path, text, inferred)
     elif format_ == "text":
         delimiter = text_delimiter(path.name, text)
         inferred.add("delimiter", delimiter, f"Each line is a text, {delimiter!r} and its label.")
@@ -299,90 +290,3 @@ def _format_by_content(name: str, text: str) -> str:
     fits = [delimiter_fit(sample_rows(text, d)) for d in DELIMITERS]
     # A comma in every line makes no table: columns have names, or one holds labels.
     return "csv" if any(even == 1 and (known or labels) for even, known, labels in fits) else "text"
-
-
-def _lines_of_rows(text: str, delimiter: str, rows: int) -> int:
-    """How many lines of a file the first rows take, with the blank lines between them."""
-    for number, line in enumerate(text.splitlines(), start=1):
-        rows -= bool(line.replace(delimiter, "").strip())
-        if not rows:
-            return number
-    return rows
-
-
-def _refuse_foreign_quotes(
-    name: str, text: str, rows: Sequence[Sequence[str]], delimiter: str
-) -> None:
-    """Refuse fields in single quotes and quotes after a backslash, which would stay in the labels.
-
-    Raises:
-        UsageError: the file has them.
-    """
-    columns = zip(*(row for row in rows[1:] if len(row) == len(rows[-1])), strict=True)
-    if any(
-        all(len(cell) > 1 and cell[0] == cell[-1] == "'" for cell in map(str.strip, column))
-        for column in columns
-    ):
-        raise UsageError(
-            f"{name}: fields are in single quotes, which CSV does not have. Write the file with "
-            'double quotes (")'
-        )
-    if '\\"' in text and len({*map(len, rows)}) > 1:
-        escaped = csv.reader(
-            io.StringIO(text, newline=""), delimiter=delimiter, escapechar="\\", doublequote=False
-        )
-        if len({len(row) for row in islice(escaped, len(rows)) if row}) == 1:
-            raise UsageError(
-                f'{name}: quotes inside of fields come after a backslash (\\"), and CSV doubles '
-                'them (""). Write the file with doubled quotes'
-            )
-
-
-def _csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
-    named = delimiter_of(
-        path, Source(path=str(path), encoding=inferred.options.get("encoding", "utf-8"))
-    )
-    usual = default_delimiter(path)
-    # Excel's `sep=;` line is no row.
-    body = text.split("\n", 1)[-1] if named != usual else text
-    rows = {d: sample_rows(body, d) for d in dict.fromkeys([named, usual, *DELIMITERS])}
-    # `max` takes the first of equals, which is the usual separator of the file's suffix.
-    best = named if named != usual else max(rows, key=lambda d: delimiter_fit(rows[d]))
-    if not rows[best]:
-        raise UsageError(f"{path.name} contains no rows")
-    if len(rows[best]) == 1:
-        raise UsageError(
-            f"{path.name} holds a single row, {', '.join(map(repr, rows[best][0][:8]))}: a header "
-            "and no rows?"
-        )
-    # The best of all separators makes one column: this is no table.
-    if not row_evenness(rows[best]):
-        raise NoLabels(
-            f"{path.name}: no separator among tab, comma, semicolon and | gives more than one "
-            "column in every row. For lines of the form text<separator>label use --format text"
-        )
-    if named != usual:
-        inferred.notes.append(f"Columns are separated by {best!r}, as the first line says.")
-    elif best != usual or "format" in inferred.options:
-        inferred.add("delimiter", best, f"Columns are separated by {best!r}.")
-    _refuse_foreign_quotes(path.name, text, rows[best], best)
-    if any(all(re.fullmatch(r"\s*(:?-{3,}:?)?\s*", c) for c in row) for row in rows[best][1:2]):
-        raise UsageError(
-            f"{path.name} holds a table in Markdown, with a line of dashes below its header. Write "
-            "it as CSV, or with tabs between the columns"
-        )
-    titles = count_title_lines(rows[best])
-    if titles:
-        lines = _lines_of_rows(body, best, titles)
-        inferred.add(
-            "skip_lines",
-            lines,
-            f"The first {lines} line{'s are' if lines > 1 else ' is'} no part of the table: "
-            f"{' '.join(rows[best][0])[:60]!r}.",
-        )
-    if not has_header(rows[best][titles:SAMPLE_ROWS]):
-        inferred.add(
-            "header",
-            False,
-            "The first row looks like data, so there is no header; data.columns names the columns.",
-        )

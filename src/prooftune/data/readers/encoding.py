@@ -214,6 +214,7 @@ def _raise_decode_error(path: Path, encoding: str) -> None:
 
 def _is_damaged_utf8(path: Path, encoding: str) -> bool:
     """Whether a file is UTF-8 but for a few bytes: another encoding would garble the rest."""
+    # Of other encodings nearly every byte sequence is valid, and counts would mean nothing.
     if codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
         return False
     valid = invalid = 0

@@ -51,12 +51,14 @@ class BitsAndBytesLinears:
         # The adapters' part first, so that each weight is freed after its own matmul.
         grad_x = grad_hidden @ lora_a
         for layer, grad in zip(self._layers, grads, strict=True):
+            # In place: the gradient of x is the only tensor that grows over the layers.
             grad_x.addmm_(grad, dequantized_weight(layer, grad.dtype))
         return grad_x
 
 
 def layer_types() -> tuple[type[nn.Linear], ...]:
     """Linear layers of bitsandbytes; none before the library is loaded, by a quantized model."""
+    # Not imported: that takes seconds, and nothing is quantized before a model has loaded it.
     library = sys.modules.get("bitsandbytes")
     return (library.nn.Linear4bit, library.nn.Linear8bitLt) if library else ()
 
