@@ -25,7 +25,12 @@ def check_access(name: str, revision: str | None) -> None:
     """
     from huggingface_hub import auth_check, constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return  # the path of a folder that is not there, which `check_model_name` reports
     with contextlib.suppress(OSError):
         snapshot_download(name, revision=revision, allow_patterns=_NEEDED, local_files_only=True)
         return
