@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from prooftune.errors import Failure, UsageError
@@ -24,16 +23,19 @@ def check_access(name: str, revision: str | None) -> None:
         UsageError: the hub has no such model.
     """
     from huggingface_hub import auth_check, constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
 
     try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return  # the path of a folder that is not there, which `check_model_name` reports
-    with contextlib.suppress(OSError):
         snapshot_download(name, revision=revision, allow_patterns=_NEEDED, local_files_only=True)
         return
+    except HFValidationError:
+        return  # the path of a folder that is not there, which `check_model_name` reports
+    except OSError:
+        pass  # not in the cache
     if constants.HF_HUB_OFFLINE or not is_reachable(constants.ENDPOINT):
         return
     try:
