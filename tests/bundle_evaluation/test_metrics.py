@@ -92,6 +92,7 @@ def test_abstention_counts_the_labels_at_or_above_the_threshold(tmp_path: Path) 
     assert abstention["reached"] is (sum(accepted) / len(accepted) >= 0.9)
 
 
+@pytest.mark.slow
 def test_calibration_error_is_of_the_served_probabilities(tmp_path: Path) -> None:
     rows = study_rows()
     predictions = classifier(BUNDLE).predict([text for text, _ in rows])

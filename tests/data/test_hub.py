@@ -202,6 +202,7 @@ def test_unavailable_hub_models(hub: Hub, tmp_path: Path) -> None:
         assert "then log in with 'hf auth login'" in message
 
 
+@pytest.mark.slow
 def test_access_is_asked_without_a_download(hub: Hub, tmp_path: Path) -> None:
     names = ("tiny", "nothing", "gated", "asked")
     hub.requests.clear()

@@ -328,6 +328,7 @@ def test_rows_with_common_prefixes_match_single_rows(model_folder: Path) -> None
             )
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=1, max_size=12),
     st.integers(1, 400),

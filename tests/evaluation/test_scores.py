@@ -94,6 +94,7 @@ def test_every_figure_lies_in_its_interval(larger: Any) -> None:
             assert figure["low"] <= figure["value"] <= figure["high"], (name, metric, figure)
 
 
+@pytest.mark.slow
 def test_pairs_compared(larger: Any) -> None:
     pairs = {(c["a"], c["b"]) for c in larger["comparisons"]}
     others = ("majority", "tfidf", "zero-shot", "few-shot", "prompted")

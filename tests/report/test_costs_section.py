@@ -57,6 +57,7 @@ def test_table_and_figure_show_the_scores() -> None:
     assert f"tfidf: {value:.1%}, 0.000023 USD" in titles and len(titles) == len(rows)
 
 
+@pytest.mark.slow
 def test_sentence_lists_the_front_from_the_cheapest() -> None:
     scores = facts_of("usual")["scores"]
     sentence = front_sentence(scores)

@@ -82,6 +82,7 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
     return [[re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()] for block in blocks]
 
 
+@pytest.mark.slow
 def test_markdown_tables_are_square_and_complete(case, tmp_path):
     facts = facts_of(case)
     write_report(facts, tmp_path)

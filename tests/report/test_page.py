@@ -45,6 +45,7 @@ def test_nothing_is_loaded_from_anywhere(document, html):
     assert "default-src 'none'" in html
 
 
+@pytest.mark.slow
 def test_texts_from_data_are_shown_and_never_acted_on():
     html, page = html_of("hostile"), page_of("hostile")
     assert "<script" not in html and "<img" not in html
@@ -88,6 +89,7 @@ def test_one_first_heading_with_the_verdict_and_no_level_skipped(document, facts
     assert all(e.text for e in headings)
 
 
+@pytest.mark.slow
 def test_the_verdict_comes_before_everything_else(document, facts):
     texts = [e.text for e in document.all("p") if "lede" in e.attributes.get("class", "")]
     assert texts == [" ".join(facts["scores"]["verdict"]["sentence"].split())]

@@ -63,6 +63,7 @@ def test_vectors_are_those_of_the_plain_model_whatever_the_batch(
     np.testing.assert_allclose(got, [plain(encoder_folder, text) for text in VARIED], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fast_arithmetic_is_near_the_exact(encoder_folder: Path) -> None:
     got = embeddings.embed(VARIED, encoder_folder)
     exact = np.array([plain(encoder_folder, text) for text in VARIED])

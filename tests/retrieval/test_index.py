@@ -116,6 +116,7 @@ def test_only_changed_documents_are_embedded(
     assert answers(out) == answers(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_other_chunk_sizes_index_everything_anew(small: IndexSettings, tmp_path: Path) -> None:
     docs, out = collection(tmp_path / "docs"), tmp_path / "index"
     build_index(docs, out, small)

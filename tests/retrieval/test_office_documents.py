@@ -379,6 +379,7 @@ def test_unreadable_documents_are_skipped_with_a_way_out(
     assert message in reason(tmp_path, name, content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

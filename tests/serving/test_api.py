@@ -128,6 +128,7 @@ def test_many_clients_at_once_each_get_their_own_answers(
             assert got["probabilities"] == pytest.approx(want.probabilities, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_untuned_model_has_no_threshold_and_a_head_has_no_untuned_model(
     client: httpx2.Client,
 ) -> None:

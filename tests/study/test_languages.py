@@ -68,6 +68,7 @@ def test_metrics_by_language_are_those_of_its_rows(finished: pipeline.Result) ->
         assert figures["train"] == sum(e.language == language for e in study.train)
 
 
+@pytest.mark.slow
 def test_without_its_rows_a_language_is_guessed(finished: pipeline.Result) -> None:
     languages = finished.scores["languages"]
     assert languages is not None

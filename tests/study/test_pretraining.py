@@ -209,6 +209,7 @@ def test_wrong_options_are_refused(variant: dict[str, Any], message: str) -> Non
         recipes.parse(values, "test")
 
 
+@pytest.mark.slow
 def test_unusable_files_stop_before_anything_is_computed(
     model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -310,6 +311,7 @@ def pretraining_context(model: Path, folder: Path, data: Path) -> tuple[VariantC
     return context, recipe.variants["adapted"]
 
 
+@pytest.mark.slow
 def test_a_killed_pretraining_resumes_to_the_same_weights(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -371,6 +373,7 @@ def test_other_parameters_are_refused(model_folders: dict[str, Path]) -> None:
         module.start_from({name: value for name, value in state.items() if name != layer})
 
 
+@pytest.mark.slow
 def test_check_names_leaks_and_estimates_pretraining(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -183,6 +183,7 @@ def test_a_diverged_trial_counts_and_is_not_chosen(tmp_path: Path) -> None:
         search(tmp_path / "all", lambda v, n, s: train(v, 0, s), trials=2)
 
 
+@pytest.mark.slow
 def test_hours_limit_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 100_000, 600))  # every look at the clock takes ten minutes
     monkeypatch.setattr("prooftune.search.optimization.time.perf_counter", lambda: next(clock))

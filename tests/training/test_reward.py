@@ -72,6 +72,7 @@ def gradients(module: RewardModule) -> torch.Tensor:
     return torch.cat(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("attention", ["auto", "eager"])
 def test_loss_and_gradients_are_those_of_enumeration(

@@ -96,6 +96,7 @@ def _item(index: int) -> str:
     return _inherited[0][index]
 
 
+@pytest.mark.slow
 def test_threads_and_forked_processes_read_it() -> None:
     stored = DiskBackedList(LONG)
     with ThreadPoolExecutor(4) as pool:

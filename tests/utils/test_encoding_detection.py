@@ -79,6 +79,7 @@ def test_one_foreign_letter_leaves_a_doubt_that_shows_the_readings(tmp_path: Pat
         assert sample in path.read_bytes().decode(encoding)
 
 
+@pytest.mark.slow
 def test_a_candidate_must_read_the_whole_file(tmp_path: Path) -> None:
     """The statistics see the first lines; a byte that cp1252 lacks comes after them."""
     path = tmp_path / "a.csv"
