@@ -193,8 +193,10 @@ def _read_data(config: ForeignConfig) -> None:
 
 def _sections(config: ForeignConfig, key: str) -> list[dict[str, Any]]:
     """The data sets under a key: one, or a list of several."""
-    found = config.take(key) or ()
-    return [dict(section) for section in ([found] if isinstance(found, Mapping) else found)]
+    sections = config.take(key) or ()
+    return [
+        dict(section) for section in ([sections] if isinstance(sections, Mapping) else sections)
+    ]
 
 
 def _dataset(config: ForeignConfig, key: str, data: dict[str, Any]) -> DatasetEntry:
@@ -252,10 +254,10 @@ def resolve_references(values: Mapping[str, Any]) -> dict[str, Any]:
     """
 
     def look_up(path: str) -> Any:
-        found: Any = values
+        value: Any = values
         for part in path.split("."):
-            found = found.get(part) if isinstance(found, Mapping) else None
-        return found
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
 
     def resolve(value: Any, depth: int = 0) -> Any:
         if isinstance(value, Mapping):

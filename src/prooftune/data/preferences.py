@@ -90,10 +90,10 @@ def _preference(
     if not turns:
         # The prompt is what both conversations begin with.
         if better[:-1] != worse[:-1] or not better[:-1]:
-            found = "have different beginnings" if better[:-1] else "are no conversations"
+            problem = "have different beginnings" if better[:-1] else "are no conversations"
             raise UsageError(
                 f"{where}: without a column 'prompt', 'chosen' and 'rejected' are conversations "
-                f"that differ in their last answer; these {found}"
+                f"that differ in their last answer; these {problem}"
             )
         # Only the last answer differs, which makes the rest the prompt.
         turns = better[:-1]

@@ -53,13 +53,13 @@ def instruction_figures(
         for name in flags
         if baseline in flags and name != baseline and results[name].kind == "tuned"
     ]
-    found = [
+    flagged = [
         (a, str(b), measure, flags[a][measure], flags[str(b)][measure])
         for a, b in pairs
         for measure in MEASURES
     ]
     # One family: every measure of every tuned variant.
-    adjusted = holm([mcnemar(first, second).p for _, _, _, first, second in found])
+    adjusted = holm([mcnemar(first, second).p for _, _, _, first, second in flagged])
     differences: list[InstructionDifference] = [
         {
             "a": a,
@@ -68,7 +68,7 @@ def instruction_figures(
             "difference": _difference(first, second, confidence),
             "p_holm": p,
         }
-        for (a, b, measure, first, second), p in zip(found, adjusted, strict=True)
+        for (a, b, measure, first, second), p in zip(flagged, adjusted, strict=True)
     ]
     return {
         "n": n,
@@ -86,8 +86,8 @@ def repeats_itself(text: str) -> bool:
     A sign of degenerate text that needs no judge: the 4-grams of seq-rep-4 (Welleck et al. 2020,
     arXiv 1908.04319), as a property of one answer.
     """
-    found = words(text)
-    sequences = list(zip(*(found[i:] for i in range(_REPEATED_WORDS)), strict=False))
+    tokens = words(text)
+    sequences = list(zip(*(tokens[i:] for i in range(_REPEATED_WORDS)), strict=False))
     return len(set(sequences)) < len(sequences)
 
 
@@ -120,7 +120,7 @@ def _share(flags: Flags, confidence: float) -> Figure:
 
 
 def _difference(first: Flags, second: Flags, confidence: float) -> Figure:
-    found = paired_proportions_interval(
+    interval = paired_proportions_interval(
         int((first & ~second).sum()), int((second & ~first).sum()), len(first), confidence
     )
-    return {"value": found.value, "low": found.low, "high": found.high}
+    return {"value": interval.value, "low": interval.low, "high": interval.high}

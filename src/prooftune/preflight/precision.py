@@ -23,8 +23,8 @@ def check_precision(recipe: Recipe) -> Iterator[Finding]:
     cuda = kind == "cuda"
     trained = [v for v in recipe.variants.values() if v.kind == "tuned" and not v.adapter]
     if kind == "mps" and recipe.model.dtype in ("bfloat16", "float16"):
-        found = error if trained else note
-        yield found("model.dtype", "16 bits are untested on Apple's GPUs; auto is float32")
+        report = error if trained else note
+        yield report("model.dtype", "16 bits are untested on Apple's GPUs; auto is float32")
     elif recipe.model.dtype == "float16" and not cuda:
         if trained:
             yield error(

@@ -7,19 +7,18 @@ from typing import Any
 
 from markupsafe import Markup
 
-from prooftune.evaluation.score_types import Figure, Scores
-from prooftune.evaluation.score_types.study import Comparison, metric_difference
+from prooftune.evaluation.score_types import Scores
 from prooftune.report import task_display, training_figures
 from prooftune.report.cells import Cell, Table, count_cell
 from prooftune.report.format import (
     MISSING,
     format_change,
-    p_relation,
     p_value,
     percent,
     signed_interval,
     significant,
 )
+from prooftune.report.step_effect import difference_from, step_effect
 from prooftune.report.types import ReportedVariant
 from prooftune.variant_details import PretrainingRecord
 
@@ -91,39 +90,12 @@ def _sentence(scores: Scores, name: str, variant: ReportedVariant) -> str:
             f"{name} has no counterpart without pretraining in this study, so what pretraining "
             "added is unknown; add the same variant without pretrain."
         )
-    difference, comparison = difference_from(scores, name, without)
-    if difference is None or difference["value"] is None or comparison is None:
+    effect, figures = step_effect(scores, name, without)
+    if effect is None:
         return f"{name} and {without} were not compared."
-    metric = task_display.display_for(scores).metrics[scores["primary"]]
-    figures = (
-        f"{format_change(difference['value'], metric.form)} "
-        f"({signed_interval(difference, metric.form)}), p {p_relation(comparison['p_holm'])}"
-    )
-    if not comparison["significant"]:
+    if effect == "not shown":
         return f"Pretraining cannot be shown to help {name} beyond {without}: {figures}."
-    better = "helped" if difference["value"] > 0 else "harmed"
-    return f"Pretraining {better} {name} against {without}: {figures}."
-
-
-def difference_from(
-    scores: Scores, name: str, without: str | None
-) -> tuple[Figure | None, Comparison | None]:
-    """The primary metric of a variant minus that of the one without the step, and their comparison;
-    None where they were not compared."""
-    for row in scores["comparisons"]:
-        if without is None or {row["a"], row["b"]} != {name, without}:
-            continue
-        difference = metric_difference(row, scores["primary"])
-        if difference is None or row["a"] == name:
-            return difference, row
-        value, low, high = difference["value"], difference["low"], difference["high"]
-        turned: Figure = {
-            "value": None if value is None else -value,
-            "low": None if high is None else -high,
-            "high": None if low is None else -low,
-        }
-        return turned, row
-    return None, None
+    return f"Pretraining {effect} {name} against {without}: {figures}."
 
 
 def _curve(record: PretrainingRecord, name: str) -> Markup | None:

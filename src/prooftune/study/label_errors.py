@@ -105,8 +105,8 @@ def search_label_errors(
     shipped = [shipped_training(r, scores["variants"][r.name]) for r in results]
     # Variants without a language are wrong about its rows, whatever the labels.
     whole = [r for r in shipped if not scores["variants"][r.name].get("missing_languages")]
-    found = [_train_rows(recipe, study, folder), *_held_out_rows(study, whole)]
-    checked = [rows for rows in found if rows is not None]
+    parts = [_train_rows(recipe, study, folder), *_held_out_rows(study, whole)]
+    checked = [rows for rows in parts if rows is not None]
     if not checked:
         return None
     # Sorted over all splits, so that whoever reads from the top sees the most doubtful rows first.

@@ -137,8 +137,9 @@ def _notify_compute_settings(recipe: Recipe) -> None:
         )
         if settings["device"] == "mps":
             notify(
-                "Apple's GPU: PyTorch's matmuls without compiled kernels; what they lack runs on "
-                "the CPU. Prooftune was not measured on one; PROOFTUNE_MPS=0 uses the CPU",
+                "Apple's GPU: PyTorch's matmuls without compiled kernels; operators without an MPS "
+                "version run on the CPU. Prooftune was not measured on one; PROOFTUNE_MPS=0 uses "
+                "the CPU",
                 "yellow",
             )
         if settings["frozen_products"] == "int8":

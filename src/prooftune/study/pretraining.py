@@ -64,14 +64,14 @@ def check_texts(
         if run_folder.is_stage_done(part, inputs):
             continue
         run_folder.begin_stage(part, inputs)
-        found = _audit(recipe, study, name, settings, base)
+        audit = _audit(recipe, study, name, settings, base)
         write_json(
             part / AUDIT,
-            {"findings": [asdict(f) for f in found.findings], "leaked": found.leaked},
+            {"findings": [asdict(f) for f in audit.findings], "leaked": audit.leaked},
         )
-        findings += found.findings
+        findings += audit.findings
         # A study that stops here is checked again when it comes back.
-        if not any(finding.severity == "error" for finding in found.findings):
+        if not any(finding.severity == "error" for finding in audit.findings):
             run_folder.finish_stage(part, inputs)
     for finding in findings:
         if finding.severity != "error":
@@ -120,11 +120,11 @@ def _audit(
     except UsageError as error:
         raise UsageError(f"{key}: {error}") from None
     near = recipe.audit.near_duplicates
-    found = audit_pretraining(texts, study, name, _leak(recipe, settings), near)
+    audit = audit_pretraining(texts, study, name, _leak(recipe, settings), near)
     # A variant without texts would be the plain one under another name.
-    if _leak(recipe, settings) == "drop" and len(found.leaked) == len(texts):
+    if _leak(recipe, settings) == "drop" and len(audit.leaked) == len(texts):
         raise UsageError(f"{key}: every text holds test or validation rows, so that none is left")
-    return found
+    return audit
 
 
 def _leak(recipe: Recipe, settings: Pretraining) -> Leak:

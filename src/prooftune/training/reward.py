@@ -166,7 +166,7 @@ class RewardModule(TuningModule):
             ``loss_sum``: the expected cost with its penalty, summed over rows; ``count``: rows.
         """
         batch = Batch(input_ids, attention_mask, position_ids, logit_positions)
-        # The row that stands in for an empty shard has scores but no label.
+        # The placeholder row of an empty shard has scores but no label.
         log_probs = self.label_log_probs(batch)[: labels.numel()]
         costs = upload(self.costs, log_probs.device)[labels]
         losses = expected_costs(log_probs, costs, reference, self.beta)

@@ -48,9 +48,9 @@ def find_leakage(
         }
         # Parts that were cut from near-copies of each other hold near-copies by construction.
         parts = ("train", *study.templated)
-        apart = [p for p in _SPLIT_PAIRS if not (p[0] in parts and p[1] in study.templated)]
+        compared = [p for p in _SPLIT_PAIRS if not (p[0] in parts and p[1] in study.templated)]
         near_duplicates = duplicates.find_near_duplicates(
-            near_keys, apart, settings.near_duplicates, keys
+            near_keys, compared, settings.near_duplicates, keys
         )
     for first, second in _SPLIT_PAIRS:
         exact = duplicates.find_exact_duplicates(keys[first], keys[second])

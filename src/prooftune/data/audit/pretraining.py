@@ -106,14 +106,14 @@ def find_parts(texts: Sequence[str], rows: Sequence[str]) -> list[tuple[int, int
             words = tuple(row.split(" ", PART_WORDS))
             if len(words) >= PART_WORDS:
                 by_start[words[:PART_WORDS]].append(j)
-    found = []
+    matches = []
     for i, text in enumerate(texts):
-        row_found = whole.get(text)
-        if row_found is None and by_start:
-            row_found = _part(text, rows, by_start)
-        if row_found is not None:
-            found.append((i, row_found))
-    return found
+        match = whole.get(text)
+        if match is None and by_start:
+            match = _part(text, rows, by_start)
+        if match is not None:
+            matches.append((i, match))
+    return matches
 
 
 def _part(

@@ -14,8 +14,8 @@ _SAMPLE = 2000
 
 def _terms(text: str) -> list[str]:
     """Words and pairs of words; letters, where a script has no spaces."""
-    found = words(text)
-    return [*found, *map(" ".join, pairwise(found))]
+    tokens = words(text)
+    return [*tokens, *map(" ".join, pairwise(tokens))]
 
 
 def predictability(texts: Sequence[str], labels: Sequence[str]) -> float | None:

@@ -34,4 +34,4 @@ def class_names(path: Path) -> dict[str, list[str]]:
             if isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel"
         }
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # names are an extra: whatever is wrong with the file is said by its reader
+        return {}  # names are an extra: its reader reports what is wrong with the file

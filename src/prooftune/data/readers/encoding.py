@@ -194,17 +194,17 @@ def _raise_decode_error(path: Path, encoding: str) -> None:
             # `object` is the chunk with what the decoder had left over from the one before.
             except UnicodeDecodeError as error:
                 line += error.object.count(b"\n", 0, error.start)
-                found = (
+                problem = (
                     f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not valid {encoding}"
                 )
                 if _is_damaged_utf8(path, encoding):
                     raise UsageError(
-                        f"{found}, though most characters of the file are: the line is damaged. "
+                        f"{problem}, though most characters of the file are: the line is damaged. "
                         f"Correct it, or leave out such bytes: iconv -c -f utf-8 -t utf-8 "
                         f"{path.name} > corrected{path.suffix}"
                     ) from None
                 raise UsageError(
-                    f"{found}. For Western European text from an older program, set "
+                    f"{problem}. For Western European text from an older program, set "
                     "data.encoding: iso-8859-1 (or cp1252)"
                 ) from None
             if not chunk:

@@ -67,13 +67,13 @@ def flex_works(device: str, kernel: FlexKernel, use: FlexUse) -> bool:
     try:
         # Under any grad mode of the caller.
         with torch.set_grad_enabled(use == "training"):
-            found = difference(torch.device(device), kernel, use)
+            largest = difference(torch.device(device), kernel, use)
     except Exception as error:  # whatever the compiler raises
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     else:
-        if found <= MAX_DIFFERENCE:
+        if largest <= MAX_DIFFERENCE:
             return True
-        reason = f"its results differ from PyTorch's matmuls by {found:.2g}"
+        reason = f"its results differ from PyTorch's matmuls by {largest:.2g}"
     failed_trials.add((device, kernel, use))
     notify(
         f"FlexAttention does not work here ({reason}): attention is computed by PyTorch's matmuls, "
