@@ -10,6 +10,7 @@ import pytest
 
 from evaluation import synthetic
 from prooftune.errors import Failure
+from prooftune.evaluation.comparison_plan import pairs
 from prooftune.evaluation.measurements import tidy
 from prooftune.evaluation.metrics import Outcomes
 from prooftune.evaluation.scores import score
@@ -96,12 +97,18 @@ def test_every_figure_lies_in_its_interval(larger: Any) -> None:
 
 @pytest.mark.slow
 def test_pairs_compared(larger: Any) -> None:
-    pairs = {(c["a"], c["b"]) for c in larger["comparisons"]}
+    compared = {(c["a"], c["b"]) for c in larger["comparisons"]}
     others = ("majority", "tfidf", "zero-shot", "few-shot", "prompted")
-    assert pairs == {
+    assert compared == {
         *(("lora", other) for other in others),
         *((other, "zero-shot") for other in ("tfidf", "few-shot", "prompted")),
     }
+
+
+def test_without_a_tuned_variant_the_simpler_one_is_subtracted() -> None:
+    kinds = {"tfidf": "tfidf", "majority": "majority", "zero-shot": "zero-shot"}
+    expected = [("tfidf", "majority"), ("zero-shot", "majority"), ("zero-shot", "tfidf")]
+    assert pairs(kinds) == expected
 
 
 def test_calibration_improves_an_overconfident_variant(larger: Any) -> None:

@@ -17,6 +17,7 @@ from prooftune.bundle.base_model import base_model_folder
 from prooftune.bundle.load import load
 from prooftune.bundle.manifest import GOLDEN
 from prooftune.bundle.manifest_reader import language_model_manifest
+from prooftune.errors import UsageError
 from prooftune.exporters import merged
 from prooftune.exporters.build import export
 from prooftune.models import loading, weight_sizes
@@ -147,6 +148,17 @@ def assert_stands_for(model: Any, adapted: Any) -> None:
             )
             count += 1
     assert count > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA kernels take any width")
+def test_widths_that_4_bits_cannot_compute_are_refused_before_work(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make("llama")
+    monkeypatch.setattr("prooftune.exporters.merged.write", lambda *_: pytest.fail("worked"))
+    with pytest.raises(UsageError, match=r"layers with 32 inputs .* export int8 or merged"):
+        export(bundle, "int4", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

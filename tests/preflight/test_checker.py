@@ -240,6 +240,7 @@ def test_an_adapter_that_comes_later_is_found(
     values = small_recipe(model_folders["llama"], tmp_path)
     values |= {
         "task": "free-text-qa",
+        "prompt": {},
         "variants": {
             "other": {"kind": "tuned", "adapter": "tuned", "context": "none"},
             "tuned": {"kind": "tuned"},

@@ -123,6 +123,18 @@ CHANGED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
             }
         },
     ),
+    *(
+        (
+            {"training": {"max_steps": 1, "warmup_steps": 0.1}},
+            "set warmup_steps: 0, or train longer",
+            {"training": instead},
+        )
+        for instead in (
+            {"max_steps": 1, "warmup_steps": 0},
+            {"max_steps": 2, "warmup_steps": 0.1},
+            {"max_steps": 1},
+        )
+    ),
     (
         {"lora": {"init_lora_weights": "pisa"}},
         "did you mean 'pissa'?",

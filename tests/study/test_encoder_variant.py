@@ -160,13 +160,9 @@ def test_a_head_of_other_labels_is_replaced(tmp_path: Path) -> None:
     assert three.classifier.out_features == 3 and three.new_modules == ["classifier"]
 
 
-def test_code_of_the_folder_runs_only_if_the_recipe_trusts_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And is never asked for on the terminal, which transformers does without a decision."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
-    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
-    folder = encoder_folder(tmp_path / "own_code")
+def _folder_with_code(folder: Path) -> Path:
+    """An encoder whose classes are in its own folder."""
+    encoder_folder(folder)
     (folder / "own.py").write_text(
         "from transformers import BertConfig, BertForSequenceClassification\n"
         "class OwnConfig(BertConfig):\n    model_type = 'own'\n"
@@ -175,6 +171,16 @@ def test_code_of_the_folder_runs_only_if_the_recipe_trusts_it(
     config = read_json(folder / "config.json")
     classes = {"AutoConfig": "own.OwnConfig", "AutoModelForSequenceClassification": "own.OwnModel"}
     write_json(folder / "config.json", {**config, "model_type": "own", "auto_map": classes})
+    return folder
+
+
+def test_code_of_the_folder_runs_only_if_the_recipe_trusts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is never asked for on the terminal, which transformers does without a decision."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+    folder = _folder_with_code(tmp_path / "own_code")
     with pytest.raises(Failure, match="trust_remote_code"):
         encoder.load_encoder(folder, LABELS, Model())
     with pytest.raises(Failure, match="trust_remote_code"):
@@ -182,6 +188,31 @@ def test_code_of_the_folder_runs_only_if_the_recipe_trusts_it(
     assert encoder.load_tokenizer(folder, 12, trust_remote_code=True).max_length == 12
     model: Any = encoder.load_encoder(folder, LABELS, Model(trust_remote_code=True))
     assert type(model).__name__ == "OwnModel" and model.config.num_labels == len(LABELS)
+
+
+@pytest.mark.slow
+def test_a_bundle_with_code_of_its_own_runs_it_only_if_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+    model = {"name": str(_folder_with_code(tmp_path / "own_code"))}
+    training = {"max_steps": 3, "learning_rate": 3e-3}
+
+    def values(**options: Any) -> dict[str, Any]:
+        encoder = {"model": {**model, **options}, "training": training}
+        return encoder_recipe(tmp_path, {"encoder": encoder}, bundle={"variant": "encoder"})
+
+    with pytest.raises(Failure, match="trust_remote_code"):
+        prooftune.run(values(), out=tmp_path / "refused")
+    bundle = prooftune.run(values(trust_remote_code=True), out=tmp_path / "run").bundle
+    assert bundle is not None
+    with pytest.raises(UsageError, match="may run code of its own"):
+        prooftune.load(bundle)
+    monkeypatch.setenv("PROOFTUNE_TRUST_REMOTE_CODE", "1")
+    loaded = prooftune.load(bundle)
+    assert isinstance(loaded, EncoderClassifier) and type(loaded.model).__name__ == "OwnModel"
+    assert "trust_remote_code=True" in (bundle / "README.md").read_text("utf-8")
 
 
 @pytest.mark.slow

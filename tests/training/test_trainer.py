@@ -359,6 +359,29 @@ def test_early_stopping_and_best_checkpoint(model_folders: dict[str, Path], tmp_
     assert all(torch.equal(again.trainable_state()[name], w) for name, w in weights.items())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [1e-2, 10.0])
+def test_the_step_of_a_warm_up_without_a_learning_rate_is_not_the_best(
+    model_folders: dict[str, Path], tmp_path: Path, rate: float
+) -> None:
+    """At the high rate the untrained weights have the lower loss."""
+    module, rows, encoder = setup(model_folders["llama"])
+    before = {name: w.clone() for name, w in module.trainable_state().items()}
+    options = training_arguments(
+        {"learning_rate": rate, "max_steps": 2, "per_device_train_batch_size": 4},
+        tmp_path,
+        rows=16,
+        validation=8,
+        seed=0,
+        dtype=torch.float32,
+        patience=None,
+    )
+    log = train(module, rows[:16], rows[16:], encoder.prefix, options)
+    assert [entry["learning_rate"] for entry in log if "learning_rate" in entry] == [0.0, rate]
+    after = module.trainable_state()
+    assert any(not torch.equal(after[name], w) for name, w in before.items())
+
+
 @pytest.mark.parametrize("options", [{"max_steps": 2}, {"num_train_epochs": 1}])
 def test_a_finished_training_takes_no_step_when_it_is_resumed(
     model_folders: dict[str, Path], tmp_path: Path, options: dict[str, int]

@@ -154,13 +154,14 @@ def _encoder_code(manifest: EncoderManifest) -> str:
     )
     if len(manifest["fields"]) > 2:
         texts = f'"\\n".join([{texts}])'
+    trust = _trust_argument(manifest["encoder"].get("trust_remote_code", False))
     return f"""With transformers alone:
 
 ```python
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER")
+model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER"{trust})
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
 
 def log_probabilities({", ".join(manifest["fields"]) if len(manifest["fields"]) > 1 else "text"}):
@@ -252,7 +253,13 @@ def _load_call(manifest: Manifest, library_class: str) -> str:
     name = manifest["model"]["name"]
     base = "THE_BASE_MODEL" if needs_local_base(name) else name
     source = base if manifest["part"] == "base" else "THIS_FOLDER"
-    return f'model = {library_class}.from_pretrained("{source}"{labels}).eval()\n'
+    arguments = labels + _trust_argument(manifest["model"]["trust_remote_code"])
+    return f'model = {library_class}.from_pretrained("{source}"{arguments}).eval()\n'
+
+
+def _trust_argument(trusted: bool) -> str:
+    """The argument for a model with code of its own, for which transformers otherwise asks."""
+    return ", trust_remote_code=True" if trusted else ""
 
 
 def _peft_code(manifest: Manifest) -> str:

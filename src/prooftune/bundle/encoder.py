@@ -70,12 +70,14 @@ def load_encoder_bundle(folder: Path, manifest: EncoderManifest) -> EncoderClass
         raise UsageError(f"{folder} holds no weights: no .safetensors file in it")
     if (folder / "adapter_config.json").is_file():
         raise UsageError(f"{folder} is damaged: adapter_config.json beside a model")
-    tokenizer = encoder.load_tokenizer(folder, manifest["encoder"]["max_length"])
+    # The caller has asked whether the user trusts the code.
+    trusted = manifest["encoder"].get("trust_remote_code", False)
+    tokenizer = encoder.load_tokenizer(folder, manifest["encoder"]["max_length"], trusted)
     try:
         model = encoder.load_encoder(
             folder,
             manifest["labels"],
-            recipe.Model(name=str(folder)),
+            recipe.Model(name=str(folder), trust_remote_code=trusted),
             several=manifest["task"] == "multilabel",
         )
     except RuntimeError as error:

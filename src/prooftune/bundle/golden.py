@@ -77,7 +77,7 @@ def load_reference(folder: Path, trust_remote_code: bool = False) -> Classifier 
     """Load a bundle of any kind as precisely as this machine can, see `load_float32`."""
     if is_language_model(read_manifest(folder)):
         return load_float32(folder, trust_remote_code)
-    return load(folder)
+    return load(folder, trust_remote_code=trust_remote_code)
 
 
 def loads_in_float32(folder: Path) -> bool:

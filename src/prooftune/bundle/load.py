@@ -59,8 +59,8 @@ def load(
             invalid manifests are refused.
         shared: cache of loaded base models, which is updated. Bundles of the same base model add
             their adapters to one copy; they must not predict at the same time.
-        trust_remote_code: whether the base model may run its own Python code, if the bundle's
-            recipe allowed that.
+        trust_remote_code: whether the base model or the encoder may run its own Python code, if the
+            bundle's recipe allowed that.
         dtype: overrides the recipe's dtype, for example ``float32``.
 
     Returns:
@@ -76,16 +76,17 @@ def load(
     if is_text_classifier(manifest):
         classifier = load_classifier(folder, manifest["classifier"])
         return FeatureClassifier(manifest, classifier)
+    trusted = trust_remote_code or os.environ.get("PROOFTUNE_TRUST_REMOTE_CODE") == "1"
+    section = manifest["encoder"] if is_encoder(manifest) else manifest["model"]
+    if section.get("trust_remote_code") and not trusted:
+        raise UsageError(
+            f"{folder} says that its model {section['name']} may run code of its own. "
+            "If you trust both, set PROOFTUNE_TRUST_REMOTE_CODE=1."
+        )
     if is_encoder(manifest):
         from prooftune.bundle.encoder import load_encoder_bundle
 
         return load_encoder_bundle(folder, manifest)
-    trusted = trust_remote_code or os.environ.get("PROOFTUNE_TRUST_REMOTE_CODE") == "1"
-    if manifest["model"]["trust_remote_code"] and not trusted:
-        raise UsageError(
-            f"{folder} says that its model {manifest['model']['name']} may run code of its own. "
-            "If you trust both, set PROOFTUNE_TRUST_REMOTE_CODE=1."
-        )
     if dtype:
         manifest = {**manifest, "model": {**manifest["model"], "dtype": dtype}}
     # Imported here, because a classifier without a language model must not wait for PyTorch.

@@ -249,6 +249,7 @@ class EncoderSection(TypedDict):
         dtype: compute dtype.
         max_length: tokens to which a text is truncated.
         batch_tokens: tokens per batch, padding included.
+        trust_remote_code: whether the model runs Python code of its own, which is in the bundle.
     """
 
     name: str
@@ -257,6 +258,7 @@ class EncoderSection(TypedDict):
     dtype: str
     max_length: int
     batch_tokens: int
+    trust_remote_code: NotRequired[bool]
 
 
 class EncoderManifest(CommonManifest):

@@ -106,6 +106,7 @@ class _Encoder(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     max_length: Annotated[int, Field(gt=2)]
     batch_tokens: Annotated[int, Field(gt=0)]
+    trust_remote_code: bool = False
 
 
 class _EncoderSchema(_CommonSchema):

@@ -165,6 +165,7 @@ def _write_encoder(
             "dtype": recipe.model.dtype,
             "max_length": recipe.prompt.max_length,
             "batch_tokens": recipe.scoring.fixed_batch_tokens,
+            "trust_remote_code": recipe.model.trust_remote_code,
         },
     }
 

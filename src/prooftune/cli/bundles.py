@@ -222,8 +222,8 @@ def export(
     """Convert a bundle to another format and check that its outputs stay the same.
 
     Runs the golden set through the converted model. If its outputs differ from the bundle's, the
-    command fails, writes nothing, and reports whether the template, the tokenizer or a layer
-    differs.
+    command fails, keeps no model, writes the figures to OUT-failed.md, and reports whether the
+    template, the tokenizer or a layer differs.
 
     Example: prooftune export runs/reviews/bundle --to gguf-q8_0 --out reviews-gguf
     """

@@ -84,7 +84,8 @@ def pairs(
 
     Every tuned variant with every other variant; every other variant except the majority class with
     the zero-shot one of its own base model, or else with the first. Without a tuned variant every
-    pair is compared, so that the best one can be told from the next.
+    pair is compared, so that the best one can be told from the next: a later variant minus an
+    earlier one, and every variant minus the majority class.
 
     Args:
         kinds: variant name -> kind, in the recipe's order.
@@ -93,7 +94,9 @@ def pairs(
     tuned = [name for name, kind in kinds.items() if kind == "tuned"]
     rest = [name for name in kinds if name not in tuned]
     if not tuned:
-        return list(combinations(rest, 2))
+        # Recipes name what is simplest first, so that a later variant is the candidate.
+        simplest_first = sorted(rest, key=lambda name: kinds[name] != "majority")
+        return [(later, earlier) for earlier, later in combinations(simplest_first, 2)]
     chosen = [*combinations(tuned, 2), *((t, r) for t in tuned for r in rest)]
     models = models or {}
     zero_shot = [name for name in rest if kinds[name] == "zero-shot"]

@@ -12,7 +12,7 @@ from prooftune.bundle.manifest import GOLDEN, Manifest, is_encoder, is_language_
 from prooftune.bundle.manifest_reader import read_manifest
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, UsageError
-from prooftune.exporters import diagnosis
+from prooftune.exporters import diagnosis, quantized
 from prooftune.exporters.card import render_card, table
 from prooftune.exporters.check_export import check_export
 from prooftune.exporters.formats import Format, get_format
@@ -65,6 +65,8 @@ def export(
     format_, manifest = get_format(to), _exportable(bundle, to)
     check_files(bundle)
     _check_request(format_, to, manifest, out, unchecked)
+    if to == "int4":
+        quantized.check_int4(bundle, manifest)
     limits = ParityLimits(
         format_.limits.agreement if agreement is None else agreement,
         format_.limits.difference if difference is None else difference,

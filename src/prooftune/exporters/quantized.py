@@ -6,12 +6,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from prooftune.bundle.base_model import base_model_folder
+from prooftune.bundle.layout import weights_folder
 from prooftune.bundle.manifest import Manifest
+from prooftune.errors import UsageError
 from prooftune.exporters import merged
 from prooftune.models import loading
+from prooftune.models.weight_sizes import layer_widths
 
 _HEADS = ["lm_head", "score"]
 """Unquantized layers: output layers affect the predictions directly, and are small or tied."""
+
+
+_NF4_BLOCK = 64
+"""Weights that share a scale in bitsandbytes' 4-bit formats, by default."""
 
 
 def write_int8(bundle: Path, manifest: Manifest, out: Path) -> None:
@@ -27,6 +35,27 @@ def write_int4(bundle: Path, manifest: Manifest, out: Path) -> None:
         out,
         {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "llm_int8_skip_modules": _HEADS},
     )
+
+
+def check_int4(bundle: Path, manifest: Manifest) -> None:
+    """Refuse models whose 4-bit layers this machine cannot compute.
+
+    Raises:
+        UsageError: bitsandbytes quantizes 64 weights together, and its kernel for CPUs takes rows
+            of whole blocks only.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    whole_model = manifest["part"] == "model"
+    folder = weights_folder(bundle, manifest) if whole_model else base_model_folder(manifest)
+    if partial := sorted(w for w in layer_widths(folder) if w % _NF4_BLOCK):
+        raise UsageError(
+            f"--to int4: layers with {', '.join(map(str, partial))} inputs do not work in 4 bits "
+            f"on a CPU, where bitsandbytes takes multiples of {_NF4_BLOCK}; export int8 or merged, "
+            "or use a machine with a CUDA GPU"
+        )
 
 
 def _write(bundle: Path, manifest: Manifest, out: Path, options: dict[str, Any]) -> None:

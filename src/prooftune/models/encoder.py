@@ -132,14 +132,9 @@ def load_tokenizer(
     Raises:
         Failure: the folder has no tokenizer that can be loaded.
     """
-    from transformers import AutoConfig
-
-    configure_libraries()
+    config = load_config(folder, trust_remote_code)
     try:
         tokenizer = loading.load_tokenizer(folder)
-        # Always given: otherwise transformers asks on the terminal whether to run the folder's
-        # code.
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise Failure(f"{folder} could not be loaded as an encoder: {error}") from error
     limit = int(tokenizer.model_max_length)
@@ -147,6 +142,22 @@ def load_tokenizer(
         # Positions start at pad_token_id + 1: RoBERTa's 514 hold 512 tokens.
         limit = min(limit, config.max_position_embeddings - config.pad_token_id - 1)
     return EncoderTokenizer(tokenizer, min(limit, max_length))
+
+
+def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
+    """Load a folder's configuration; the code of the folder runs only if it is trusted.
+
+    Raises:
+        Failure: it cannot be loaded.
+    """
+    configure_libraries()
+    from transformers import AutoConfig
+
+    try:
+        # Always given: otherwise transformers asks on the terminal whether to run the code.
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise Failure(f"{folder} could not be loaded as an encoder: {error}") from error
 
 
 def load_encoder(
@@ -169,7 +180,7 @@ def load_encoder(
         Failure: the files cannot be loaded.
     """
     configure_libraries()
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     arguments: dict[str, Any] = {
         "dtype": torch.float32,
@@ -184,9 +195,8 @@ def load_encoder(
     # Prooftune's own attention is causal, and not for these models.
     if options.attention in ("eager", "sdpa", "flash_attention_2"):
         arguments["attn_implementation"] = options.attention
+    check_is_encoder(load_config(folder, options.trust_remote_code), folder)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
-        check_is_encoder(config, folder)
         model, info = AutoModelForSequenceClassification.from_pretrained(folder, **arguments)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise Failure(f"{folder} could not be loaded as an encoder: {error}") from error

@@ -31,6 +31,20 @@ def count_parameters(folder: Path) -> int:
     return count
 
 
+def layer_widths(folder: Path) -> set[int]:
+    """Numbers of inputs of a model's layers, from the headers of its weight files."""
+    from safetensors import safe_open
+
+    widths = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118
+                shape = weights.get_slice(name).get_shape()
+                if len(shape) == 2 and ".layers." in name:
+                    widths.add(int(shape[1]))
+    return widths
+
+
 def quantized_bytes(itemsize: int, quantization: dict[str, Any] | None) -> float:
     """Bytes per weight of a layer's matrices.
 

@@ -14,6 +14,7 @@ from prooftune.preflight.sources import (
     model_key,
     refusal_of,
 )
+from prooftune.preflight.templates import check_prompts, check_templates
 from prooftune.preflight.trained_variants import encoders, trained
 from prooftune.recipe import Recipe, Variant
 from prooftune.recipe.variant_options import WEIGHTED_KINDS
@@ -73,6 +74,7 @@ def report(reported: Iterable[Finding], recipe: Recipe) -> None:
 def findings(recipe: Recipe, base: Path) -> list[Finding]:
     """Return the findings that need only the recipe."""
     result = [*_unused(recipe), *_order(recipe), *check_sources(recipe, base)]
+    result += check_templates(recipe)
     for name, view in recipe.base_models().items():
         # Imported here: torch is not needed for recipes without a language model.
         from prooftune.preflight.precision import check_precision
@@ -114,6 +116,9 @@ def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
     # What follows opens the model's folder.
     if any(finding.severity == "error" for finding in result):
         return result
+    # Templates that cannot be rendered are no prompts to encode.
+    fields = [*study.train[0].inputs]
+    result += list(check_templates(recipe, fields)) or list(check_prompts(recipe, study))
     for name, _ in encoders(recipe):
         result += refusal_of(f"variants.{name}.model", partial(_check_encoder, recipe, name))
     # A model that is no encoder has no layers to try LoRA on.
@@ -142,12 +147,11 @@ def _model_folder(view: Recipe, variant: Variant) -> Path:
 
 
 def _check_encoder(recipe: Recipe, name: str) -> None:
-    from transformers import AutoConfig
+    from prooftune.models.encoder import check_is_encoder, load_config
 
-    from prooftune.models.encoder import check_is_encoder
-
-    folder = _model_folder(recipe.for_variant(name), recipe.variants[name])
-    check_is_encoder(AutoConfig.from_pretrained(folder), folder)
+    view = recipe.for_variant(name)
+    folder = _model_folder(view, recipe.variants[name])
+    check_is_encoder(load_config(folder, view.model.trust_remote_code), folder)
 
 
 def _unused(recipe: Recipe) -> Iterator[Finding]:

@@ -31,7 +31,8 @@ def check_template(template: str, fields: Sequence[str]) -> None:
         ) from None
     for name in used:
         if name not in fields and name != "labels":
-            near = nearest(name, fields)
+            # "data.text" is a key of the recipe, and the field has its last part for a name.
+            near = nearest(name, fields) or nearest(name.rpartition(".")[2], fields)
             # Without a field that looks alike, a column goes by another name.
             hint = near or f". A column gets this name by data.text: {{{name}: COLUMN}}"
             raise UsageError(

@@ -165,6 +165,19 @@ def default_learning_rate(parameters: int, method: str, *, continued: bool = Fal
     return 1e-3 if parameters < SMALL_MODEL_PARAMETERS else 2e-4
 
 
+def planned_steps(values: Mapping[str, Any], rows: int) -> int:
+    """Optimiser steps of a training by its arguments and its number of rows."""
+    steps = int(values.get("max_steps", -1))
+    if steps > 0:
+        return steps
+    global_batch = (
+        int(values["per_device_train_batch_size"])
+        * int(values.get("gradient_accumulation_steps", 1))
+        * distributed.world_size()
+    )
+    return math.ceil(math.ceil(rows / global_batch) * float(values["num_train_epochs"]))
+
+
 def _schedule(
     values: dict[str, Any],
     options: dict[str, Any],
@@ -173,16 +186,12 @@ def _schedule(
     patience: int | None,
 ) -> dict[str, Any]:
     """Defaults: log 50 times, evaluate and checkpoint four times per training, keep the best."""
-    global_batch = (
-        int(values["per_device_train_batch_size"])
-        * int(values.get("gradient_accumulation_steps", 1))
-        * distributed.world_size()
-    )
-    steps = int(values.get("max_steps", -1))
-    if steps <= 0:
-        steps = math.ceil(math.ceil(rows / global_batch) * float(values["num_train_epochs"]))
+    steps = planned_steps(values, rows)
     quarter = max(1, math.ceil(steps / 4))
     schedule: dict[str, Any] = {}
+    if steps == 1 and "warmup_steps" not in options:
+        # A warm-up starts at a learning rate of 0, and there is no second step.
+        schedule["warmup_steps"] = 0
     if "logging_steps" not in options:
         schedule["logging_steps"] = max(1, steps // 50)
     if "eval_strategy" not in options:

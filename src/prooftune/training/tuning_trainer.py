@@ -17,13 +17,12 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
@@ -34,41 +33,12 @@ from prooftune.training.checkpoints import ELAPSED
 from prooftune.training.dataloader import EpochDataLoader, TrainingDataset
 from prooftune.training.memory import MemoryPlan, SavedBytes, count_saved_bytes
 from prooftune.training.objective import TuningModule
+from prooftune.training.pending_loss import PendingLoss
 from prooftune.training.quality import Quality
 from prooftune.training.rows import TrainingRow
 from prooftune.training.sampler import LengthGroupedBatchSampler
 
 _WEIGHTS = "trained.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class _LastLoss:
-    """A loss on its way to the host.
-
-    Attributes:
-        value: on the host, once the event has happened.
-        event: of the copy; None if the loss was computed on the host.
-        step: of the training.
-    """
-
-    value: Tensor
-    event: torch.cuda.Event | None
-    step: int
-
-    @classmethod
-    def of(cls, loss: Tensor, step: int) -> _LastLoss:
-        if loss.device.type != "cuda":
-            return cls(loss.detach(), None, step)
-        value = torch.empty((), dtype=loss.dtype, pin_memory=True)
-        value.copy_(loss.detach(), non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return cls(value, event, step)
-
-    def read(self) -> float:
-        if self.event is not None:
-            self.event.synchronize()
-        return self.value.item()
 
 
 class TuningTrainer(Trainer):  # type: ignore[misc]
@@ -102,7 +72,8 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         self.elapsed_seconds, self._started = 0.0, time.perf_counter()
         self.micro_batches = 1
         self.has_ended = False
-        self._last_loss: _LastLoss | None = None
+        self._has_learned = False
+        self._last_loss: PendingLoss | None = None
         super().__init__(model=module, train_dataset=train, **options)
         # `compute_loss` divides by the targets of the accumulation window, so the Trainer must not
         # divide by the accumulation steps again.
@@ -125,8 +96,9 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             # all ranks: multiplying by their number makes the average a sum.
             loss = loss * self.accelerator.num_processes
         if model.training:
+            self._has_learned = self._has_learned or self._get_learning_rate() > 0
             self.raise_if_diverged()
-            self._last_loss = _LastLoss.of(loss, self.state.global_step + 1)
+            self._last_loss = PendingLoss.of(loss, self.state.global_step + 1)
             if loss.device.type == "cpu":
                 self.raise_if_diverged()
         return (loss, out) if return_outputs else loss
@@ -149,6 +121,11 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             f"{self.args.fp16}, bf16 {self.args.bf16}. Lower training.learning_rate, or use bf16 "
             "instead of fp16."
         )
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        # The first step of a warm-up has a learning rate of 0. A checkpoint after it holds the
+        # untrained weights, which would be taken for the best where training does not help at once.
+        return self._has_learned and super()._determine_best_metric(metrics, trial)
 
     def _run_epoch(self, *args: Any, **options: Any) -> None:
         if self.has_ended:
