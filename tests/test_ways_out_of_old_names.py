@@ -15,6 +15,7 @@ from prooftune.errors import UsageError
 from prooftune.recipe.library_fields import LIBRARY_CLASSES, library_fields
 from prooftune.recipe.old_names import OLD_NAMES
 from prooftune.recipe.old_values import HINTS
+from ways_out import follows_table
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -93,6 +94,8 @@ def followed(values: dict[str, Any], path: str, message: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("old", OLD_NAMES)
 def test_the_message_of_an_old_key_can_be_followed(old: str) -> None:
+    follows_table("recipe/old_names.py", "OLD_NAMES")
+    follows_table("recipe/old_names.py", "_OUTPUT")
     values = {**SMALL, old: sample(old)}
     [message] = parsed(values)
     assert message.startswith(f"{old}: "), message

@@ -79,7 +79,7 @@ def test_a_bundle_names_no_folder_of_this_machine_but_the_models_own_name(bundle
         ("[]", "is a bundle of format None"),
         (
             '{"format": 99}',
-            "is a bundle of format 99; this Prooftune reads formats 1 and 2. Update it.",
+            "is a bundle of format 99; this Prooftune reads formats 1 and 2. Update Prooftune.",
         ),
     ],
 )

@@ -329,7 +329,7 @@ def test_mail_in_html_with_attachments(tmp_path: Path) -> None:
         "Attached text.",
     ]
     assert document.parts[0].section == "Возврат > Fristen"
-    assert document.note == "1 attachment not read, save them as files: terms.pdf"
+    assert document.note == "1 attachment not read; save it in the folder: terms.pdf"
 
 
 def test_a_mailbox_is_read_mail_by_mail(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_mailbox_is_read_mail_by_mail(tmp_path: Path) -> None:
     bodies = [part.text.split("\n\n", 1)[1] for part in document.parts]
     assert bodies[0].replace(">From", "From") == "From here on, thirty days.\n\nFrom now on."
     assert bodies[1:] == ["Dreißig Tage."]
-    assert document.note == "1 attachment not read, save them as files: terms.pdf"
+    assert document.note == "1 attachment not read; save it in the folder: terms.pdf"
 
 
 def compound(stream: str) -> bytes:

@@ -187,7 +187,7 @@ def test_a_label_that_is_written_has_no_probabilities(client: httpx2.Client) -> 
 
 def test_what_a_request_lacks_is_said(client: httpx2.Client) -> None:
     for body, param, message in [
-        ({"texts": ["a"]}, "model", 'give "model": topics, news, spoken, head'),
+        ({"texts": ["a"]}, "model", 'give "model", one of topics, news, spoken, head'),
         ({"model": "topicz", "texts": ["a"]}, "model", "did you mean 'topics'?"),
         ({"model": "reader", "texts": ["a"]}, "model", "reader is served at /v1/answer"),
         ({"model": "topics"}, "texts", "Field required"),

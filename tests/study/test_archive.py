@@ -14,6 +14,7 @@ from prooftune.study import archive, pipeline
 from prooftune.study.variant_stage import VariantStage
 from prooftune.utils.files import read_json
 from study.small import small_recipe
+from ways_out import follows, names
 
 
 @pytest.mark.slow
@@ -68,6 +69,13 @@ def test_other_settings_keep_the_report_and_the_bundle_of_before(
             f"{folder} held a study with other settings ({what}): its report and bundle are now "
             f"in {place}." in sentence
         )
+    told = len(output)
+    apart = follows("Give --out another folder to keep studies apart.")
+    assert all(names(apart, sentence) for sentence in output)
+    values["training"]["num_train_epochs"] = 1
+    values["variants"] = ["majority"]
+    pipeline.run(recipe.parse(values), Path(), tmp_path / "apart")
+    assert len(output) == told and not (tmp_path / "apart" / "earlier").exists()
 
 
 def _stop(*_: Any) -> None:

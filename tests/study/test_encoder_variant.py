@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import prooftune
 from prooftune import recipe as recipes
 from prooftune.bundle.encoder import EncoderClassifier
+from prooftune.bundle.publish import plan_upload
 from prooftune.errors import Failure, UsageError
 from prooftune.models import encoder
 from prooftune.recipe import Model
@@ -20,6 +22,7 @@ from prooftune.types import Example
 from prooftune.utils.files import read_json, write_json
 from study.encoders import FAMILIES, encoder_folder
 from study.small import accuracy, details_of, small_recipe, write_rows
+from ways_out import refused
 
 LABELS = ["Business", "Sci/Tech", "Sports"]
 
@@ -92,6 +95,11 @@ def test_full_and_lora_learn_and_open_with_plain_transformers(family: str, tmp_p
             plain_log_probs(bundle, [(t,) for t in texts[:10]]),
             atol=1e-4,
         )
+        with refused("transformers opens it. Copy it, or publish it"):
+            prooftune.export(bundle, "merged", tmp_path / "export")
+        copy = shutil.copytree(bundle, tmp_path / f"copy of {name}")
+        assert len(plain_log_probs(copy, [(texts[0],)])) == 1
+        assert "model.safetensors" in plan_upload(bundle, "me/it").files
         card = (bundle / "README.md").read_text("utf-8")
         assert "AutoModelForSequenceClassification" in card
         [label] = loaded.predict([texts[0]])

@@ -29,6 +29,7 @@ from prooftune.tasks.chat_messages import chat_messages, label_log_probs
 from prooftune.tasks.rendering import Rendering, Shot
 from serving.made import live
 from study.small import TOPICS, accuracy, details_of, outputs_of, small_recipe, write_rows
+from ways_out import follows, names
 
 LABELS = ["Business", "Sci/Tech", "Sports"]
 
@@ -199,7 +200,8 @@ def test_rows_without_reply_stop_the_study_and_only_they_are_asked_again(
     values = endpoint_recipe(tmp_path, chat, retries=0)
     with pytest.raises(Failure, match=r"rows have no reply .*server error \(5xx\)") as error:
         prooftune.run(values, out=tmp_path / "run")
-    assert "run again to ask for the rest" in str(error.value)
+    message = follows("The other replies are kept: run again to ask for the rest")
+    assert names(message, str(error.value))
     before = set(chat.times_asked)
     chat.act = lambda h, body, attempt: answer(h, body)
     prooftune.run(values, out=tmp_path / "run")
@@ -267,7 +269,8 @@ def test_the_budget_holds_before_it_is_spent(
     values = endpoint_recipe(tmp_path, chat, price=price, budget=budget, max_tokens=8)
     with pytest.raises(Failure, match=message) as error:
         prooftune.run(values, out=tmp_path / "run")
-    assert "replies so far are kept" in str(error.value)
+    kept = follows("The replies so far are kept: raise the budget and run again")
+    assert names(kept, str(error.value))
     sent = len(chat.seen)
     assert sent <= most and (most == 0 or sent >= 10)
     assert sent * (10 * 2 + 2 * 100) / 1e6 <= budget.get("money", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from prooftune.training.objective import TuningModule
 from prooftune.training.progress import finite_log
 from prooftune.training.trainer import train
 from training.tiny import BFLOAT16, FLOAT32, LABELS, arguments, loss_of, setup
+from ways_out import refused
 
 
 def test_loss_equals_transformers_own_row_by_row(model_folder: Path) -> None:
@@ -316,16 +318,16 @@ def test_the_first_non_finite_loss_stops_with_its_reason(
     model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     module, rows, encoder = setup(model_folders["llama"])
-    with pytest.raises(Failure, match=r"loss became nan at step \d.*learning_rate"):
-        train(
-            module,
-            rows,
-            [],
-            encoder.prefix,
-            arguments(
-                tmp_path, learning_rate=float("inf"), lr_scheduler_type="constant", warmup_steps=0
-            ),
-        )
+    constant: dict[str, Any] = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+    with refused(
+        "fp16 {…}, bf16 {…}. Lower training.learning_rate, or use bf16 instead of fp16.", Failure
+    ) as error:
+        high = arguments(tmp_path, learning_rate=float("inf"), **constant)
+        train(module, rows, [], encoder.prefix, high)
+    assert re.search(r"loss became nan at step \d", str(error.value))
+    module, rows, encoder = setup(model_folders["llama"])
+    low = arguments(tmp_path / "low", learning_rate=1e-3, max_steps=2, **constant)
+    assert train(module, rows, [], encoder.prefix, low)
 
 
 @pytest.mark.slow

@@ -290,5 +290,5 @@ def test_a_missing_pip_says_how_to_get_it(
     python.write_text("#!/bin/sh\necho '/x/python: No module named pip' >&2\nexit 1\n")
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
-    with pytest.raises(Failure, match=r"this environment has no pip\. Run: python -m ensurepip"):
+    with pytest.raises(Failure, match=r"this environment has no pip\. Run python -m ensurepip"):
         fetch("pypi:tiny==1.0#tiny/a.txt")

@@ -195,7 +195,9 @@ def _check_engine(engine: str, workers: int | None) -> None:
 
         ray_cluster.check_installed()
     elif workers is not None:
-        raise UsageError("--workers is an option of --engine ray")
+        raise UsageError(
+            "--workers is an option of --engine ray; leave it out, or add --engine ray"
+        )
 
 
 def _check_locations(file: Path | str, out: Path | str) -> None:

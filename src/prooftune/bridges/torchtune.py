@@ -136,7 +136,9 @@ def _read_model(config: ForeignConfig) -> None:
     reference = f"{owner}/{name}" if owner else directory or builder
     config.set("model.name", reference, f"checkpointer.checkpoint_dir: {directory}")
     if owner:
-        config.to_do.append(f"model.name: is {reference} the model in {directory}?")
+        config.to_do.append(
+            f"model.name: is {reference} the model in {directory}? If not, change it"
+        )
     for key in checkpointer:
         if key not in (COMPONENT, "checkpoint_dir") and checkpointer[key] is not None:
             config.drop(f"checkpointer.{key}", "the files come with the model")

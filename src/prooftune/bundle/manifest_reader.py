@@ -187,7 +187,7 @@ def read_manifest(folder: Path) -> AnyManifest:
     if type(manifest.get("format")) is not int or manifest["format"] not in READABLE_FORMATS:
         raise UsageError(
             f"{folder} is a bundle of format {manifest.get('format')}; this Prooftune reads "
-            f"formats {' and '.join(map(str, READABLE_FORMATS))}. Update it."
+            f"formats {' and '.join(map(str, READABLE_FORMATS))}. Update Prooftune."
         )
     try:
         # The sections tell the kinds apart; a language model has neither.

@@ -162,7 +162,9 @@ def _measure_table(
     from prooftune.report.document import print_document
 
     if any(unused):
-        raise UsageError(f"--table {table}: --slice and --against do not apply to it")
+        raise UsageError(
+            f"--table {table}: --slice and --against do not apply to it; leave them out"
+        )
     request = TableRequest(bundle, file, text, label, limit)
     if table == "batching":
         from prooftune.bundle_evaluation.batching_table import batching_table

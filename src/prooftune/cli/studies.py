@@ -131,7 +131,10 @@ def init(
         named = {"--text": text, "--label": label, "--task": task, "--format": format_}
         named |= {"--encoding": encoding, "--group": group}
         if unused := [option for option, value in named.items() if value is not None]:
-            raise UsageError(f"init: {', '.join(unused)} cannot be combined with --from")
+            raise UsageError(
+                f"init: {', '.join(unused)} cannot be combined with --from; leave out one or the "
+                "other"
+            )
         _init_from_config(from_, out, force)
         return
     if file is None or from_ is not None:

@@ -46,7 +46,9 @@ def join_files(first: Path, second: Path, on: str | None = None) -> Joined:
     if tables[0] is None or tables[1] is None:
         if on is not None:
             name = (first if tables[0] is None else second).name
-            raise UsageError(f"{name} is no table, and has no column '{on}' (--on)")
+            raise UsageError(
+                f"{name} is no table, and has no column '{on}'; leave out --on to join line by line"
+            )
         return _join_lines(first, second)
     keys = shared_keys(tables[0], tables[1])
     if on is None and not keys:

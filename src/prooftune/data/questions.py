@@ -167,7 +167,7 @@ def resolve_columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
     if QUESTION not in fields:
         raise UsageError(
             f"data.text names {', '.join(map(repr, fields))}; one field must be the question: "
-            f"text: {{question: COLUMN, context: COLUMN}}"
+            "give text: {question: COLUMN, context: COLUMN}"
         )
     answers = source.label or next(
         (name for name in ANSWER_COLUMNS if name in table.columns), ANSWER_COLUMNS[0]

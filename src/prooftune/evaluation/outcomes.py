@@ -119,14 +119,14 @@ def _same_examples(examples: Sequence[Example], predictions: list[Prediction], w
     if len(examples) != len(predictions):
         raise Failure(
             f"{where}: {len(predictions)} predictions for {len(examples)} examples. Variants are "
-            "only compared on the same examples; score this variant again."
+            "only compared on the same examples; delete this variant's folder and run again."
         )
     for index, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
         if example.id != prediction.id:
             raise Failure(
                 f"{where}: prediction {index} is for example {prediction.id}, where the study has "
                 f"{example.id}. Variants are only compared on the same examples in the same order; "
-                "score this variant again."
+                "delete this variant's folder and run again."
             )
 
 

@@ -156,9 +156,9 @@ def _explain_equal_layers(bundle: Path, rows: Sequence[GoldenRow]) -> str:
     return (
         "no layer differs from the bundle's weights, and the bundle still says what its golden "
         "set says: the difference is "
-        f"that of arithmetic, the bundle's being {dtype}. Allow it (--max-difference), or make "
-        "the golden set in float32, for "
-        "which there must be twice as much memory as it takes."
+        f"that of arithmetic, the bundle's being {dtype}. Allow it (--max-difference), or give "
+        "--golden RUN: the run's validation rows are then asked in float32, if the memory holds "
+        "it."
     )
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from prooftune.errors import Failure
 from prooftune.models.weight_sizes import fits_in_float32
 
 if TYPE_CHECKING:
@@ -184,10 +183,7 @@ class LlamaCpp:
         return log_probs
 
     def label_log_probs(self, ids: Sequence[int]) -> FloatArray:
-        raise Failure(
-            "llama.cpp does not support classification heads; export such a bundle in another "
-            "format"
-        )
+        raise NotImplementedError  # exports of classification heads to GGUF are refused
 
     def generate_ids(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
         generated: list[int] = []

@@ -58,7 +58,10 @@ def _gated(name: str) -> Failure:
 
 
 def _no_such_model(name: str) -> UsageError:
-    return UsageError(f"the hub has no model {name}, or it is private and HF_TOKEN is not set")
+    return UsageError(
+        f"the hub has no model {name}, or it is private: check the name, or set HF_TOKEN to a "
+        "token that may read it"
+    )
 
 
 def fetch(name: str, revision: str | None) -> Path:

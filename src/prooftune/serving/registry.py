@@ -213,7 +213,7 @@ def find_model(
             purpose = "labels texts" if classifies else "answers questions"
             raise HTTPError(
                 400,
-                f'give "model": {", ".join(entry.name for entry in candidates)}'
+                f'give "model", one of {", ".join(entry.name for entry in candidates)}'
                 if candidates
                 else f"no model here {purpose}",
                 "model_required",

@@ -233,7 +233,7 @@ def _why_pip_failed(reference: PackageReference, stderr: str) -> str:
     if "No module named pip" in stderr:
         return (
             f"{reference.requirement} cannot be fetched: this environment has no pip. "
-            "Run: python -m ensurepip"
+            "Run python -m ensurepip"
         )
     reason = errors[0].removeprefix("ERROR: ") if errors else stderr.strip()[-300:]
     return (

@@ -123,8 +123,8 @@ class PassageProvider:
         from prooftune.retrieval.search import open_index
 
         retrieval = self._recipe.retrieval
-        if retrieval is None:
-            raise UsageError("context: retrieved needs a retrieval section with documents")
+        if retrieval is None:  # refused by the recipe
+            raise ValueError("the recipe has no retrieval section")
         source, folder = retrieval.documents, self._folder / "index"
         if searches_contexts(self._recipe):
             source = str((self._folder / "data" / contexts.CONTEXTS_FILE).resolve())

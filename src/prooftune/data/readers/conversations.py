@@ -81,7 +81,7 @@ def conversations_to_questions(table: Table) -> Table:
     if not rows:
         raise UsageError(
             f"{table.name}: no conversation contains a user turn and ends with an assistant turn, "
-            f"which is the answer (as in {unfinished[0]})"
+            f"which is the answer (as in {unfinished[0]}); add the answers"
         )
     notes = [*table.notes]
     if unfinished:

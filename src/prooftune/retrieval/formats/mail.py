@@ -60,8 +60,11 @@ def read_mailbox(content: bytes) -> tuple[list[DocumentPart], str | None]:
 def _note_attachments(attachments: list[str]) -> str | None:
     if not attachments:
         return None
-    count = f"{len(attachments)} attachment{'s' if len(attachments) > 1 else ''}"
-    return f"{count} not read, save them as files: {', '.join(attachments[:5])}"
+    several = len(attachments) > 1
+    return (
+        f"{len(attachments)} attachment{'s' if several else ''} not read; save "
+        f"{'them' if several else 'it'} in the folder: {', '.join(attachments[:5])}"
+    )
 
 
 def _message_parts(message: EmailMessage, attachments: list[str]) -> list[DocumentPart]:

@@ -28,7 +28,7 @@ _IDS = ("id", "_id", "doc_id", "docid", "passage_id")
 _TITLES = ("title", "heading", "section", "name")
 _LAYOUTS = (
     f"expected objects with one of {', '.join(map(repr, TEXT_FIELDS[:4]))} (and 'id', 'title'), "
-    "with 'question' and 'answer', or with 'DocumentID', 'PassageID', 'Passage'"
+    "with 'question' and 'answer', or with 'DocumentID', 'PassageID', 'Passage'; rename the keys"
 )
 
 

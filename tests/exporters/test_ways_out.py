@@ -1,0 +1,134 @@
+"""Messages of exports that name a way out: the export that follows them is written and checked."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from exporters.conftest import Make
+from prooftune import export
+from prooftune import recipe as recipes
+from prooftune.bundle.manifest import GOLDEN
+from prooftune.bundle.manifest_reader import language_model_manifest
+from prooftune.errors import Failure, UsageError
+from prooftune.exporters import build, gguf, merged, ollama
+from prooftune.exporters.formats import FORMATS, get_format
+from prooftune.exporters.gguf_vocabulary import build_vocabulary
+from prooftune.models import loading
+from serving.made import head_bundle
+from ways_out import follows, follows_table, names, refused
+
+
+def test_names_of_formats() -> None:
+    with refused("--to: one of {…}; found '{…}'{…}") as error:
+        get_format("gguf")
+    assert all(name in str(error.value) and get_format(name) for name in FORMATS)
+
+
+@pytest.mark.slow
+def test_another_folder_and_another_golden_set(make: Make, tmp_path: Path) -> None:
+    bundle = make("llama")
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    with refused("exists and is no earlier export; give --out another name"):
+        export(bundle, "merged", taken)
+    assert export(bundle, "merged", tmp_path / "out").agreement == 1.0
+    without = Path(shutil.copytree(bundle, tmp_path / "without"))
+    rows = (without / GOLDEN).rename(tmp_path / "rows.jsonl")
+    with refused("Give one: --golden RUN, the run folder that it came from, asks the run's"):
+        export(without, "merged", tmp_path / "again")
+    assert export(without, "merged", tmp_path / "again", golden=rows).agreement == 1.0
+
+
+def test_a_classification_head_in_another_format(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    bundle = head_bundle(tmp_path, model_folders["llama"])
+    manifest = language_model_manifest(bundle)
+
+    def request(to: str, objective: str = "head") -> None:
+        known: Any = {**manifest, "objective": objective}
+        build._check_request(get_format(to), to, known, tmp_path / "out", unchecked=True)
+
+    with refused("export merged, int8, int4 or vllm, or tune with objective: instruction"):
+        request("gguf-f16")
+    for to in ("merged", "int8", "int4", "vllm"):
+        request(to)
+    request("gguf-f16", "instruction")
+
+
+def test_llama_cpp_is_installed_or_the_check_is_skipped(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = language_model_manifest(make("llama"))
+
+    def request(unchecked: bool = False) -> None:
+        format_ = get_format("gguf-f16")
+        build._check_request(format_, "gguf-f16", manifest, tmp_path / "out", unchecked)
+
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: None)
+    with refused("Or skip the check with --unchecked, which the export's card will state."):
+        request()
+    request(unchecked=True)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "llama_cpp", None)
+        with refused("q4_k_m is quantised by llama.cpp itself: pip install 'prooftune[llama-cpp]'"):
+            gguf._llama_cpp()
+    library = SimpleNamespace()
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: library)
+    monkeypatch.setitem(sys.modules, "llama_cpp", library)
+    request()
+    assert gguf._llama_cpp() is library
+
+
+@pytest.mark.slow
+def test_a_difference_that_is_allowed(make: Make, tmp_path: Path) -> None:
+    bundle = make("llama")
+    with refused(
+        "Allow it (--max-difference), or give --golden RUN: the run's validation", Failure
+    ):
+        export(bundle, "merged", tmp_path / "out", max_difference=0.0)
+    assert export(bundle, "merged", tmp_path / "out", max_difference=0.1).agreement == 1.0
+
+
+@pytest.mark.slow
+def test_models_that_gguf_cannot_hold_are_exported_as_merged(make: Make, tmp_path: Path) -> None:
+    follows_table("exporters/gguf_vocabulary.py", "_ALTERNATIVE")
+    bundle = make("llama")
+    manifest = language_model_manifest(bundle)
+    model, tokenizer = merged.merge(bundle, manifest), loading.load_tokenizer(bundle)
+    model.config.model_type = "olmo"
+    other = follows("known: {…}. Export it as merged, and convert that with llama.cpp's own")
+    with pytest.raises(UsageError) as error:
+        gguf.write_model(model, tokenizer, manifest, tmp_path / "a.gguf", "f16")
+    assert names(other, str(error.value))
+    from tokenizers import pre_tokenizers
+
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(UsageError, match="Export it as merged"):
+        build_vocabulary(tokenizer, 500)
+    assert export(bundle, "merged", tmp_path / "out").agreement == 1.0
+
+
+def test_a_prompt_that_a_modelfile_can_hold(make: Make) -> None:
+    bundle = make("llama")
+    manifest, tokenizer = language_model_manifest(bundle), loading.load_tokenizer(bundle)
+
+    def written(cue: str) -> str:
+        tokens = dict(manifest["tokens"])
+        ids = tokenizer(cue, add_special_tokens=False).input_ids
+        prompt = [part if isinstance(part, str) else list(part) for part in tokens["prompt"]]
+        known: Any = {**manifest, "tokens": {**tokens, "prompt": [*prompt, ids]}}
+        return ollama.modelfile(known, tokenizer)
+
+    with refused('three quotes in a row (""") in its template; change prompt.template'):
+        written(' """')
+    assert "TEMPLATE" in written(" ''")
+    data = {"train": "a.csv", "text": "text", "label": "label"}
+    values = {"name": "x", "data": data, "variants": ["tuned"], "prompt": {"template": "{text} ''"}}
+    assert recipes.parse(values).prompt.template == "{text} ''"

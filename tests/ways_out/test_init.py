@@ -1,0 +1,365 @@
+"""Messages of `init` that name a way out: with the flag or the file that they name it writes a
+recipe, and what a note says to change in the recipe is read."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data.tabled import file
+from data.test_init_evidence import LABELS, ROWS, TEXTS, drafted, jsonl, rows_of
+from data.test_ways_out import CSV, DISTINCT, QUESTIONS, SQUAD, lines, workbook
+from prooftune import recipe as recipes
+from prooftune.data.init.sniffing import InitChoices
+from prooftune.data.splits import load_splits
+from prooftune.errors import UsageError
+from prooftune.types import Study
+from test_cli import prooftune
+from ways_out import follows, names
+
+Content = str | bytes
+Way = tuple[str, str, Content, "InitChoices | None", str, "Content | None", "InitChoices | None"]
+"""The message; file, content and flags that provoke it; file, content and flags that follow it.
+Content None: the same file."""
+
+
+def spans(rows: list[tuple[str, str]]) -> str:
+    return lines([{"text": t, "label": [[0, 3, x]], "topic": x} for t, x in rows])
+
+
+def tagged() -> str:
+    rows = [(word, ("B-PER", "O", "O")[i % 3]) for i, word in enumerate(" ".join(TEXTS).split())]
+    return "text,label,topic\n" + "".join(
+        f"{w} {i} of the text,{t},{'ab'[i % 2]}\n" for i, (w, t) in enumerate(rows)
+    )
+
+
+def turns() -> str:
+    return "text,label\n" + "".join(f"{t},{('user', 'assistant')[i % 2]}\n" for i, (t, _) in
+                                    enumerate(ROWS))  # fmt: skip
+
+
+CHATS = lines(
+    [{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": f"{t} {i}"}]}
+     for i, t in enumerate(TEXTS)]
+)  # fmt: skip
+PASSAGES = [{"query": f"{t}?", "positive": f"It is {t}.", "n": i} for i, t in enumerate(TEXTS)]
+PAIRS = [
+    {"question": t, "response_a": f"a {i}", "response_b": f"b {i}", "winner": "ab"[i % 2]}
+    for i, t in enumerate(TEXTS)
+]
+MARKDOWN = "| text | label |\n| --- | --- |\n" + "".join(f"| {t} | {x} |\n" for t, x in ROWS)
+SINGLE = "text,label\n" + "".join(f"'{t}','{x}'\n" for t, x in ROWS)
+ESCAPED = "text,label\n" + "".join(f'"say \\"{t}\\", please",{x}\n' for t, x in ROWS)
+PROSE = "".join(f"It was {t}\nand nothing else of note {i}.\n" for i, t in enumerate(TEXTS))
+
+WAYS: list[Way] = [
+    (
+        follows("of the texts (start, end, label), for which there is no task. Name a column with"),
+        "a.jsonl", spans(ROWS), None,
+        "a.jsonl", None, InitChoices(label="topic"),
+    ),
+    (
+        follows("holds objects, such as {…}. Write the label as a column of its own, and name it"),
+        "a.jsonl", lines([{"text": t, "label": {"name": x}} for t, x in ROWS]),
+        InitChoices(label="label"),
+        "a.jsonl", lines([{"text": t, "own": x} for t, x in ROWS]), InitChoices(label="own"),
+    ),
+    (
+        follows("with one turn in each row. Write one conversation in each line, as {\"messages\""),
+        "a.csv", turns(), None,
+        "b.jsonl", CHATS, None,
+    ),
+    (
+        follows("as CoNLL files do, for which there is no task. Name a column with a label for"),
+        "a.csv", tagged(), None,
+        "a.csv", None, InitChoices(label="topic"),
+    ),
+    (
+        follows("Add a column 'answer'; if another column holds labels of the questions, name it"),
+        "a.jsonl", lines(PASSAGES), None,
+        "a.jsonl", lines([{**p, "answer": f"the {i}"} for i, p in enumerate(PASSAGES)]), None,
+    ),
+    (
+        "if another column holds labels of the questions, name it with --label",
+        "a.jsonl", lines([{**p, "kind": x} for p, x in zip(PASSAGES, LABELS, strict=True)]), None,
+        "a.jsonl", None, InitChoices(label="kind"),
+    ),
+    (
+        follows("To train on the better answers, keep them as column 'answer'"),
+        "a.jsonl", lines(PAIRS), None,
+        "a.jsonl", lines([{"question": p["question"], "answer": p[f"response_{p['winner']}"]}
+                          for p in PAIRS]), None,
+    ),
+    (
+        follows("Write it as CSV, or with tabs between the columns"),
+        "a.csv", MARKDOWN, None,
+        "a.csv", CSV, None,
+    ),
+    (
+        "Write it as CSV, or with tabs between the columns",
+        "a.csv", MARKDOWN, None,
+        "a.tsv", CSV.replace(",", "\t"), None,
+    ),
+    (
+        follows("fields are in single quotes, which CSV does not have. Write the file with double"),
+        "a.csv", SINGLE, None,
+        "a.csv", SINGLE.replace("'", '"'), None,
+    ),
+    (
+        follows("and CSV doubles them (\"\"). Write the file with doubled quotes"),
+        "a.csv", ESCAPED, None,
+        "a.csv", ESCAPED.replace('\\"', '""'), None,
+    ),
+    (
+        follows("Plain prose has no labels to learn; to answer questions about it, see 'prooftune"),
+        "a.txt", PROSE, None,
+        "a.txt", "".join(f"{t}@{x}\n" for t, x in ROWS), None,
+    ),
+    (
+        "or fastText's __label__ lines",
+        "a.txt", PROSE, None,
+        "a.txt", "".join(f"__label__{x} {t}\n" for t, x in ROWS), None,
+    ),
+    (
+        follows("Open it with a spreadsheet program and save it as .xlsx or .csv"),
+        "a.xls", "<html><table><tr><td>text</td></tr></table></html>", None,
+        "a.xlsx", workbook("one"), None,
+    ),
+    (
+        "Open it with a spreadsheet program and save it as .xlsx or .csv",
+        "a.xls", "<html><table><tr><td>text</td></tr></table></html>", None,
+        "a.csv", CSV, None,
+    ),
+    (
+        follows("--task: one of {…}, found '{…}'{…}"),
+        "a.csv", CSV, InitChoices(task="clasification"),
+        "a.csv", None, InitChoices(task="classification"),
+    ),
+    (
+        follows("--format: one of {…}, found '{…}'{…}"),
+        "a.csv", CSV, InitChoices(format="cvs"),
+        "a.csv", None, InitChoices(format="csv"),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_message_says_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
+    message, name, content, choices, after, changed, flags = way
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
+    file(tmp_path, name, content)
+    with pytest.raises(UsageError) as error:
+        drafted(Path(name), choices)
+    assert names(message, str(error.value)), str(error.value)
+    if changed is not None:
+        file(tmp_path, after, changed)
+    _, study, _ = drafted(Path(after), flags)
+    assert rows_of(study).total() >= 48
+
+
+Values = dict[str, Any]
+
+
+def note(path: Path, message: str, choices: InitChoices | None = None) -> Values:
+    """The recipe of a file with a note of these words."""
+    values, _, notes = drafted(path, choices)
+    assert any(names(message, n) for n in notes), notes
+    return values
+
+
+def edited(folder: Path, values: Values, **data: Any) -> Study:
+    """The rows of the recipe with another `data` section."""
+    task = data.pop("task", values["task"])
+    values = {**values, "task": task, "data": {**values["data"], **data}}
+    values["data"] = {k: v for k, v in values["data"].items() if v is not None}
+    (folder / "edited.yaml").write_text(yaml.safe_dump(values), "utf-8")
+    return load_splits(*recipes.load(folder / "edited.yaml"))
+
+
+def labels(study: Study) -> set[str]:
+    return {str(e.target) for split in study.splits().values() for e in split}
+
+
+def test_bounds_and_names_of_ranges(tmp_path: Path) -> None:
+    scores = "".join(f"{t},{i}\n" for i, t in enumerate(DISTINCT))
+    path = file(tmp_path, "a.csv", f"text,score\n{scores}")
+    values = note(path, follows("cut into {…} ranges at {…} (data.bins): {…}."),
+                  InitChoices(label="score"))  # fmt: skip
+    comment = follows("choose names and bounds; a value on a bound is in the first range")
+    assert comment in (tmp_path / "drafted.yaml").read_text("utf-8")
+    bins = {"bad": [None, 9], "good": [9, None]}
+    study = edited(tmp_path, values, bins=bins, ordinal=True)
+    assert labels(study) == {"bad", "good"}
+    counts = [str(e.target) for split in study.splits().values() for e in split]
+    assert counts.count("bad") == 10  # 0 to 9: the bound is in the first range
+
+
+def test_columns_of_zeros_and_ones_as_several_labels(tmp_path: Path) -> None:
+    flags = [{"toxic": i % 2, "insult": i % 3 % 2, "threat": i % 5 % 2} for i in range(48)]
+    records = [{"text": t, **f} for t, f in zip(DISTINCT, flags, strict=True)]
+    path = jsonl(tmp_path / "a.jsonl", records)
+    message = follows("write the names of those with 1 into one column, between '|', and set task")
+    values = note(path, message, InitChoices(label="toxic"))
+    jsonl(path, [{"text": r["text"], "label": "|".join(k for k in flags[0] if r[k])}
+                 for r in records])  # fmt: skip
+    study = edited(tmp_path, values, task="multilabel", label="label", label_separator="|",
+                   labels=None, ordinal=None)  # fmt: skip
+    assert {x for text in labels(study) for x in json.loads(text)} == {*flags[0]}
+
+
+def test_groups_and_splits_of_columns(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{t},{x},author{i % 12},{('train', 'test')[i % 4 == 3]}\n"
+        for i, (t, x) in enumerate(zip(DISTINCT, LABELS, strict=True))
+    )
+    path = file(tmp_path, "a.csv", f"text,label,author,split\n{rows}")
+    message = follows("belong on one side of the split, set data.group and data.splitting.method:")
+    values = note(path, message)
+    study = edited(tmp_path, values, group="author", splitting={"method": "grouped"})
+    assert not {e.group for e in study.train} & {e.group for e in study.test}
+    values = note(path, follows("which are not used: write one file per split to keep them."))
+    for split in ("train", "test"):
+        kept = [r for r in rows.splitlines() if r.endswith(split)]
+        file(tmp_path, f"{split}.csv", "text,label,author,split\n" + "\n".join(kept) + "\n")
+    study = edited(tmp_path, values, train="train.csv", test="test.csv")
+    assert len(study.test) == 12
+
+
+def test_two_files_are_joined_by_the_command_of_the_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts, answers = Path("texts.txt"), Path("labels.txt")
+    texts.write_text("".join(f"{t}\n" for t in DISTINCT))
+    answers.write_text("".join(f"{x}\n" for x in LABELS))
+    with pytest.raises(UsageError) as error:
+        drafted(texts)
+    message = follows(
+        "one holds the texts and the other the labels, join them: prooftune data join"
+    )
+    assert names(message, str(error.value)), str(error.value)
+    command = shlex.split(str(error.value).partition("join them: ")[2])
+    assert prooftune(monkeypatch, *command[1:]) == 0
+    _, study, _ = drafted(Path(command[-1]))
+    assert rows_of(study).total() == 48
+
+
+def test_missing_labels_are_emptied_and_left_out(tmp_path: Path) -> None:
+    some = [(t, "n/a" if i % 6 == 0 else x) for i, (t, x) in enumerate(ROWS)]
+    path = file(tmp_path, "a.csv", "text,label\n" + "".join(f"{t},{x}\n" for t, x in some))
+    message = follows("If they are, empty these cells: data.unlabelled: drop leaves such rows out.")
+    note(path, message)
+    path.write_text(path.read_text().replace("n/a", ""))
+    note(path, follows("{…} row{…} no label ({…}) and {…} left out (data.unlabelled: drop)."))
+    _, study, _ = drafted(path)
+    assert labels(study) == {"delivery", "payment"} and rows_of(study).total() == 40
+
+
+def test_the_right_column_instead_of_one_with_one_value(tmp_path: Path) -> None:
+    rows = "".join(f"{t},all,{x}\n" for t, x in ROWS)
+    path = file(tmp_path, "a.csv", f"text,label,topic\n{rows}")
+    message = follows("There is only one label: is it the right column?")
+    note(path, message, InitChoices(label="label"))
+    _, study, notes = drafted(path, InitChoices(label="topic"))
+    assert labels(study) == {*LABELS} and not any(names(message, n) for n in notes)
+
+
+def test_ratings_and_codes(tmp_path: Path) -> None:
+    def rated(column: str) -> Path:
+        rows = "".join(f"{t},{1 + i % 5}\n" for i, t in enumerate(DISTINCT))
+        return file(tmp_path, "a.csv", f"text,{column}\n{rows}")
+
+    values = note(rated("stars"), "The labels look like ratings")
+    comment = follows("ratings; remove this if the numbers are codes")
+    assert comment in (tmp_path / "drafted.yaml").read_text("utf-8")
+    assert edited(tmp_path, values).values == [1, 2, 3, 4, 5]
+    assert edited(tmp_path, values, ordinal=None).values == []
+    values = note(rated("label"), follows("If the labels are ratings, add ordinal: true to data."))
+    assert edited(tmp_path, values, ordinal=True).values == [1, 2, 3, 4, 5]
+    words = follows("a language model reads names: replace 'label {…}' … in data.labels by words.")
+    values = note(rated("label"), words)
+    five = ("awful", "bad", "fair", "good", "great")
+    named = {str(i): name for i, name in enumerate(five, start=1)}
+    assert labels(edited(tmp_path, values, labels=named)) == {*five}
+
+
+def test_few_articles_are_split_by_context(tmp_path: Path) -> None:
+    squad = json.loads(SQUAD)
+    articles = [p for entry in squad["data"] for p in entry["paragraphs"]]
+    squad["data"] = [{"title": f"t{i}", "paragraphs": articles[i::2]} for i in range(2)]
+    path = file(tmp_path, "a.json", json.dumps(squad))
+    values = note(path, "too few to hold some out: split by context (data.group).")
+    assert values["data"]["group"] == "context"
+    assert len(edited(tmp_path, values).test)
+
+
+def test_only_wanted_answers_are_kept(tmp_path: Path) -> None:
+    flagged = [{**q, "label": int(i % 3 > 0)} for i, q in enumerate(QUESTIONS)]
+    message = follows("To train on the wanted answers, keep only their rows.")
+    note(jsonl(tmp_path / "a.jsonl", flagged), message)
+    path = jsonl(tmp_path / "b.jsonl", [r for r in flagged if r["label"]])
+    values, study, _ = drafted(path)
+    assert values["task"] in ("free-text-qa", "extractive-qa") and len(study.train)
+
+
+def test_last_answers_of_conversations_as_labels(tmp_path: Path) -> None:
+    records = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Parcel {text} is late."},
+                {"role": "assistant", "content": f"Which city, {i}?"},
+                {"role": "user", "content": f"Nairobi, number {i}."},
+                {"role": "assistant", "content": label},
+            ]
+        }
+        for i, (text, label) in enumerate(ROWS)
+    ]
+    path = jsonl(tmp_path / "a.jsonl", records)
+    message = follows(
+        "--task classification reads the last answers as labels of the last questions"
+    )
+    note(path, message)
+    _, study, _ = drafted(path, InitChoices(task="classification"))
+    assert labels(study) == {*LABELS}
+
+
+def test_answers_from_the_context_or_free_ones(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", QUESTIONS)
+    message = follows("(task: extractive-qa); for free answers set task: free-text-qa.")
+    values = note(path, message)
+    assert len(edited(tmp_path, values, task="free-text-qa").train)
+
+
+def test_languages_that_are_left_out(tmp_path: Path) -> None:
+    rows = "".join(f"{t},{x},{('swa', 'hau')[i % 3 % 2]}\n" for i, (t, x) in enumerate(ROWS))
+    path = file(tmp_path, "a.csv", f"text,label,language\n{rows}")
+    values, study, _ = drafted(path)
+    comment = follows("the language of each row; leave it out if results by language are not want")
+    assert comment in (tmp_path / "drafted.yaml").read_text("utf-8")
+    assert {e.language for e in study.train} == {"swa", "hau"}
+    assert {e.language for e in edited(tmp_path, values, language=None).train} == {None}
+
+
+@pytest.mark.parametrize("follow", [InitChoices(encoding="cp1251"), None])
+def test_an_encoding_that_is_not_certain(tmp_path: Path, follow: InitChoices | None) -> None:
+    words = [("Дом", "a"), ("Лес", "b")] * 3
+    rows = "".join(f"{t},{x}\n" for t, x in words).encode("cp1251")
+    path = file(tmp_path, "a.csv", b"text,label\n" + rows)
+    message = follows("If the words look wrong, set data.encoding (or --encoding).")
+    values = note(path, message)
+    if follow is not None:
+        values, _, _ = drafted(path, follow)
+    else:
+        values["data"]["encoding"] = "cp1251"
+    source = recipes.parse(values).data.source("train")
+    assert source.encoding == "cp1251"
+    assert "Дом" in path.read_text(source.encoding)
