@@ -26,10 +26,11 @@ def test_columns_are_named(tmp_path: Path) -> None:
     with refused("Give one --text for each, in this order"):
         read_rows(file, manifest(), study(), ["title", "verdict"], "verdict")
     both = manifest(fields=["head", "body"])
+    two = write(tmp_path / "b.csv", "title,text,verdict\nx,y,good\n")
     read = read_rows(
-        file, both, study(text={"head": "x", "body": "y"}), ["title", "verdict"], "verdict"
+        two, both, study(text={"head": "a", "body": "b"}), ["title", "text"], "verdict"
     )
-    assert read.examples[0].inputs == {"head": "x", "body": "good"}
+    assert read.examples[0].inputs == {"head": "x", "body": "y"}
 
 
 def test_labels_that_the_bundle_knows(tmp_path: Path) -> None:

@@ -82,10 +82,10 @@ def test_another_folder_and_the_chat_template(tmp_path: Path) -> None:
 
 
 def test_the_packages_of_llama_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_checkpoint(tmp_path, "llama2")
+    write_checkpoint(tmp_path / "meta", "llama2")
 
     def read() -> int:
-        path = tmp_path / "tokenizer.model"
+        path = tmp_path / "meta" / "tokenizer.model"
         return convert_tokenizer(path, scaled_rope=False, chat=False, context=64).size
 
     for module in ("sentencepiece", "google.protobuf"):

@@ -307,7 +307,7 @@ CLASSIFICATION: dict[str, Way] = {
         {"a.csv": "text,label\n" + "".join(f"the parcel came late on day {i},{'ab'[i % 2]}\n"
                                            for i in range(30))},
         {"train": "a.csv", "audit.near_duplicates": 0.7},
-        follows("in one part. If they are no copies, set audit.near_duplicates: null."),
+        follows(" If the texts are alike but no copies, set audit.near_duplicates: null."),
         {"audit.near_duplicates": None},
     ),
     "file for validation": (

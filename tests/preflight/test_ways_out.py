@@ -360,7 +360,7 @@ def test_options_of_trackers_and_optimizers(
     [error] = errors(optim="galore_adamw")
     assert names(follows("{…} needs training.optim_target_modules, e.g. all-linear"), error)
     assert errors(optim="galore_adamw", optim_target_modules="all-linear") == []
-    [error] = errors(optim="adamw_torch", optim_args="nonsense=1")
+    [error] = errors(optim="adamw_anyprecision")
     assert names(follows("{…} does not work here ({…}); adamw_torch does"), error)
     assert errors(optim="adamw_torch") == []
 

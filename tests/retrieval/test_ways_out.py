@@ -150,6 +150,7 @@ def test_an_archive_that_is_unpacked(
         "encrypted": follows("encrypted in the archive: unpack it with its password first"),
         "method": follows("with an unsupported method: unpack the archive first"),
     }
+    (tmp_path / "sound.txt").write_text("sound")
     if kind == "tar":
         name = unpacked_tar(tmp_path)
         command = ["tar", "-xf", name]
@@ -178,7 +179,7 @@ def test_an_archive_that_is_unpacked(
         assert any(names(messages[kind], s.reason) for s in result.skipped), result.skipped
     subprocess.run(command, cwd=tmp_path, check=True)
     (tmp_path / name).unlink()
-    assert [d.id for d in read_documents(".", tmp_path).documents] == ["a.txt"]
+    assert [d.id for d in read_documents(".", tmp_path).documents] == ["a.txt", "sound.txt"]
 
 
 def test_attachments_are_saved_as_files(tmp_path: Path) -> None:
@@ -212,9 +213,9 @@ def test_the_common_parent_of_two_sources(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / "both" / folder).mkdir(parents=True)
         (tmp_path / "both" / folder / "a.txt").write_text(f"{folder} thirty days")
-    pattern = str(tmp_path / "both" / "*")
+    folders = [tmp_path / "both" / folder for folder in ("one", "two")]
     with refused("Use their common parent folder as the source"):
-        discovery.find_documents(pattern, tmp_path)
+        discovery.find_documents(folders, tmp_path)
     found = read_documents(str(tmp_path / "both"), tmp_path).documents
     assert [d.id for d in found] == ["one/a.txt", "two/a.txt"]
 

@@ -20,9 +20,9 @@ from prooftune.errors import UsageError
 from ways_out import follows, follows_table, names, refused
 
 
-def reread(folder: Path, text: str, **data: Any) -> recipes.Recipe:
+def reread(folder: Path, written: str, **data: Any) -> recipes.Recipe:
     """The recipe with another `data` section, as somebody edits it."""
-    values = yaml.safe_load(text)
+    values = yaml.safe_load(written)
     values["data"] |= data
     (folder / "edited.yaml").write_text(yaml.safe_dump(values), "utf-8")
     return recipes.load(folder / "edited.yaml")[0]

@@ -140,19 +140,16 @@ def test_what_power_computes(commands: Commands) -> None:
     commands.refused(message, *power)
     commands.refused(message, *power, "--rows", "99", "--difference", "9")
     commands.works(*power, "--rows", "99")
-    commands.works(*power, "--difference", "20")
+    commands.works(*power, "--difference", "5")
 
 
 def test_data_of_a_shipped_recipe(commands: Commands) -> None:
     message = follows("'prooftune recipes {…}' explains where to get the data; if it is in another")
     commands.refused(message, "data", "export", "swahili-news", "--out", "o")
     assert "git clone" in commands.works("recipes", "swahili-news")
-    recipe = recipes.load("swahili-news")[0]
     folder = Path("elsewhere")
-    for split in ("train", "validation", "test"):
-        path = recipe.data.source(split).path
-        assert isinstance(path, str)
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
+    for split, path in (("train", "train.tsv"), ("validation", "dev.tsv"), ("test", "test.tsv")):
         header = "headline\ttext\tcategory\turl\n"
         rows = "".join(f"{split} {i}\t{split} {i}\t{'ab'[i % 2]}\tx\n" for i in range(9))
         (folder / path).write_text(header + rows)
@@ -223,10 +220,11 @@ OTHER_TOOLS = {"--decrypt", "--headless", "--convert-to", "--local-dir"}
 def test_commands_and_options_that_messages_name_exist() -> None:
     known: Any = get_command(app)
     commands = {**known.commands, **known.commands["data"].commands}
-    options = {o for c in commands.values() for p in c.params for o in (*p.opts, *p.secondary_opts)}
+    every = [*known.commands.values(), *known.commands["data"].commands.values()]
+    options = {o for c in every for p in c.params for o in (*p.opts, *p.secondary_opts)}
     seen = 0
     for message in all_messages(Path(prooftune_package.__file__).parent):
-        for name in re.findall(r"\bprooftune (?:data )?([a-z]+)\b", message.text):
+        for name in re.findall(r"(?:'|: )prooftune (?:data )?([a-z]+)\b", message.text):
             assert name in commands, message
             seen += 1
         named = {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", message.text)}

@@ -28,6 +28,8 @@ from prooftune.recipe.pretraining import Pretraining
 from prooftune.types import Example, Study
 from ways_out import follows, names, refused
 
+CSV_OF_FEW = "".join(f"{t},{'ab'[i % 2]}\n" for i, t in enumerate(DISTINCT[:12]))
+
 WAYS: dict[str, tuple[str, Way]] = {
     "several labels": (
         "classification",
@@ -73,9 +75,9 @@ WAYS: dict[str, tuple[str, Way]] = {
         "classification",
         (
             {"a.csv": "text,label\n" + "".join(f"the parcel came late on day {i},{'ab'[i % 2]}\n"
-                                               for i in range(10, 19)) + "one,a\ntwo,b\n"},
+                                               for i in range(10, 30)) + CSV_OF_FEW},
             {"train": "a.csv", "audit.near_duplicates": 0.5},
-            follows("give data.{…} its own file.{…}"),
+            follows("in one part. If they are no copies, set audit.near_duplicates: null."),
             {"audit.near_duplicates": None},
         ),
     ),
@@ -164,7 +166,6 @@ def test_near_duplicates_of_a_template_are_decided_by_the_recipe(tmp_path: Path)
     alone = {"train": "a.csv", "validation": "b.csv", "test": "c.csv"}
     for name in ("b.csv", "c.csv"):
         file(tmp_path, name, CSV)
-    follows(" If the texts are alike but no copies, set audit.near_duplicates: null.")
     assert not warned(message, tmp_path, alone, audit={"near_duplicates": 0.3, "leak": "allow"})
 
 
@@ -200,14 +201,14 @@ def test_the_length_of_prompts_or_what_may_be_cut_is_raised() -> None:
 def test_a_tokenizer_for_the_language_costs_less() -> None:
     rows = [Example(str(i), {"text": t}, "a", language="amh") for i, t in enumerate(TEXTS)]
     study = Study(rows, [], [], ["a"])
-    english = (1.3, 0.25)
+    english = "The parcel came late, and nobody was at home."
 
     def costly(count: Any) -> bool:
         found = fertility_findings(measure_fertility(study, count, english, 256), 256)
         message = "A model with a tokenizer for this language costs less."
         return any(message in f.message for f in found)
 
-    assert costly(lambda text: 4 * len(text.split()))
+    assert costly(lambda text: len(text.split()) * (1 if text == english else 4))
     assert not costly(lambda text: len(text.split()))
 
 

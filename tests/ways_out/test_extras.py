@@ -28,6 +28,7 @@ from retrieval.tiny import pdf as made_pdf
 from ways_out import follows, names, refused
 
 TEXTS = (["a cat"], [["a cat"]])
+PDF = made_pdf(["Thirty days."])
 RTF = b"{\\rtf1 Thirty days.}"
 DATA = {"train": "a.csv", "text": "text", "label": "label"}
 
@@ -48,7 +49,8 @@ def searched() -> None:
 
 def endpoint() -> None:
     settings = {"kind": "endpoint", "endpoint": {"model": "m", "base_url": "http://a/v1"}}
-    raise_first(check_sources(recipe(variants={"api": settings}), Path()))
+    found = check_sources(recipe(variants={"api": settings}), Path())
+    raise_first(f for f in found if f.key_path.startswith("variants"))
 
 
 def judged() -> None:
@@ -89,7 +91,7 @@ EXTRAS: list[tuple[str, str, Callable[[], object]]] = [
     (
         "pypdf",
         follows("PDF documents need pypdf: pip install"),
-        lambda: pdf.read_pdf(made_pdf(["Thirty days."])),
+        lambda: pdf.read_pdf(PDF),
     ),
     (
         "python_calamine",
@@ -97,7 +99,7 @@ EXTRAS: list[tuple[str, str, Callable[[], object]]] = [
         lambda: sheets.read_sheet(documents.sheets()),
     ),
     ("nltk.stem.porter", follows("BM25 search needs nltk: pip install"), stemmed),
-    ("sacrebleu.metrics.bleu", follows("BLEU needs sacrebleu"), lambda: bleu.bleu_counts(*TEXTS)),
+    ("sacrebleu.metrics.bleu", follows("BLEU needs sacrebleu"), lambda: bleu.counts(*TEXTS)),
     ("rouge_score.rouge_scorer", follows("ROUGE needs rouge-score"), lambda: overlap.rouge(*TEXTS)),
     (
         "nltk.translate.meteor_score",

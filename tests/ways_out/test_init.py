@@ -48,7 +48,9 @@ CHATS = lines(
     [{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": f"{t} {i}"}]}
      for i, t in enumerate(TEXTS)]
 )  # fmt: skip
-PASSAGES = [{"query": f"{t}?", "positive": f"It is {t}.", "n": i} for i, t in enumerate(TEXTS)]
+PASSAGES = [
+    {"query": f"{t}?", "positive_passages": f"It is {t}.", "n": i} for i, t in enumerate(TEXTS)
+]
 PAIRS = [
     {"question": t, "response_a": f"a {i}", "response_b": f"b {i}", "winner": "ab"[i % 2]}
     for i, t in enumerate(TEXTS)
@@ -77,7 +79,7 @@ WAYS: list[Way] = [
     ),
     (
         follows("as CoNLL files do, for which there is no task. Name a column with a label for"),
-        "a.csv", tagged(), None,
+        "a.csv", tagged(), InitChoices(label="label"),
         "a.csv", None, InitChoices(label="topic"),
     ),
     (
@@ -207,12 +209,11 @@ def test_columns_of_zeros_and_ones_as_several_labels(tmp_path: Path) -> None:
     flags = [{"toxic": i % 2, "insult": i % 3 % 2, "threat": i % 5 % 2} for i in range(48)]
     records = [{"text": t, **f} for t, f in zip(DISTINCT, flags, strict=True)]
     path = jsonl(tmp_path / "a.jsonl", records)
-    message = follows("write the names of those with 1 into one column, between '|', and set task")
-    values = note(path, message, InitChoices(label="toxic"))
-    jsonl(path, [{"text": r["text"], "label": "|".join(k for k in flags[0] if r[k])}
-                 for r in records])  # fmt: skip
-    study = edited(tmp_path, values, task="multilabel", label="label", label_separator="|",
-                   labels=None, ordinal=None)  # fmt: skip
+    message = follows("into one column, between '|', and run init again with --task multilabel.")
+    note(path, message)
+    named = [{"text": r["text"], "label": "|".join(k for k in flags[0] if r[k])} for r in records]
+    values, study, _ = drafted(jsonl(path, named), InitChoices(task="multilabel"))
+    assert values["task"] == "multilabel"
     assert {x for text in labels(study) for x in json.loads(text)} == {*flags[0]}
 
 
@@ -281,10 +282,10 @@ def test_ratings_and_codes(tmp_path: Path) -> None:
     values = note(rated("stars"), "The labels look like ratings")
     comment = follows("ratings; remove this if the numbers are codes")
     assert comment in (tmp_path / "drafted.yaml").read_text("utf-8")
-    assert edited(tmp_path, values).values == [1, 2, 3, 4, 5]
-    assert edited(tmp_path, values, ordinal=None).values == []
+    assert edited(tmp_path, values).scale == [1, 2, 3, 4, 5]
+    assert edited(tmp_path, values, ordinal=None).scale == []
     values = note(rated("label"), follows("If the labels are ratings, add ordinal: true to data."))
-    assert edited(tmp_path, values, ordinal=True).values == [1, 2, 3, 4, 5]
+    assert edited(tmp_path, values, ordinal=True).scale == [1, 2, 3, 4, 5]
     words = follows("a language model reads names: replace 'label {…}' … in data.labels by words.")
     values = note(rated("label"), words)
     five = ("awful", "bad", "fair", "good", "great")
@@ -349,17 +350,14 @@ def test_languages_that_are_left_out(tmp_path: Path) -> None:
     assert {e.language for e in edited(tmp_path, values, language=None).train} == {None}
 
 
-@pytest.mark.parametrize("follow", [InitChoices(encoding="cp1251"), None])
-def test_an_encoding_that_is_not_certain(tmp_path: Path, follow: InitChoices | None) -> None:
-    words = [("Дом", "a"), ("Лес", "b")] * 3
-    rows = "".join(f"{t},{x}\n" for t, x in words).encode("cp1251")
-    path = file(tmp_path, "a.csv", b"text,label\n" + rows)
-    message = follows("If the words look wrong, set data.encoding (or --encoding).")
-    values = note(path, message)
-    if follow is not None:
-        values, _, _ = drafted(path, follow)
+@pytest.mark.parametrize("flag", [True, False])
+def test_an_encoding_that_is_not_certain(tmp_path: Path, flag: bool) -> None:
+    texts = "".join(f"Zażółć {t[:64]},{'ab'[i % 2]}\n" for i, t in enumerate(DISTINCT))
+    path = file(tmp_path, "a.csv", f"text,label\n{texts}".encode("cp1257"))
+    values = note(path, follows("If the words look wrong, set data.encoding (or --encoding)."))
+    assert values["data"]["encoding"] == "cp1250"
+    if flag:
+        _, study, _ = drafted(path, InitChoices(encoding="cp1257"))
     else:
-        values["data"]["encoding"] = "cp1251"
-    source = recipes.parse(values).data.source("train")
-    assert source.encoding == "cp1251"
-    assert "Дом" in path.read_text(source.encoding)
+        study = edited(tmp_path, values, encoding="cp1257")
+    assert all(e.inputs["text"].startswith("Zażółć") for e in study.train)

@@ -26,6 +26,9 @@ def encoder(
 ) -> PromptEncoder:
     tokenizer = load_tokenizer(folder)
     tokenizer.model_max_length = 512
+    if not options.pop("starts", True):
+        tokenizer._tokenizer.post_processor = None
+        tokenizer.bos_token = None
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     options.setdefault("chat", chat_template is not None)
@@ -104,7 +107,7 @@ def test_conversations_without_a_chat_template(model_folders: dict[str, Path]) -
         "question": "cat",
         HISTORY: dump_history([Turn("user", "the cat"), Turn("assistant", "a mat")]),
     }
-    options = {"template": "{question}", "fields": ["question", HISTORY]}
+    options = {"template": "{question}", "fields": ["question", HISTORY], "starts": False}
     with refused("differently from a single message; set prompt.chat: false"):
         encoder(folder, chat_template=DIFFERENT, **options).encode(inputs)
     plain = encoder(folder, chat_template=DIFFERENT, chat=False, **options)

@@ -12,6 +12,7 @@ import yaml
 
 from prooftune import recipe as recipes
 from prooftune.errors import UsageError
+from prooftune.recipe.loading import RecipeLoader
 from test_cli import prooftune
 from ways_out import follows, names, refused
 
@@ -426,7 +427,7 @@ def test_what_a_message_says_to_write_is_accepted(message: str, values: Recipe) 
             del after[first]
         if write := re.match(r"write (\w+)\.(\w+): (\S+)", advice):
             section = after.setdefault(write[1], {})
-            section[write[2]] = yaml.safe_load(write[3])
+            section[write[2]] = yaml.load(write[3], Loader=RecipeLoader)
     recipes.parse({key: value for key, value in after.items() if value != {}})
 
 

@@ -169,8 +169,8 @@ class _Selection:
         evaluated: list[Any] = [entry for entry in history if "eval_loss" in entry]
         if not evaluated:
             raise UsageError(
-                "search: a trial was not evaluated on validation rows: set training.eval_steps "
-                "below its number of steps, and leave out training.eval_strategy: no"
+                "search: a trial ended before it was evaluated on validation rows; lower "
+                "training.eval_delay"
             )
         if last or self.metric is None:
             entry: LogEntry = evaluated[-1]

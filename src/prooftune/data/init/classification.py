@@ -184,8 +184,8 @@ def _note_indicators(columns: Sequence[Column], label: Column, inferred: Inferre
     if label.name in flags and len(flags) > 2:
         inferred.notes.append(
             f"Columns {', '.join(map(repr, flags[:8]))} hold 0 and 1. If each is a label of the "
-            "same text, write the names of those with 1 into one column, between '|', and set "
-            "task: multilabel with data.label_separator: '|'."
+            "same text, write the names of those with 1 into one column, between '|', and run init "
+            "again with --task multilabel."
         )
 
 
