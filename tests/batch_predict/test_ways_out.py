@@ -15,6 +15,7 @@ import pytest
 from batch_predict.test_predict_file import load_once, write_csv, write_lines
 from prooftune.batch_predict import predict, predict_file, ray_cluster
 from prooftune.batch_predict.columns import resolve_output_names
+from prooftune.data.readers.streaming import scan_file
 from prooftune.errors import Failure, UsageError
 from prooftune.serving.keys import MIN_KEY_LENGTH, read_keys
 from prooftune.serving.registry import parse_bundle_arguments
@@ -108,7 +109,7 @@ def test_a_file_that_no_longer_changes(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_csv(tmp_path / "in.csv", ["text"], [["goal scored"]] * 3)
-    scan = predict.scan_file
+    scan = scan_file
 
     def longer(*arguments: Any) -> Any:
         stream = scan(*arguments)

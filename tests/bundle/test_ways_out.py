@@ -24,6 +24,7 @@ from prooftune.bundle.manifest_reader import read_manifest
 from prooftune.bundle.publish import plan_upload
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, UsageError
+from prooftune.models.text_classifier import SECTION_FILE
 from prooftune.utils.files import read_json, write_json
 from standins.hub import Hub, serving
 from test_cli import prooftune
@@ -95,7 +96,9 @@ def test_an_upload_that_broke_off_is_continued(
 ) -> None:
     from huggingface_hub import HfApi, errors
 
-    client = import_module(errors.Response.__module__.partition(".")[0])  # httpx or httpx2
+    client = import_module(
+        errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0]
+    )  # httpx or httpx2
 
     def broken(error: Exception) -> Callable[..., None]:
         def fail(*_: object, **__: object) -> None:
@@ -224,7 +227,7 @@ def test_a_variant_is_deleted_and_run_again(tmp_path: Path) -> None:
         save._write_classifier(*arguments)
     shutil.rmtree(folder)
     folder.mkdir()
-    write_json(folder / save.SECTION_FILE, {"features": "tfidf"})  # stands for the run
+    write_json(folder / SECTION_FILE, {"features": "tfidf"})  # stands for the run
     with pytest.raises(TypeError):  # the study's facts, which come next
         save._write_classifier(*arguments)
     manifest: Any = {"classifier": {"features": "tfidf"}}

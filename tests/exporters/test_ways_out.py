@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_llama_cpp_is_installed_or_the_check_is_skipped(
         format_ = get_format("gguf-f16")
         build._check_request(format_, "gguf-f16", manifest, tmp_path / "out", unchecked)
 
-    monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with refused("Or skip the check with --unchecked, which the export's card will state."):
         request()
     request(unchecked=True)
@@ -80,7 +81,7 @@ def test_llama_cpp_is_installed_or_the_check_is_skipped(
         with refused("q4_k_m is quantised by llama.cpp itself: pip install 'prooftune[llama-cpp]'"):
             gguf._llama_cpp()
     library = SimpleNamespace()
-    monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: library)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: library)
     monkeypatch.setitem(sys.modules, "llama_cpp", library)
     request()
     assert gguf._llama_cpp() is library
@@ -120,7 +121,7 @@ def test_a_prompt_that_a_modelfile_can_hold(make: Make) -> None:
     manifest, tokenizer = language_model_manifest(bundle), loading.load_tokenizer(bundle)
 
     def written(cue: str) -> str:
-        tokens = dict(manifest["tokens"])
+        tokens: dict[str, Any] = {**manifest["tokens"]}
         ids = tokenizer(cue, add_special_tokens=False).input_ids
         prompt = [part if isinstance(part, str) else list(part) for part in tokens["prompt"]]
         known: Any = {**manifest, "tokens": {**tokens, "prompt": [*prompt, ids]}}

@@ -147,10 +147,10 @@ def test_translations_are_put_into_one_split(tmp_path: Path) -> None:
             file(tmp_path, f"{language}-{split}.csv", content)
         file(tmp_path, f"{language}.csv", "group,text,label\n" + "".join(rows))
     languages = ("swa", "hau")
-    split = {s: {x: f"{x}-{s}.csv" for x in languages} for s in ("train", "test")}
+    files = {s: {x: f"{x}-{s}.csv" for x in languages} for s in ("train", "test")}
     message = follows("Put both into one split: data.splitting.method: grouped, with one file")
     shared = {"group": "group"}
-    assert warned(message, tmp_path, {**split, **shared}, audit={"leak": "allow"})
+    assert warned(message, tmp_path, {**files, **shared}, audit={"leak": "allow"})
     grouped = {"train": {x: f"{x}.csv" for x in languages}, "splitting": {"method": "grouped"}}
     assert not warned(message, tmp_path, {**grouped, **shared})
 

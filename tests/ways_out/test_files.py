@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from data.tabled import file, table
 from data.test_init_evidence import ROWS, chat
 from data.test_ways_out import CSV, JSON, JSONL, RECORDS, archive, lines, workbook
-from prooftune.data.readers import compression, delimited
+from prooftune.data.readers import delimited
 from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.errors import UsageError
 from ways_out import follows, names, refused
@@ -185,7 +186,7 @@ def test_the_cache_is_moved_to_a_larger_disk(
     def disk_usage(folder: Path) -> Any:
         return usage(1, 1, 0 if Path(folder).is_relative_to(small) else 1 << 40)
 
-    monkeypatch.setattr(compression.shutil, "disk_usage", disk_usage)
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     path = file(tmp_path, "a.zip", archive("one.csv"))
     monkeypatch.setenv("PROOFTUNE_CACHE", str(small))
     with refused("does not fit on the disk of {…} (set PROOFTUNE_CACHE to a folder on a larger"):

@@ -97,7 +97,8 @@ def test_a_chat_template_that_refuses_is_not_used(model_folders: dict[str, Path]
     template = load_tokenizer(folder).chat_template
     with refused("Set prompt.chat: false, or remove prompt.system."):
         encoder(folder, chat_template=template, system="Be brief.")
-    for way in ({"chat": False, "system": "Be brief."}, {}):
+    ways: list[dict[str, Any]] = [{"chat": False, "system": "Be brief."}, {}]
+    for way in ways:
         assert encoder(folder, chat_template=template, **way).encode({"text": "cat"})
 
 
@@ -107,7 +108,11 @@ def test_conversations_without_a_chat_template(model_folders: dict[str, Path]) -
         "question": "cat",
         HISTORY: dump_history([Turn("user", "the cat"), Turn("assistant", "a mat")]),
     }
-    options = {"template": "{question}", "fields": ["question", HISTORY], "starts": False}
+    options: dict[str, Any] = {
+        "template": "{question}",
+        "fields": ["question", HISTORY],
+        "starts": False,
+    }
     with refused("differently from a single message; set prompt.chat: false"):
         encoder(folder, chat_template=DIFFERENT, **options).encode(inputs)
     plain = encoder(folder, chat_template=DIFFERENT, chat=False, **options)

@@ -33,7 +33,7 @@ from prooftune.study import demo, estimate_tables, pipeline, search
 from prooftune.study.compare import compare_runs
 from prooftune.training.trainer import train
 from prooftune.types import Example, Prediction, Study, VariantResult
-from prooftune.utils import package_files
+from prooftune.utils import distributed, package_files, profiling
 from prooftune.utils.files import write_text
 from prooftune.variants.estimates import CostEstimate
 from prooftune.variants.preference_pairs import require_pairs
@@ -97,7 +97,7 @@ def printed(estimates: list[CostEstimate] | None, thorough: bool = False) -> str
 def test_estimates_of_a_smaller_model_a_smaller_batch_and_more_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(estimate_tables.profiling, "available_memory", lambda: 4e9)
+    monkeypatch.setattr(profiling, "available_memory", lambda: 4e9)
     large = follows("so nothing is estimated. Use a smaller model, or a larger machine.")
     assert names(large, printed(None))
     lower = follows("GB free. Lower training.per_device_train_batch_size (and raise training.grad")
@@ -130,10 +130,10 @@ def test_a_search_on_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         recipe=recipe, folder=tmp_path, fingerprint=lambda *_: "x", context=context
     )
     assert recipe.search is not None
-    monkeypatch.setattr(search.distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with refused("start the study without torchrun until the search is finished, then with it"):
         search._search_variant(stage, recipe.search, "tuned", recipe.variants["tuned"])
-    monkeypatch.setattr(search.distributed, "world_size", lambda: 1)
+    monkeypatch.setattr(distributed, "world_size", lambda: 1)
     with pytest.raises(NextStage):
         search._search_variant(stage, recipe.search, "tuned", recipe.variants["tuned"])
 
@@ -262,8 +262,12 @@ def test_the_folder_of_wordnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         wordnet.load_synonyms(str(tmp_path / "nothing"), None)
     folder = mini_wordnet(tmp_path / "dict")
     assert wordnet.load_synonyms(str(folder), None)[0]
+
+    def without() -> None:
+        raise LookupError
+
     monkeypatch.setattr(wordnet, "DEBIAN", tmp_path / "nowhere")
-    monkeypatch.setattr(wordnet, "_nltks_own", lambda: {}["no WordNet"])
+    monkeypatch.setattr(wordnet, "_nltks_own", without)
     version, reader = wordnet.load_synonyms.__wrapped__(None, None)
     assert version == "" and isinstance(reader, wordnet.NoSynonyms)
 
@@ -347,7 +351,9 @@ def test_models_of_the_hub(
 ) -> None:
     from huggingface_hub import errors
 
-    client = import_module(errors.Response.__module__.partition(".")[0])  # httpx or httpx2
+    client = import_module(
+        errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0]
+    )  # httpx or httpx2
     response = client.Response(401, request=client.Request("GET", "http://hub"))
 
     def download(name: str, **_: object) -> str:
