@@ -79,6 +79,23 @@ LAYOUTS = [
         "Export of 1 May,,\n" + _csv(["id", "text", "label"], [(i, *r) for i, r in
                                                               enumerate(_ROWS)]),
     ),
+    Layout(
+        "A header of several rows (Qualtrics)",
+        "survey.csv",
+        _csv(
+            ["Date", "Q1", "Q2"],
+            [
+                ("Start Date", "What happened?", "Kind"),
+                ('{"ImportId":"date"}', '{"ImportId":"QID1"}', '{"ImportId":"QID2"}'),
+                *((f"2024-05-{1 + i}", *row) for i, row in enumerate(_ROWS)),
+            ],
+        ),
+    ),
+    Layout(
+        "Names of rows (R's `write.table`)",
+        "table.txt",
+        '"text" "label"\n' + "".join(f'"{i}" "{t}" "{x}"\n' for i, (t, x) in enumerate(_ROWS, 1)),
+    ),
     Layout("Tab-separated", "reviews.tsv", _csv(["text", "label"], _ROWS, "\t")),
     Layout(
         "Pairs of texts",
@@ -94,6 +111,16 @@ LAYOUTS = [
         "Numbers with their names",
         "setfit.csv",
         _csv(["text", "label", "label_text"], [(t, int(x == "payment"), x) for t, x in _ROWS]),
+    ),
+    Layout(
+        "Columns of 0 and 1",
+        "toxic.csv",
+        _csv(
+            ["comment_text", "delivery", "payment", "urgent"],
+            [(t, int(x == "delivery"), int(x == "payment"), i % 5 // 4) for i, (t, x) in
+             enumerate(_ROWS)],
+        ),
+        (TEXTS[0], '["delivery"]'),
     ),
     Layout(
         "Ratings",
@@ -262,6 +289,43 @@ LAYOUTS = [
         _array(
             [
                 {"conversations": _turns(("human", q), ("gpt", a), names=("from", "value"))}
+                for q, a in _ASKED
+            ]
+        ),
+        _FIRST_ANSWER,
+    ),
+    Layout(
+        "Chats as text, between empty lines",
+        "chats.txt",
+        "\n".join(
+            f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n{a}<|im_end|>\n"
+            for q, a in _ASKED
+        ),
+        _FIRST_ANSWER,
+    ),
+    Layout(
+        "Alpaca's prompt as text",
+        "alpaca-text.jsonl",
+        _lines(
+            [{"text": f"### Instruction:\n{q}\n\n### Response:\n{a}"} for q, a in _ASKED]
+        ),
+        _FIRST_ANSWER,
+    ),
+    Layout(
+        "Trees of messages (OpenAssistant)",
+        "trees.jsonl",
+        _lines(
+            [
+                {
+                    "prompt": {
+                        "text": q,
+                        "role": "prompter",
+                        "replies": [
+                            {"text": "I do not know.", "role": "assistant", "rank": 1},
+                            {"text": a, "role": "assistant", "rank": 0},
+                        ],
+                    }
+                }
                 for q, a in _ASKED
             ]
         ),

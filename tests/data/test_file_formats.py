@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from prooftune.data import sources
+from prooftune.data import source_files
 from prooftune.data.init.recipe_writer import draft_recipe
 from prooftune.data.readers.compression import uncompressed
 from prooftune.data.readers.dispatch import read_table
@@ -98,17 +98,17 @@ def test_a_zip_member_is_looked_for_and_fingerprinted_as_its_archive(tmp_path: P
         archive.write(jsonl(tmp_path / "a.jsonl"), "a.jsonl")
         archive.writestr("b.jsonl", "{}")
     data = Data.model_validate({"train": "reviews.zip#a.jsonl"})
-    sources.check_source_exists(data, "train", tmp_path)
-    assert sources.local_files(data, tmp_path) == {path.resolve()}
-    before = sources.source_digest(data, "train", tmp_path)
+    source_files.check_source_exists(data, "train", tmp_path)
+    assert source_files.local_files(data, tmp_path) == {path.resolve()}
+    before = source_files.source_digest(data, "train", tmp_path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("c.jsonl", "{}")
-    assert sources.source_digest(data, "train", tmp_path) != before
+    assert source_files.source_digest(data, "train", tmp_path) != before
     recipe, _ = draft_recipe(Path(f"{path}#a.jsonl"), tmp_path / "reviews.yaml")
     assert 'train: "reviews.zip#a.jsonl"' in recipe
     path.unlink()
     with pytest.raises(MissingFile, match=r"reviews\.zip"):
-        sources.check_source_exists(data, "train", tmp_path)
+        source_files.check_source_exists(data, "train", tmp_path)
 
 
 @pytest.mark.parametrize("suffix", COMPRESSORS)

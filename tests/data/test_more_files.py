@@ -91,23 +91,6 @@ def test_objects_in_objects(tmp_path: Path, kind: str) -> None:
     assert rows_of(study) == Counter(ROWS)
 
 
-def test_columns_of_zeros_and_ones_are_named(tmp_path: Path) -> None:
-    records = [
-        {"text": t, "toxic": int(x == "payment"), "insult": i % 2, "threat": int(i % 5 == 0)}
-        for i, (t, x) in enumerate(ROWS)
-    ]
-    _, _, notes = drafted(jsonl(tmp_path / "a.jsonl", records))
-    assert any("'toxic', 'insult', 'threat' hold 0 and 1" in note for note in notes)
-    # What the note says to do.
-    joined = [
-        {"text": r["text"], "label": "|".join(k for k in ("toxic", "insult", "threat") if r[k])}
-        for r in records
-    ]
-    values, study, _ = drafted(jsonl(tmp_path / "b.jsonl", joined))
-    assert values["task"] == "multilabel" and values["data"]["label_separator"] == "|"
-    assert [*study.labels] == ["insult", "threat", "toxic"]
-
-
 def tar() -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as opened:

@@ -10,7 +10,7 @@ import pytest
 
 from prooftune.data.init.sniffing import sniff_file
 from prooftune.data.preferences import read_preferences
-from prooftune.data.questions import detect_question_columns
+from prooftune.data.question_columns import detect_question_columns
 from prooftune.errors import UsageError
 
 

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.tabled import file, refused, table
-from prooftune.data.readers.delimited import parse_records
 from prooftune.data.readers.dispatch import detect_format
+from prooftune.data.readers.records import parse_records
 
 ROWS = [["good film", "pos"], ["bad, sad", "neg"]]
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from data.tabled import examples, file, study_recipe
-from prooftune.data import splits
+from prooftune.data import sampling, splits
 from prooftune.data.prepare import prepare_data
 from prooftune.errors import UsageError
 from prooftune.types import Example, Study
@@ -197,7 +197,7 @@ def test_stratified_samples_have_the_right_size_and_shares(
     labels: list[str], most: int, seed: int
 ) -> None:
     rows = examples([("x", label) for label in labels])
-    drawn = splits.stratified_sample(rows, most, seed)
+    drawn = sampling.stratified_sample(rows, most, seed)
     assert len(drawn) == min(most, len(rows))
     assert drawn == [e for e in rows if e in drawn]
     counts, whole = Counter(e.target for e in drawn), Counter(labels)
@@ -209,8 +209,8 @@ def test_stratified_samples_have_the_right_size_and_shares(
 def test_smaller_samples_are_subsets_of_larger_ones(small: int, more: int, seed: int) -> None:
     # Two labels: with three and more, largest remainders may take a row away from one.
     rows = examples([("x", "aab"[i % 3]) for i in range(90)])
-    assert {e.id for e in splits.stratified_sample(rows, small, seed)} <= {
-        e.id for e in splits.stratified_sample(rows, small + more, seed)
+    assert {e.id for e in sampling.stratified_sample(rows, small, seed)} <= {
+        e.id for e in sampling.stratified_sample(rows, small + more, seed)
     }
 
 
@@ -222,7 +222,7 @@ def test_limits_are_noted() -> None:
         ["a", "b"],
         ["before."],
     )
-    limited = splits.limit_splits(
+    limited = sampling.limit_splits(
         study, study_recipe({"train": "a.csv", "limit": {"train": 20, "validation": 5, "test": 4}})
     )
     assert [len(part) for part in limited.splits().values()] == [20, 5, 4]

@@ -32,6 +32,10 @@ def digest(number: int) -> str:
 DISTINCT = [f"{digest(i)} {digest(-1 - i)}" for i in range(48)]
 CSV = "text,label\n" + "".join(f"{t},{x}\n" for t, x in ROWS)
 UNLIKE = "text,label\n" + "".join(f"{t},{x}\n" for t, (_, x) in zip(DISTINCT, ROWS, strict=False))
+CHATML = "".join(
+    f"<|im_start|>user\n{t}<|im_end|>\n<|im_start|>assistant\n{t} {i}<|im_end|>\n"
+    for i, t in enumerate(TEXTS)
+)
 BARE = CSV.partition("\n")[2]
 RECORDS = [{"text": t, "label": x} for t, x in ROWS]
 JSON = json.dumps(RECORDS)
@@ -489,12 +493,12 @@ def test_what_a_message_says_to_change_works(
         ({"a/one.csv": CSV, "a/two.csv": CSV}, "a", "as in a/one.csv", "a/one.csv", None),
         ({"a/one.csv": CSV, "a/two.csv": CSV}, "a", "as in a/*.csv", "a/*.csv", None),
         (
-            {"a.txt": "<|im_start|>user\nhi<|im_end|>\n",
+            {"a.txt": CHATML,
              "b.jsonl": lines([{"messages": [{"role": "user", "content": t},
                                              {"role": "assistant", "content": f"{t} {i}"}]}
                                for i, t in enumerate(TEXTS)])},
             "a.txt",
-            follows("Give them as JSON Lines: {\"messages\""),
+            follows("or give them as JSON Lines: {\"messages\""),
             "b.jsonl", None,
         ),
         (

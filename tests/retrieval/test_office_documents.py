@@ -410,7 +410,7 @@ def test_lock_and_system_files_are_skipped_with_their_number(tmp_path: Path) -> 
 
 def test_the_data_of_a_study_is_no_document_of_its_collection(tmp_path: Path) -> None:
     from prooftune import recipe
-    from prooftune.data.sources import local_files
+    from prooftune.data.source_files import local_files
     from prooftune.retrieval.discovery import find_documents
 
     for name in ("rules.txt", "questions.csv", "held_out.csv"):

@@ -131,6 +131,8 @@ def predict_file(
         )
     if stream.header_rows:
         notify(f"{source.name}: {stream.header_rows:,} row(s) left out that repeat the header")
+    for note in stream.footer_notes:
+        notify(note)
     (field, default), *others = expected.items()
     if not others and columns[field] not in default:
         header = "; its first row is taken for the header" if stream.kind == "csv" else ""

@@ -25,13 +25,14 @@ MEANING_OPTIONS = (
     "text",
     "label",
     "labels",
+    "label_columns",
     "label_separator",
     "bins",
     "group",
     "unlabelled",
 )
 """Recipe options on the content of the rows, whatever the file's layout."""
-TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "trec", "squad")
+TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "trec", "chat", "squad")
 MAX_NAMED = 8
 
 
@@ -150,6 +151,7 @@ def _source(
         options["text"] = _text_columns(text, manifest)
     if label:
         options["label"] = label
+        options.pop("label_columns", None)
     if options.get("labels"):
         # New data may have the names of the labels instead of the study's codes.
         options["labels"] = {

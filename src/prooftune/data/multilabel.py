@@ -60,6 +60,8 @@ def separator_of_several(cells: Sequence[str]) -> str | None:
     """
     counts = Counter(cells)
     for separator in _SEPARATORS:
+        if separator == "," and are_decimals(list(counts)):
+            continue
         joined = [cell for cell in counts if separator in cell]
         # A longer part is a clause of a sentence, and no label.
         if len(joined) < 2 or any(
@@ -74,6 +76,17 @@ def separator_of_several(cells: Sequence[str]) -> str | None:
         if 2 * repeated >= len(parts):
             return separator
     return None
+
+
+def are_decimals(cells: Sequence[str]) -> bool:
+    """Whether all values are numbers, some with a decimal comma: ``4,5``. Numbered labels, such as
+    ``4,15``, are written in ascending order."""
+    pairs = [re.fullmatch(r"[-+]?(\d+)(?:,(\d+))?", cell) for cell in cells]
+    if not all(pairs):
+        return False
+    parts = [(match[1], match[2]) for match in pairs if match and match[2]]
+    descending = any((len(b) > 1 and b[0] == "0") or int(a) >= int(b) for a, b in parts)
+    return bool(parts) and (descending or {a for a, _ in parts} == {"0"})
 
 
 def labels_of_cell(cell: str, separator: str | None) -> list[str]:

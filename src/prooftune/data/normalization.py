@@ -96,11 +96,14 @@ def character_shingles(key: str) -> frozenset[str]:
 def label_spelling_variants(labels: Iterable[str]) -> list[list[str]]:
     """Group the labels that differ only in case, spaces and hyphens; single labels are left out.
 
-    Such labels are usually meant as one. Other characters can be the only difference between two
+    Characters without width and the ways to write an accent count as no difference, either. Such
+    labels are usually meant as one. Other characters can be the only difference between two
     labels (C++, C#).
     """
     groups: dict[str, list[str]] = {}
     for label in labels:
-        key = _WORD_SEPARATORS.sub(" ", label.strip().casefold())
+        visible = "".join(c for c in label if unicodedata.category(c) != "Cf")
+        composed = unicodedata.normalize("NFC", visible)
+        key = _WORD_SEPARATORS.sub(" ", composed.strip().casefold())
         groups.setdefault(key, []).append(label)
     return [group for group in groups.values() if len(group) > 1]

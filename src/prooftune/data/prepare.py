@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from prooftune.data import splits
+from prooftune.data import sampling, splits
 from prooftune.data.audit import audit
 from prooftune.recipe import Recipe
 from prooftune.types import Example, Study
@@ -49,7 +49,7 @@ def prepare_data(
     if any(finding.severity == "error" for finding in report.findings):
         return study, report
     # In this order, so that a limit of 1,000 rows gives 1,000 that can be used.
-    study = splits.limit_splits(audit.drop_rows(study, report, recipe), recipe)
+    study = sampling.limit_splits(audit.drop_rows(study, report, recipe), recipe)
     count_tokens = counter_for(study)
     if count_tokens is None:
         return study, report

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from prooftune.data.sources import check_files_exist, check_source_exists
+from prooftune.data.source_files import check_files_exist, check_source_exists
 from prooftune.errors import Failure, UsageError
 from prooftune.preflight.findings import Finding, error
 from prooftune.preflight.trained_variants import trained

@@ -92,6 +92,8 @@ def _cost_problems(recipe: Recipe) -> Iterator[str]:
 def _multilabel_problems(recipe: Recipe) -> Iterator[str]:
     sources = [s for s in SPLITS if getattr(recipe.data, s) is not None]
     separated = any(recipe.data.source(s).label_separator for s in sources)
+    if not recipe.has_labels and any(recipe.data.source(s).label_columns for s in sources):
+        yield f"data.label_columns does not apply to task: {recipe.task}"
     if recipe.task != "multilabel":
         if separated:
             yield (

@@ -26,6 +26,7 @@ Format = Literal[
     "text",
     "fasttext",
     "trec",
+    "chat",
     "folders",
     "squad",
 ]
@@ -39,9 +40,9 @@ class SourceOptions(Section):
 
     format: Format | None = None
     """File format. ``text``: one ``text<delimiter>label`` per line. ``fasttext``:
-    ``__label__LABEL text``. ``trec``: ``COARSE:fine text``. ``folders``: one folder of text
-    files per label. ``squad``: the JSON layout of SQuAD 1.1 and 2.0. Default: from the file's name
-    or first bytes."""
+    ``__label__LABEL text``. ``trec``: ``COARSE:fine text``. ``chat``: conversations as the text of
+    a chat template. ``folders``: one folder of text files per label. ``squad``: the JSON layout of
+    SQuAD 1.1 and 2.0. Default: from the file's name or first bytes."""
     delimiter: str | None = None
     """Column separator of csv and text files. Default: comma for .csv, tab for .tsv."""
     quoting: bool | None = None
@@ -62,6 +63,9 @@ class SourceOptions(Section):
     """Target column. Default: ``label``; for question answering ``answers``, ``answer`` or
     ``output``. An answer column can hold a list of accepted answers (as JSON in a text file), or be
     empty if the question has no answer."""
+    label_columns: list[str] | None = Field(default=None, min_length=2)
+    """Columns of 0 and 1 (or false and true), one for each label, in the place of `label`: a label
+    applies where its column has 1."""
     label_separator: str | None = Field(default=None, min_length=1)
     """multilabel: what separates the labels of a cell, such as ``,`` or ``|``. Default: cells are
     lists, as JSON or as Python prints them. An empty cell and an empty list mean that no label
@@ -102,6 +106,16 @@ class SourceOptions(Section):
     # YAML reads the keys 1 and 2 as numbers, and a key is compared with the text of a cell.
     def _convert_label_keys_to_text(cls, value: object) -> object:
         return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _check_label_columns(self) -> Self:
+        if self.label_columns is not None:
+            other = next(
+                (o for o in ("label", "label_separator", "bins") if getattr(self, o)), None
+            )
+            if other is not None:
+                raise ValueError(f"'label_columns' is in the place of '{other}': keep one of them")
+        return self
 
     @field_validator("bins")
     @classmethod

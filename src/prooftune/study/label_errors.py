@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from prooftune import run_folder
-from prooftune.data.splits import stratified_sample
+from prooftune.data.sampling import stratified_sample
 from prooftune.evaluation.changes import excerpt
 from prooftune.evaluation.label_errors import (
     difference_bounds,

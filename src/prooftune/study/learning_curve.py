@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from prooftune import run_folder
-from prooftune.data.splits import stratified_sample
+from prooftune.data.sampling import stratified_sample
 from prooftune.evaluation.learning_curve import FAMILIES, Points, fit_curve
 from prooftune.evaluation.metrics import Floats, columns, rates, sums
 from prooftune.evaluation.outcomes import groups_in_test, outcomes_of

@@ -14,7 +14,7 @@ from pathlib import Path
 from prooftune import recipe as recipes
 from prooftune import run_folder
 from prooftune.data import contexts
-from prooftune.data.sources import source_digest
+from prooftune.data.source_files import source_digest
 from prooftune.errors import UsageError
 from prooftune.evaluation.costs import with_costs
 from prooftune.evaluation.score_types import CostScores, Scores

@@ -11,7 +11,7 @@ from prooftune import run_folder
 from prooftune.data.audit.audit import raise_findings
 from prooftune.data.audit.findings import Finding
 from prooftune.data.audit.pretraining import Leak, PretrainingAudit, audit_pretraining
-from prooftune.data.sources import files_digest
+from prooftune.data.source_files import files_digest
 from prooftune.data.unlabelled_texts import (
     UnlabelledText,
     read_unlabelled_texts,

@@ -92,7 +92,7 @@ def detect_encoding(source: Path | bytes) -> EncodingGuess:
         # ISO 2022-JP is plain ASCII with escape sequences.
         escaped = b"\x1b$" in _non_ascii_lines(source) and decodes(source, "iso2022_jp")
         return EncodingGuess("iso2022_jp" if escaped else "utf-8")
-    if _is_damaged_utf_8(source):
+    if _is_damaged_utf_8(source) or mixes_utf_8(source):
         return EncodingGuess("utf-8")  # its reader says which byte is wrong
     return _by_statistics(source)
 
@@ -103,6 +103,21 @@ def _is_damaged_utf_8(source: Path | bytes) -> bool:
     text = _non_ascii_lines(source).decode("utf-8", "replace")
     damaged = text.count("\ufffd")
     return sum(not c.isascii() for c in text) > 4 * damaged
+
+
+def mixes_utf_8(source: Path | bytes) -> bool:
+    """Whether some lines with characters outside ASCII are UTF-8 and others are not, as where files
+    of two encodings were appended to each other.
+
+    In another encoding, a line of several such characters is valid UTF-8 by chance only.
+    """
+    valid = invalid = 0
+    for line in _non_ascii_lines(source).splitlines():
+        try:
+            valid += not line.decode("utf-8").isascii()
+        except UnicodeDecodeError:
+            invalid += 1
+    return invalid > 0 and valid >= max(3, (valid + invalid) // 5)
 
 
 def _unmarked_utf_16(source: Path | bytes) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prooftune.data.sources import local_files
+from prooftune.data.source_files import local_files
 from prooftune.recipe import DATA_CONTEXT, Recipe, Variant
 from prooftune.utils import package_files
 from prooftune.utils.files import sha256

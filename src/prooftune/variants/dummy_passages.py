@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 
-from prooftune.data.sources import local_files
+from prooftune.data.source_files import local_files
 from prooftune.recipe import Recipe, Retrieval
 from prooftune.retrieval.chunks import split_document
 from prooftune.retrieval.discovery import UnreadableDocument, find_documents

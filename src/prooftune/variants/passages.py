@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune.data import contexts
-from prooftune.data.sources import local_files
+from prooftune.data.source_files import local_files
 from prooftune.errors import UsageError
 from prooftune.evaluation.means import mean_figures
 from prooftune.evaluation.outcomes import groups_in_test

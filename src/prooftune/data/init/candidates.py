@@ -117,14 +117,17 @@ def text_candidates(columns: Sequence[Column]) -> list[Candidate]:
     for column in columns:
         if not column.is_text or column.share_filled < _MIN_FILLED:
             continue
+        if column.mean_words < 2 and (
+            {"id", "uid", "uuid", "guid"} & {*column.words}
+            or (column.name.lower() in LABEL_NAMES and _is_closed_set(column))
+        ):
+            continue
         score, reasons = _name_score(column, TEXT_WORDS)
         # Up to 160 characters: beyond that, longer is not more likely the input.
         length = min(4.0, column.mean_characters / 40)
         variety = 2 * column.share_distinct if len(column.filled) > 5 else 1.0
         score += length + variety
         reasons.append(f"{column.mean_characters:.0f} characters on average")
-        if "id" in column.words and column.mean_words < 2:
-            score -= 3
         candidates.append(Candidate(column, score, reasons))
     return sorted(candidates, key=lambda c: -c.score)
 
@@ -159,7 +162,8 @@ def input_columns(candidates: Sequence[Candidate], columns: Sequence[Column]) ->
 def _numbered_pair(best: Column, texts: Sequence[Column]) -> list[Column] | None:
     """The two texts whose names differ in a number, letter or side only: ``Sentence 1`` and
     ``Sentence 2``, ``textA`` and ``textB``, ``left_text`` and ``right_text``, ``s1`` and ``s2``."""
-    by_name = {column.name: column for column in texts}
+    # "Q1" and "Q2" of a survey are numbered, too; a few short values are labels.
+    by_name = {c.name: c for c in texts if c.mean_words >= 3 or not _is_closed_set(c)}
     for group in name_families([*by_name]):
         # Three of a kind are choices of an answer rather than a pair.
         if len(group) == 2 and best.name in group.values():
@@ -174,7 +178,7 @@ def label_candidates(columns: Sequence[Column], inputs: Sequence[Column]) -> lis
     for column in columns:
         if column in inputs or not _is_closed_set(column):
             continue
-        score, reasons = _name_score(column, {**METADATA_WORDS, **LABEL_WORDS})
+        score, reasons = label_name_score(column)
         reasons.append(f"{len(column.counts)} values")
         if column.share_filled < 1:
             score -= 3 * (1 - column.share_filled)
@@ -187,6 +191,11 @@ def label_candidates(columns: Sequence[Column], inputs: Sequence[Column]) -> lis
             reasons.append(f"predictable from the text: {gain:+.0%} over the commonest value")
         candidates.append(Candidate(column, score, reasons))
     return sorted(candidates, key=lambda c: -c.score)
+
+
+def label_name_score(column: Column) -> tuple[float, list[str]]:
+    """How much a column's name says for a label (above 0) or for metadata (below), with reasons."""
+    return _name_score(column, {**METADATA_WORDS, **LABEL_WORDS})
 
 
 def _is_closed_set(column: Column) -> bool:

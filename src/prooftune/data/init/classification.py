@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import islice
 
@@ -9,10 +10,13 @@ from prooftune.data.init import candidates
 from prooftune.data.init.candidates import Candidate, Column
 from prooftune.data.init.column_names import LABEL_NAMES
 from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels
-from prooftune.data.init.sniffing import InferredOptions, InitChoices
-from prooftune.data.multilabel import (
-    list_of_labels,
+from prooftune.data.init.indicators import (
+    indicator_columns,
+    note_label_columns,
+    note_possible_indicators,
 )
+from prooftune.data.init.sniffing import InferredOptions, InitChoices
+from prooftune.data.multilabel import list_of_labels
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
 
@@ -31,14 +35,14 @@ def choose_columns(
 
     Args:
         table: the data.
-        inferred: the options so far; text, label and more are added.
+        inferred: the options so far; text, label (or label_columns) and more are added.
         choices: columns that the user named.
         ask: asks which of two close label candidates is meant. Default: the first is taken.
 
     Raises:
         UsageError: no column can be the text or the label, or a named column does not exist.
     """
-    columns = table_columns(table, named=inferred.options.get("header", True))
+    columns = table_columns(table, named=inferred.named)
     for name in [*(choices.text or []), *([choices.label] if choices.label else [])]:
         if name not in table.columns:
             raise UsageError(
@@ -50,11 +54,46 @@ def choose_columns(
     excluded = [] if choices.label is None else [choices.label]
     inputs = _inputs(table, [c for c in columns if c.name not in excluded], choices)
     label, others = _label(table, columns, inputs, choices, ask)
-    _add_options(table, inferred, inputs, label, others)
-    if not choices.label:
-        _note_indicators(columns, label, inferred)
-    _note_other_columns(columns, inputs, label, inferred, choices)
+    _refuse_ambiguous(table, columns, [*inputs, label], inferred, choices)
+    flags = []
+    rest = [c for c in columns if c not in inputs]
+    if not choices.label and inferred.named:
+        flags = indicator_columns(rest, label, choices.task)
+    _add_options(table, inferred, inputs, label, [] if flags else others)
+    if flags:
+        del inferred.options["label"]
+        inferred.notes.pop()
+        note_label_columns(inferred, flags)
+    elif not choices.label and inferred.named:
+        note_possible_indicators(inferred, rest, label)
+    _note_other_columns(columns, [*inputs, *flags], label, inferred, choices)
     return inputs, label
+
+
+def _refuse_ambiguous(
+    table: Table,
+    columns: Sequence[Column],
+    chosen: Sequence[Column],
+    inferred: InferredOptions,
+    choices: InitChoices,
+) -> None:
+    """Refuse a text or label whose name several different columns have, as where two tables are
+    side by side.
+
+    Raises:
+        UsageError: one is, and it is not named by the user.
+    """
+    named = {*(choices.text or []), choices.label}
+    for column in chosen:
+        for name in inferred.repeated if column.name not in named else ():
+            same = [c for c in columns if re.fullmatch(rf"{re.escape(name)}(_\d+)?", c.name)]
+            if column in same and any(c.cells != column.cells and c.filled for c in same):
+                option = "--label" if column is chosen[-1] else "--text"
+                raise UsageError(
+                    f"{table.name}: the header names '{name}' more than once, and the columns "
+                    f"differ: {', '.join(c.name for c in same)}. Name one with {option}; if two "
+                    "tables are side by side, write them below each other"
+                )
 
 
 def table_columns(table: Table, *, named: bool) -> list[Column]:
@@ -83,6 +122,7 @@ def _inputs(table: Table, columns: Sequence[Column], choices: InitChoices) -> li
         raise NoLabels(
             f"{table.name}: no column looks like a text. Found "
             f"{', '.join(map(repr, table.columns[:12]))}. Name it with --text"
+            f"{_nested_hint(columns)}"
         )
     return candidates.input_columns(texts, columns)
 
@@ -108,9 +148,15 @@ def _label(
             f"{table.name}: no column looks like a label "
             f"(2 to {candidates.MAX_LABELS} short values "
             f"that come again). Found {', '.join(map(repr, table.columns[:12]))}. Name it with "
-            "--label; numbers are then cut into ranges (data.bins)"
+            f"--label; numbers are then cut into ranges (data.bins){_nested_hint(columns)}"
         )
     best, *others = ranked
+    # Metadata that the text does not predict.
+    if best.score < 0 and candidates.label_name_score(best.column)[0] < 0:
+        raise NoLabels(
+            f"{table.name}: no column looks like a label. The most likely one is "
+            f"{_described(best)}; if it is, name it with --label"
+        )
     # Of `label` (0, 1) and `label_text` (bad, good) the names are predicted, and neither is an
     # alternative to the other.
     names = candidates.names_of_values(best.column, columns)
@@ -124,6 +170,17 @@ def _label(
         others = [c for c in ranked if c is not best]
         names = candidates.names_of_values(best.column, columns)
     return names or best.column, others
+
+
+def _nested_hint(columns: Sequence[Column]) -> str:
+    """What to do about columns of JSON objects, whose text and label `init` does not look into."""
+    nested = next((c for c in columns if c.filled and c.share(r"\{|\[\{") == 1), None)
+    if nested is None:
+        return ""
+    return (
+        f". Column '{nested.name}' holds objects, such as {nested.filled[0][:60]}: write what is "
+        "the text or the label in them as columns of their own (in Python: pandas.json_normalize)"
+    )
 
 
 def _numbers_of(names: Column, others: Sequence[Candidate]) -> Column | None:
@@ -149,7 +206,7 @@ def _add_options(
 ) -> None:
     names = list(table.columns)
     column_number = ""
-    if inferred.options.get("header") is False:
+    if not inferred.named:
         names = [f"column_{i + 1}" for i in range(len(names))]
         names[label.position] = "label"
         for number, column in enumerate(inputs, start=1):
@@ -178,17 +235,6 @@ def _add_options(
         inferred.comments["label"] = f"the column to predict; other candidates: {alternatives}"
 
 
-def _note_indicators(columns: Sequence[Column], label: Column, inferred: InferredOptions) -> None:
-    """Columns of 0 and 1 beside a label of 0 and 1, as in the toxic comments of Jigsaw."""
-    flags = [c.name for c in columns if {*c.counts} <= {"0", "1"} and c.counts]
-    if label.name in flags and len(flags) > 2:
-        inferred.notes.append(
-            f"Columns {', '.join(map(repr, flags[:8]))} hold 0 and 1. If each is a label of the "
-            "same text, write the names of those with 1 into one column, between '|', and run init "
-            "again with --task multilabel."
-        )
-
-
 def _note_other_columns(
     columns: Sequence[Column],
     inputs: Sequence[Column],
@@ -214,11 +260,11 @@ def _note_other_columns(
             "write one file per split to keep them."
         )
     language = candidates.language_column(rest)
-    if language is not None and inferred.options.get("header") is not False:
+    if language is not None and inferred.named:
         add_language(inferred, language)
     named = (group, split, language)
     unused = [c.name for c in rest if c not in named]
-    if unused and inferred.options.get("header") is not False:
+    if unused and inferred.named:
         inferred.notes.append(
             f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
             f"{' …' if len(unused) > 8 else ''}."

@@ -87,7 +87,10 @@ _MEMBERS = {
     "side": r"(?i)(?<![A-Za-z])(left|right|first|second)(?![A-Za-z])",
 }
 """What tells the two texts of a pair apart in the names of their columns."""
-TOGETHER = (("title", "headline", "subject"), ("text", "content", "body", "description", "article"))
+TOGETHER = (
+    ("title", "headline", "subject"),
+    ("text", "content", "body", "description", "article", "abstract", "short_description"),
+)
 """A heading and its text, both of which are read."""
 SPLIT_VALUES = {"train", "training", "test", "testing", "validation", "valid", "val", "dev"}
 GROUP_WORDS = {"author", "user", "speaker", "document", "doc", "article", "conversation", "thread"}

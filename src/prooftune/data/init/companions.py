@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from prooftune.data.joining import are_labels, read_lines, shared_keys, table_of
@@ -12,6 +14,53 @@ from prooftune.errors import UsageError
 
 _MAX_FILES = 20
 _MAX_BYTES = 200_000_000
+
+
+_NAMES = ("classes", "labels", "label_names", "class_names", "categories", "emotions", "topics")
+"""Names of files with the name of one class in each line, as in AG News and GoEmotions."""
+
+
+def names_beside(path: Path, labels: Iterable[str]) -> tuple[str, list[str]]:
+    """The names of numbered labels that a file in the same folder holds, one in each line or as a
+    JSON list.
+
+    Args:
+        path: the data: a file, pattern or folder.
+        labels: cells of one numbered label, or of several between separators.
+
+    Returns:
+        The file's name, and the names by number; empty where no file has as many names as are
+        needed. Names of labels from 1 on begin with an empty one.
+    """
+    numbers = {part for label in labels for part in re.split(r"[][,;|\s]+", label) if part}
+    if not numbers or not all(number.isdigit() for number in numbers):
+        return "", []
+    values = [*map(int, numbers)]
+    folder = path if path.is_dir() else path.parent
+    for other in sorted(folder.glob("*")):
+        if other.stem.lower() not in _NAMES or other.suffix.lower() not in (".txt", ".json", ""):
+            continue
+        names = _read_names(other)
+        # One line more than the labels begin at 0; as many as the highest, they begin at 1.
+        if min(values) > 0 and max(values) == len(names):
+            return other.name, ["", *names]
+        if max(values) < len(names) and (min(values) == 0 or max(values) + 1 == len(names)):
+            return other.name, names
+    return "", []
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        if path.suffix.lower() != ".json":
+            return [line for line in read_lines(path) if line] if path.is_file() else []
+        value = json.loads(path.read_text("utf-8"))
+    except (UsageError, ValueError, OSError):
+        return []
+    if isinstance(value, Mapping):
+        value = [value[key] for key in sorted(value, key=str)] if all(
+            str(key).isdigit() for key in value
+        ) and len(value) <= 10 else []  # fmt: skip
+    return [*map(str, value)] if isinstance(value, list) else []
 
 
 def joining_hint(path: Path, table: Table | None) -> str:

@@ -10,16 +10,12 @@ from collections.abc import Sequence
 from itertools import islice
 from math import isfinite
 
-from prooftune.data.readers.table import MAX_FIELD_CHARS
+from prooftune.data.readers.footers import is_footer
+from prooftune.data.readers.header_rows import KNOWN_NAMES
+from prooftune.data.readers.table import MAX_FIELD_CHARS, strip_invisible
 from prooftune.errors import UsageError
 
 DELIMITERS = "\t,;|^~\x01"
-KNOWN_NAMES = (
-    *("label", "labels", "category", "class", "sentiment", "target", "topic", "intent", "rating"),
-    *("text", "sentence", "content", "review", "body", "message", "article", "description"),
-    *("headline", "title", "document", "question", "answer", "stars", "polarity", "y"),
-)
-"""Column names that identify a header."""
 MAX_LABELS = 60
 SAMPLE_ROWS = 5000
 """Number of rows from which the layout and the columns are detected."""
@@ -85,7 +81,11 @@ def sample_rows(text: str, delimiter: str) -> list[list[str]]:
             rows = [row for row in islice(plain, SAMPLE_ROWS) if any(map(str.strip, row))]
     finally:
         csv.field_size_limit(previous_limit)
-    return _without_empty_tails(rows)
+    rows = _without_empty_tails(rows)
+    width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
+    while len(rows) > 2 and is_footer(rows[-1], width):
+        rows.pop()
+    return rows
 
 
 def _without_empty_tails(rows: list[list[str]]) -> list[list[str]]:
@@ -127,9 +127,11 @@ def row_evenness(rows: list[list[str]]) -> float:
 def has_header(rows: Sequence[Sequence[str]]) -> bool:
     """Whether the first row names the columns.
 
-    Names are short, not numbers, and do not occur in the column below; some cells may be empty.
+    Names are short, not numbers, do not occur in the column below and are not of its shape, as
+    ``e0`` is above ``e1`` and ``e2``; some cells may be empty.
     """
-    names = {i: cell for i, cell in enumerate(rows[0]) if cell.strip()}
+    header = [strip_invisible(cell) for cell in rows[0]]
+    names = {i: cell for i, cell in enumerate(header) if cell}
     if (
         len(rows) < 2
         or not names
@@ -137,11 +139,26 @@ def has_header(rows: Sequence[Sequence[str]]) -> bool:
     ):
         return False
     # Files that were appended to each other have the header again.
-    below = [row for row in rows[1:] if row != rows[0]]
+    below = [row for row in rows[1:] if [*map(strip_invisible, row)] != header]
+    columns = {i: [row[i] for row in below if i < len(row)] for i in names}
     # A name that comes again below is a value: the first row is data.
-    return bool(below) and all(
-        cell not in {row[i] for row in below if i < len(row)} for i, cell in names.items()
+    return bool(below) and not any(
+        cell in columns[i] or _has_shape_of(cell, columns[i]) for i, cell in names.items()
     )
+
+
+def _has_shape_of(cell: str, column: Sequence[str]) -> bool:
+    """Whether a cell has digits where all values of a column have them, and letters and signs at
+    the same places: ``tr_17`` above ``tr_204``."""
+    if not any(map(str.isdigit, cell)):
+        return False
+    shape = _shape(cell)
+    # A single value below may look alike by chance.
+    return len(column) > 2 and all(_shape(value) == shape for value in column)
+
+
+def _shape(cell: str) -> str:
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", cell.strip()))
 
 
 def text_delimiter(name: str, text: str) -> str:

@@ -23,7 +23,7 @@ from prooftune.data.multilabel import (
 )
 from prooftune.data.normalization import label_spelling_variants
 from prooftune.data.ordinal import looks_like_ratings
-from prooftune.data.readers.table import Table
+from prooftune.data.readers.table import Table, strip_invisible
 from prooftune.errors import UsageError
 
 _ROLES = {"user", "assistant", "system", "human", "gpt", "bot", "tool", "prompter", "model", "ai"}
@@ -57,10 +57,11 @@ def describe_labels(
             "for which there is no task. Name a column with a label for each text with --label"
         )
     _refuse_objects_and_tags(table, label)
+    _refuse_merged_cells(table, label)
     counts: Counter[str] = Counter()
     blank, several = [], []
     for row, cells in enumerate(table.rows):
-        cell = (cells[label.position] or "").strip()
+        cell = strip_invisible(cells[label.position] or "")
         labels = list_of_labels(cell)
         if labels is not None and len(labels) > 1:
             several.append((table.location(row), labels))
@@ -81,6 +82,7 @@ def describe_labels(
     if task == "multilabel" or (several and task is None):
         return _describe_label_sets(table, label, inferred, separator)
     refuse_several(table.name, label.name, several)
+    _refuse_decimal_commas(table, label, counts)
     if _is_scores(counts):
         counts = add_bins(counts, inferred)
     _refuse_too_many(table, label, counts)
@@ -124,6 +126,41 @@ def _refuse_objects_and_tags(table: Table, label: Column) -> None:
         )
 
 
+def _refuse_decimal_commas(table: Table, label: Column, counts: Counter[str]) -> None:
+    """Refuse numbers with a comma, which may be a decimal one (4,5) or one of thousands (4,500).
+
+    Raises:
+        UsageError: nearly all labels are such numbers.
+    """
+    with_comma = [value for value in counts if re.fullmatch(r"[-+]?\d+(,\d+)+", value)]
+    if len(with_comma) > 1 and all(re.fullmatch(r"[-+]?[\d,]+", value) for value in counts):
+        plain = with_comma[0].replace(",", ".")
+        raise UsageError(
+            f"{table.name}: column '{label.name}' holds numbers with commas ({with_comma[0]}). "
+            f"Write them with a point ({plain}), or without the comma if it separates thousands; "
+            "if the numbers are several labels, set --task multilabel"
+        )
+
+
+def _refuse_merged_cells(table: Table, label: Column) -> None:
+    """Refuse labels that are written in the first of several rows only, as programs export merged
+    cells.
+
+    Raises:
+        UsageError: they are.
+    """
+    filled = [i for i, cell in enumerate(label.cells) if cell]
+    once = len(label.counts) == len(filled)
+    # Where rows are still being labelled, labels come again.
+    if once and len(filled) > 1 and filled[0] == 0 and 3 * len(filled) <= len(label.cells):
+        raise UsageError(
+            f"{table.name}: column '{label.name}' holds a label in {len(filled):,} of "
+            f"{len(label.cells):,} rows, each another one ({', '.join(label.filled[:3])}, …), as "
+            "merged cells are exported. Write the label into every row (in Python: "
+            f'table["{label.name}"] = table["{label.name}"].ffill())'
+        )
+
+
 def _most_labels(counts: Counter[str]) -> int:
     return min(candidates.MAX_LABELS, max(2, counts.total() // 2))
 
@@ -148,6 +185,7 @@ def _describe_label_sets(
         counts.update(labels)
         sizes.append(len(labels))
     _refuse_too_many(table, label, counts)
+    _name_numbers(counts, inferred, inferred.class_names.get(label.name))
     shown = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(8))
     several, none = sum(size > 1 for size in sizes), sizes.count(0)
     inferred.notes.append(
@@ -209,12 +247,7 @@ def _note_unusual_labels(
         )
     if counts and all(map(is_number, counts)):
         names = sorted(counts, key=float)
-        if stored is not None and all(n.isdigit() and int(n) < len(stored) for n in names):
-            inferred.add(
-                "labels",
-                {n: stored[int(n)] for n in names},
-                "The labels are numbers, and the file gives their names (data.labels).",
-            )
+        if _name_numbers(counts, inferred, stored):
             return
         # Equal distances alone do not tell: topics are coded as 1, 2, 3, too.
         if rated and looks_like_ratings(names):
@@ -233,3 +266,18 @@ def _note_unusual_labels(
             "The labels are numbers, and a language model reads names: replace "
             f"'label {names[0]}' … in data.labels by words.",
         )
+
+
+def _name_numbers(
+    counts: Counter[str], inferred: InferredOptions, stored: Sequence[str] | None
+) -> bool:
+    """Name numbered labels as the file, or one beside it, gives their names; whether it does."""
+    if stored is None or not all(n.isdigit() and int(n) < len(stored) for n in counts):
+        return False
+    where = inferred.class_names_from or "the file"
+    inferred.add(
+        "labels",
+        {n: stored[int(n)] for n in sorted(counts, key=int)},
+        f"The labels are numbers, and {where} gives their names (data.labels).",
+    )
+    return True

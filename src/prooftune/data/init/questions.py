@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from prooftune.data.init.candidates import Column
 from prooftune.data.init.column_names import LABEL_NAMES, name_families
 from prooftune.data.init.delimiters import MAX_LABELS, SAMPLE_ROWS, NoLabels, is_number
 from prooftune.data.init.sniffing import InferredOptions
-from prooftune.data.questions import LAYOUTS, flags_answers, holds_history, parse_answers
+from prooftune.data.question_columns import LAYOUTS, flags_answers
+from prooftune.data.questions import holds_history, parse_answers
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError
 from prooftune.types import CONTEXT, HISTORY, QUESTION
@@ -135,6 +137,26 @@ def _choice_columns(table: Table, cells: set[str], answers: str) -> list[str]:
         if (lowered <= {*texts} and len(texts) > 1) or (lowered <= places and len(texts) > 2):
             return list(texts.values())
     return []
+
+
+def refuse_unnamed_choices(name: str, columns: Sequence[Column], label: Column) -> None:
+    """Refuse letters of choices in a table without names: a question, the choices, and a letter.
+
+    Raises:
+        UsageError: the labels are the letters A, B, C, … of as many columns of texts before them.
+    """
+    letters = sorted(label.counts)
+    texts = [c for c in columns[: label.position] if not c.is_numeric and c.share_distinct > 0.5]
+    if (
+        len(letters) > 2
+        and letters == [chr(ord("A") + i) for i in range(len(letters))]
+        and len(texts) > len(letters)
+    ):
+        raise UsageError(
+            f"{name}: the labels are letters ({', '.join(letters)}) after {len(texts)} columns of "
+            "texts: multiple choice, for which there is no task. Write the chosen words into a "
+            "column, with names for the columns in the first line"
+        )
 
 
 def refuse_preferences(table: Table) -> None:

@@ -12,9 +12,10 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from prooftune.data.indicators import with_label_column
 from prooftune.data.init import classification, questions
 from prooftune.data.init.classification import Ask
-from prooftune.data.init.companions import joining_hint
+from prooftune.data.init.companions import joining_hint, names_beside
 from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels
 from prooftune.data.init.labels import describe_labels
 from prooftune.data.init.prompt_length import (
@@ -33,7 +34,7 @@ from prooftune.data.init.templates import (
     RETRIEVAL_COMMENT,
     TEMPLATED,
 )
-from prooftune.data.questions import detect_question_columns
+from prooftune.data.question_columns import detect_question_columns
 from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.data.readers.dispatch import file_of
 from prooftune.data.readers.table import Table
@@ -150,8 +151,20 @@ def _classification_recipe(
         questions.refuse_preferences(table)
         inputs, label = classification.choose_columns(table, inferred, choices, ask)
         # Columns without names are numbered, and so may labels be.
-        if choices.label is None and inferred.options.get("header") is not False:
+        if choices.label is None and inferred.named:
             questions.refuse_multiple_choice(table, table.columns[label.position])
+        if choices.label is None and not inferred.named:
+            columns = classification.table_columns(table, named=False)
+            questions.refuse_unnamed_choices(table.name, columns, label)
+        if flags := inferred.options.get("label_columns"):
+            table, _ = with_label_column(table, flags)
+            label = classification.table_columns(table, named=True)[-1]
+            if "[]" in label.counts:  # a row of zeros has no label, and is none without one
+                choices = replace(choices, task="multilabel")
+    if label.name not in inferred.class_names:
+        inferred.class_names_from, names = names_beside(path, label.counts)
+        if names:
+            inferred.class_names[label.name] = names
     _note_empty_texts(table, [column.position for column in inputs], inferred)
     counts = describe_labels(table, label, inferred, choices.task)
     length, cut = prompt_length(inputs, list(counts), inferred, count_tokens)
@@ -254,7 +267,7 @@ _COMMENTS = {
     "delimiter": "column separator",
     "encoding": "of the file's text",
     "skip_lines": "lines above the header",
-    "header": "the first row is data",
+    "header": "the first row that is read is data",
     "columns": "names for the columns of the file",
     "text": "the input: a column, or a list of columns",
     "label": "the column to predict",

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from prooftune.data.init.csv_layout import detect_csv_layout
+from prooftune.data.init.csv_layout import detect_csv_layout, has_row_names, separators
 from prooftune.data.init.delimiters import (
-    DELIMITERS,
+    NoLabels,
     delimiter_fit,
     sample_rows,
     text_delimiter,
 )
 from prooftune.data.readers.chat_text import is_rendered
 from prooftune.data.readers.class_names import class_names
-from prooftune.data.readers.compression import uncompressed
+from prooftune.data.readers.compression import named_as, uncompressed
 from prooftune.data.readers.dispatch import (
     Table,
     is_json_lines,
@@ -31,7 +31,12 @@ from prooftune.data.readers.encoding import (
     is_text,
     open_text,
 )
-from prooftune.data.readers.json_shapes import is_text_and_label
+from prooftune.data.readers.foreign_formats import (
+    refuse_document,
+    refuse_foreign_text,
+    refuse_page,
+)
+from prooftune.data.readers.json_shapes import record_lists
 from prooftune.data.readers.shards import concatenate_tables, expand_path, split_folder
 from prooftune.data.readers.table import without_blank_rows
 from prooftune.data.readers.text_lines import are_trec_lines
@@ -40,7 +45,7 @@ from prooftune.recipe import Source
 from prooftune.recipe.data import Format
 from prooftune.utils.encoding_detection import EncodingGuess, detect_encoding
 
-TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "trec", "squad")
+TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "trec", "chat", "squad")
 _SAMPLE_CHARACTERS = 4_000_000
 _SPLITS = {
     "train": ("train", "training"),
@@ -79,6 +84,9 @@ class InferredOptions:
         several_labels: whether a text has several labels (``task: multilabel``).
         split_folders: split -> its folder, which has one folder per label.
         class_names: column -> names of its numbers 0, 1, … that the file itself gives.
+        class_names_from: the file beside the data that gives them; empty for the data itself.
+        named: whether the columns' names come from the file.
+        repeated: names that the file has for several columns.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +96,9 @@ class InferredOptions:
     several_labels: bool = False
     split_folders: dict[str, str] = field(default_factory=dict)
     class_names: dict[str, list[str]] = field(default_factory=dict)
+    class_names_from: str = ""
+    named: bool = True
+    repeated: tuple[str, ...] = ()
 
     def add(self, name: str, value: object, sentence: str) -> None:
         self.options[name] = value
@@ -116,17 +127,14 @@ def sniff_file(path: Path, choices: InitChoices | None = None) -> tuple[Table, I
         table = read_table(path, Source(path=str(path), format="folders"))
         inferred.notes += table.notes
         return table, inferred
-    first, _ = split_part(files[0])
-    first = uncompressed(first)
-    check_readable(first)
-    format_ = _format(first, choices, inferred)
-    if format_ in ("parquet", "arrow"):
-        inferred.class_names = class_names(first)
-    if format_ in TEXT_FORMATS:
-        _sniff_text(first, format_, choices, inferred)
+    packed, _ = split_part(files[0])
+    first = uncompressed(packed)
+    with named_as(packed, first):
+        format_ = _detect_layout(first, choices, inferred)
     # Only training rows are inspected: the recipe must not depend on test rows.
     source = Source(path=str(path), **inferred.options, split=inferred.splits.get("train"))
     table = concatenate_tables(path.name, [read_table(file, source) for file in files])
+    inferred.repeated = table.repeated
     if table.repeated and format_ == "csv":
         # Names that are written down are those that the recipe's other options refer to.
         inferred.options["columns"] = table.columns
@@ -134,6 +142,17 @@ def sniff_file(path: Path, choices: InitChoices | None = None) -> tuple[Table, I
     table = without_blank_rows(table)
     inferred.notes += table.notes
     return table, inferred
+
+
+def _detect_layout(path: Path, choices: InitChoices, inferred: InferredOptions) -> str:
+    """Format, encoding and layout of one file; returns the format."""
+    check_readable(path)
+    format_ = _format(path, choices, inferred)
+    if format_ in ("parquet", "arrow"):
+        inferred.class_names = class_names(path)
+    if format_ in TEXT_FORMATS:
+        _sniff_text(path, format_, choices, inferred)
+    return format_
 
 
 def _split_folders(path: Path) -> dict[str, str]:
@@ -204,9 +223,15 @@ def _sniff_text(path: Path, format_: str, choices: InitChoices, inferred: Inferr
         _note_encoding(guess, inferred)
     text = _sample(path, guess.encoding)
     if format_ == "csv":
+        # Web servers answer with a page under any name.
+        refuse_page(path.name, text)
         detect_csv_layout(path, text, inferred)
     elif format_ == "text":
-        delimiter = text_delimiter(path.name, text)
+        try:
+            delimiter = text_delimiter(path.name, text)
+        except NoLabels:
+            refuse_document(path.name, text)
+            raise
         inferred.add("delimiter", delimiter, f"Each line is a text, {delimiter!r} and its label.")
     elif format_ == "json":
         _json_layout(path, text, inferred)
@@ -238,13 +263,7 @@ def _json_layout(path: Path, text: str, inferred: InferredOptions) -> None:
         value = json.loads(path.read_text(encoding))
     except (ValueError, RecursionError):
         return  # the reader says what is wrong
-    lists = [
-        name
-        for name, records in value.items()
-        if isinstance(records, list)
-        and records
-        and (isinstance(records[0], dict) or is_text_and_label(records[0]))
-    ]
+    lists = record_lists(value)
     named = _named_splits(lists)
     if "train" in named and len(lists) > 1:
         inferred.splits = named
@@ -258,7 +277,8 @@ def _sample(path: Path, encoding: str) -> str:
     if len(text) == _SAMPLE_CHARACTERS:
         # The sample ends inside a line, which would look like a row that is too short.
         text = text[: text.rfind("\n") + 1] or text
-    return text.removeprefix("\ufeff")
+    # Files that were appended to each other have byte-order marks inside.
+    return text.removeprefix("\ufeff").replace("\n\ufeff", "\n")
 
 
 def _format_by_content(name: str, text: str) -> str:
@@ -273,20 +293,15 @@ def _format_by_content(name: str, text: str) -> str:
         except json.JSONDecodeError:
             return "json"
         return "jsonl"
-    if start.lower().startswith(("<html", "<!doctype", "<table", "<?xml")):
-        raise UsageError(
-            f"{name} is a web page or XML. Open it with a spreadsheet program and save it as .xlsx "
-            "or .csv"
-        )
+    if is_rendered(text):
+        return "chat"
+    refuse_foreign_text(name, text)
     if all("__label__" in line for line in text.splitlines()[:20] if line.strip()):
         return "fasttext"
     if are_trec_lines(text):
         return "trec"
-    if is_rendered(text):
-        raise UsageError(
-            f"{name} holds conversations rendered as a chat template's text. Give them as JSON "
-            'Lines: {"messages": [{"role": "user", "content": ...}, ...]} in each line'
-        )
-    fits = [delimiter_fit(sample_rows(text, d)) for d in DELIMITERS]
+    tables = [sample_rows(text, d) for d in separators(text)]
     # A comma in every line makes no table: columns have names, or one holds labels.
-    return "csv" if any(even == 1 and (known or labels) for even, known, labels in fits) else "text"
+    fits = [delimiter_fit(rows) for rows in tables]
+    is_table = any(even == 1 and (known or labels) for even, known, labels in fits)
+    return "csv" if is_table or any(map(has_row_names, tables)) else "text"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +24,8 @@ _OFFICE = ("[Content_Types].xml", "mimetype")
 _RESERVE = 1 << 30
 """Bytes of free disk that unpacking leaves alone."""
 _CHUNK = 1 << 20
+_MAX_DEPTH = 3
+"""Archives in archives that are opened."""
 
 
 def uncompressed(path: Path) -> Path:
@@ -35,6 +38,33 @@ def uncompressed(path: Path) -> Path:
     Raises:
         UsageError: the archive is damaged, holds several files, or does not fit on the disk.
     """
+    unpacked = _uncompressed(path)
+    # Compressed files are compressed again by some download pages: a.csv.gz in a zip archive.
+    for _ in range(_MAX_DEPTH):
+        inner = _uncompressed(unpacked) if unpacked != path else unpacked
+        if inner == unpacked:
+            break
+        unpacked = inner
+    return unpacked
+
+
+@contextlib.contextmanager
+def named_as(path: Path, unpacked: Path) -> Iterator[None]:
+    """Name the compressed file in messages about its unpacked content.
+
+    Raises:
+        UsageError: as the block does.
+    """
+    try:
+        yield
+    except UsageError as error:
+        if unpacked == path or str(unpacked) not in str(error):
+            raise
+        named = str(error).replace(str(unpacked), f"{path} (unpacked: {unpacked.name})")
+        raise type(error)(named) from None
+
+
+def _uncompressed(path: Path) -> Path:
     archive, _, member = _split(path)
     if not archive.is_file():
         return path

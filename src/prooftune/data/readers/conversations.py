@@ -10,28 +10,31 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from prooftune.data.audit.findings import count_noun, preview
 from prooftune.data.readers.chat_text import turns_of_text
+from prooftune.data.readers.message_trees import with_message_trees
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError
 from prooftune.types import HISTORY
 from prooftune.utils.disk_list import DiskBackedList
 
 _ROLES = {
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "chatbot"), "assistant"),
     "system": "system",
     "developer": "system",
 }
 """Names of roles in public datasets; other roles (tool, function, observation) keep theirs."""
 _COLUMNS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "contents")
+_ANSWERS = ("answer", "answers", "output", "response", "completion", "chosen")
 _PAIRS = (("human", "assistant"), ("user", "assistant"), ("input", "output"))
 """Keys of a turn that holds both a message and its answer, after an optional ``system``."""
+_ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
+_TEXT_KEYS = ("content", "value", "text", "message", "utterance", "parts")
+"""Keys of a turn for who speaks, and for what is said."""
 
 
 def conversations_to_questions(table: Table) -> Table:
@@ -51,8 +54,10 @@ def conversations_to_questions(table: Table) -> Table:
     Raises:
         UsageError: a conversation has another layout, or all of them are unfinished.
     """
-    table = _with_turns_of_text(_with_joined_turns(table))
-    column = next((name for name in _COLUMNS if name in table.columns), None)
+    table = _with_turns_of_text(_with_joined_turns(with_message_trees(table)))
+    column = next((name for name in _COLUMNS if name in table.columns), None) or _turns_column(
+        table
+    )
     # With a question or answer column the table is one of questions already.
     if column is None or {"question", "answer"} & set(table.columns):
         return table
@@ -103,6 +108,27 @@ def conversations_to_questions(table: Table) -> Table:
     )
 
 
+def _turns_column(table: Table) -> str | None:
+    """The only column that holds conversations with answers, whatever its name."""
+    found = []
+    for index, name in enumerate(table.columns):
+        cells = [cell for row in islice(table.rows, 20) if (cell := row[index])]
+        # A sample decides, since parsing each cell of a text column is slow.
+        if cells and all(cell.startswith("[{") for cell in cells):
+            roles = [_roles_of(cell) for cell in cells]
+            if all(roles) and any(r[-1] == "assistant" and "user" in r for r in roles):
+                found.append(name)
+    return found[0] if len(found) == 1 else None
+
+
+def _roles_of(cell: str) -> list[str]:
+    """Who speaks in a conversation, in order; empty where a cell holds something else."""
+    try:
+        return [role for turn in json.loads(cell) for role, _ in _parse_turns(turn)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+
+
 def _holds_turns(table: Table, column: int) -> bool:
     return any(_are_turns(row[column] or "") for row in table.rows[:20])
 
@@ -118,7 +144,8 @@ def _are_turns(cell: str) -> bool:
 
 def _with_turns_of_text(table: Table) -> Table:
     """A column of conversations that a chat template rendered as text, as a column ``messages``."""
-    if len(table.columns) > 4 or {*_COLUMNS} & {*table.columns}:
+    # Beside a column of answers, the rendered text only repeats it; "chosen" is one of a pair.
+    if len(table.columns) > 4 or {*_COLUMNS, *_ANSWERS} & {*table.columns}:
         return table
     for index in range(len(table.columns)):
         cells = [cell for row in table.rows[:20] if (cell := row[index])]
@@ -139,7 +166,7 @@ def _with_turns_of_text(table: Table) -> Table:
 
 
 def _has_both_roles(turns: list[dict[str, str]] | None) -> bool:
-    roles = {_ROLES.get(turn["role"]) for turn in turns or ()}
+    roles = {_ROLES.get(turn["role"].lower()) for turn in turns or ()}
     return {"user", "assistant"} <= roles
 
 
@@ -203,7 +230,7 @@ def _question_and_answer(
 
 def _parse_turns(turn: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The turns of an entry: one, or those of a message with its answer."""
-    if "role" not in turn and "from" not in turn:
+    if not turn.keys() & {*_ROLE_KEYS}:
         for user, assistant in _PAIRS:
             if {user, assistant} <= turn.keys():
                 named = [("system", turn.get("system")), ("user", turn[user])]
@@ -214,15 +241,15 @@ def _parse_turns(turn: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _parse_turn(turn: Mapping[str, Any]) -> tuple[str, str]:
     """Return the role and the text of a turn; tool calls are rendered as JSON."""
-    role, text = (
-        (turn["role"], turn.get("content", turn.get("parts")))
-        if "role" in turn
-        else (turn["from"], turn["value"])
-    )
+    role = next((turn[key] for key in _ROLE_KEYS if key in turn), None)
+    named = next((key for key in _TEXT_KEYS if key in turn), None)
+    if role is None or (named is None and not turn.keys() & {"tool_calls", "function_call"}):
+        raise KeyError("a turn has a role and a text")
+    text = turn[named] if named else None
     if not isinstance(text, str):
         # A multimodal message. A part without text raises KeyError, which is reported.
         text = "".join(part["text"] for part in text or ())
     calls = turn.get("tool_calls") or turn.get("function_call")
     if calls:
         text = f"{text} {json.dumps(calls, ensure_ascii=False)}".strip()
-    return _ROLES.get(role, str(role)), text.strip()
+    return _ROLES.get(str(role).lower(), str(role)), text.strip()

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from prooftune.data.readers import delimited, json_parquet
 from prooftune.data.readers.arrow import read_arrow
-from prooftune.data.readers.compression import archive_of, uncompressed
+from prooftune.data.readers.chat_text import read_chat_text
+from prooftune.data.readers.compression import archive_of, named_as, uncompressed
 from prooftune.data.readers.encoding import (
     check_readable,
     detect_format,
@@ -26,7 +27,7 @@ from prooftune.data.readers.spreadsheet import read_spreadsheet, split_sheet
 from prooftune.data.readers.sqlite import read_sqlite, split_query
 from prooftune.data.readers.squad import read_squad
 from prooftune.data.readers.table import MAX_FIELD_CHARS, Table
-from prooftune.data.readers.text_lines import read_fasttext, read_trec
+from prooftune.data.readers.text_lines import read_fasttext, read_text_label_lines, read_trec
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 from prooftune.utils.disk_list import DiskBackedList
@@ -52,7 +53,12 @@ def read_table(path: Path, source: Source) -> Table:
     """
     # Before the archive is opened: the part names something inside it.
     path, part = split_part(path)
-    path = uncompressed(path)
+    unpacked = uncompressed(path)
+    with named_as(path, unpacked):
+        return _read_unpacked(unpacked, source, part)
+
+
+def _read_unpacked(path: Path, source: Source, part: str | None) -> Table:
     format_ = source.format or detect_format(path)
     if format_ == "folders":
         return _read_folders(path, source)
@@ -72,14 +78,16 @@ def read_table(path: Path, source: Source) -> Table:
         return json_parquet.read_json(path.name, text, part or source.split)
     if format_ == "squad":
         return read_squad(path.name, read_text_file(path, source.encoding))
+    if format_ == "chat":
+        return read_chat_text(path.name, read_text_file(path, source.encoding))
     if format_ == "jsonl":
-        return json_parquet.read_jsonl(path.name, iter_lines(path, source.encoding, newline="\n"))
+        return json_parquet.read_jsonl(path.name, iter_lines(path, source.encoding, newline=None))
     if format_ == "fasttext":
         return read_fasttext(path.name, iter_lines(path, source.encoding, newline="\n"))
     if format_ == "trec":
         return read_trec(path.name, iter_lines(path, source.encoding, newline="\n"))
     if format_ == "text":
-        return delimited.read_text_label_lines(
+        return read_text_label_lines(
             path.name, iter_lines(path, source.encoding, newline="\n"), source.delimiter
         )
     return delimited.read_csv(
@@ -111,7 +119,8 @@ def file_of(path: Path) -> Path:
 def is_json_lines(text: str) -> bool:
     """Whether a text is JSON Lines rather than a single JSON value, by its first two lines."""
     # Two lines tell: a document that is indented has no whole object in its first line.
-    lines = [line for line in itertools.islice(text.lstrip().splitlines(), 2) if line.strip()]
+    # `splitlines` would also split at the line separators of Unicode, inside of texts.
+    lines = [line for line in re.split(r"\r\n?|\n", text.lstrip(), maxsplit=2)[:2] if line.strip()]
     if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
         return False
     try:
@@ -131,8 +140,9 @@ def iter_delimited_lines(path: Path, source: Source) -> Iterator[str]:
         skipped = number < source.skip_lines or (
             number == source.skip_lines and _SEPARATOR_LINE.match(line)
         )
-        # An empty line in its place keeps line numbers those of the file.
-        yield "\n" if skipped else line
+        # An empty line in its place keeps line numbers those of the file. Files that were appended
+        # to each other have byte-order marks inside.
+        yield "\n" if skipped else line.removeprefix("\ufeff")
 
 
 def delimiter_of(path: Path, source: Source) -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TextIO
 
 from prooftune.data.readers import arrow, spreadsheet, sqlite
+from prooftune.data.readers.foreign_formats import binary_format
 from prooftune.data.readers.table import MAX_FIELD_CHARS, iter_stream_lines
 from prooftune.errors import UsageError
+from prooftune.utils.encoding_detection import mixes_utf_8
 from prooftune.utils.files import missing_file
 
 _FORMATS = {
@@ -118,7 +120,7 @@ def read_text_file(path: Path, encoding: str) -> str:
 
 
 @contextlib.contextmanager
-def open_text(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
+def open_text(path: Path, encoding: str, newline: str | None) -> Iterator[TextIO]:
     """Open a text file as a stream, without a byte-order mark.
 
     Args:
@@ -148,7 +150,7 @@ def open_text(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
 
 
 def iter_lines(
-    path: Path, encoding: str, newline: str, longest: int = MAX_FIELD_CHARS
+    path: Path, encoding: str, newline: str | None, longest: int = MAX_FIELD_CHARS
 ) -> Iterator[str]:
     """Yield the lines of a file with their line endings.
 
@@ -170,6 +172,9 @@ def _check_not_binary(path: Path, encoding: str) -> None:
         raise UsageError(f"data.encoding: unknown encoding '{encoding}'") from None
     if start[257:262] == b"ustar":
         raise UsageError(f"{path} is a tar archive: unpack it with tar -xf and name a file of it")
+    known = binary_format(start)
+    if known is not None and not has_zero_bytes:
+        raise UsageError(f"{path} is {known}")
     if b"\0" in start and not has_zero_bytes:
         hint = (
             " (if it is UTF-16 text, set data.encoding: utf-16)"
@@ -202,6 +207,12 @@ def _raise_decode_error(path: Path, encoding: str) -> None:
                         f"{problem}, though most characters of the file are: the line is damaged. "
                         f"Correct it, or leave out such bytes: iconv -c -f utf-8 -t utf-8 "
                         f"{path.name} > corrected{path.suffix}"
+                    ) from None
+                if codecs.lookup(encoding).name == "utf-8" and mixes_utf_8(path):
+                    raise UsageError(
+                        f"{problem}, and other lines are: files of two encodings were put "
+                        "together. Convert the part that is not UTF-8 before they are, for "
+                        "instance with iconv -f cp1252 -t utf-8"
                     ) from None
                 raise UsageError(
                     f"{problem}. For Western European text from an older program, set "

@@ -6,10 +6,13 @@ import contextlib
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prooftune.data.readers.json_errors import json_hint
 from prooftune.data.readers.json_shapes import flat_annotation, json_kind, records_from_json
+from prooftune.data.readers.label_studio import agreement_note
 from prooftune.data.readers.table import Table, to_cell
 from prooftune.errors import UsageError
 from prooftune.utils.disk_list import DiskBackedList
@@ -52,9 +55,7 @@ def iter_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str,
             hint = (
                 " If the file is a single JSON array, set data.format: json"
                 if first and line.lstrip().startswith("[")
-                else " These are values as Python prints them: write them with json.dumps"
-                if line.lstrip().startswith("{'")
-                else ""
+                else json_hint(line.rstrip(), error)
             )
             raise UsageError(
                 f"{name}:{number}: not JSON: {error.msg} at character {error.pos + 1}.{hint}"
@@ -90,19 +91,23 @@ def read_json(name: str, text: str, split: str | None = None) -> Table:
     Raises:
         UsageError: not JSON, or in no supported layout.
     """
+    if not text.strip():
+        raise UsageError(f"{name} contains no rows")
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         hint = (
             " Several values follow each other: write one on each line and set data.format: jsonl"
-            if error.msg == "Extra data"
-            else ""
+            if error.msg == "Extra data" and text[error.pos :].lstrip()[:1] in ("{", "[")
+            else json_hint(text, error)
         )
         raise UsageError(f"{name}:{error.lineno}: not JSON: {error.msg}.{hint}") from None
     except RecursionError:
         raise UsageError(f"{name}: JSON nested too deeply for a table") from None
     records = records_from_json(name, value, split)
-    return _table_from_records(name, records, range(1, len(records) + 1))
+    table = _table_from_records(name, records, range(1, len(records) + 1))
+    notes = agreement_note(name, value) if isinstance(value, list) else ()
+    return replace(table, notes=(*table.notes, *notes))
 
 
 def _table_from_records(name: str, records: Sequence[Any], lines: Sequence[int]) -> Table:

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prooftune.data.readers.label_studio import LABEL_KEYS, choice, controls, flat_task, is_task
 from prooftune.errors import UsageError, nearest
 
 Record = dict[str, Any]
 
 SPLIT_NAMES = frozenset(("train", "training", "validation", "valid", "val", "dev", "test", "data"))
-_LABEL_KEYS = ("choices", "taxonomy", "rating", "labels")
-"""Keys under which Label Studio and Dataturks keep the labels of an answer."""
 
 
 def split_list(path: Path) -> tuple[Path, str | None]:
@@ -39,13 +38,39 @@ def records_from_json(name: str, value: object, split: str | None = None) -> lis
             named.
     """
     if isinstance(value, list):
+        if len(controls(value)) > 1:
+            return [flat_task(task, several=True) if is_task(task) else task for task in value]
         return [flat_annotation(record) for record in value]
     if not isinstance(value, Mapping):
         raise UsageError(f"{name}: a list of objects is expected, found {json_kind(value)}")
-    records = _from_pandas_split(value) or _from_columns(value) or _from_labels(value)
+    records = _from_columns_or_labels(value)
     if records is not None:
         return records
     return [flat_annotation(record) for record in _one_list(name, value, split)]
+
+
+def record_lists(value: Mapping[str, object]) -> dict[str, list[Any]]:
+    """The lists of records that an object holds, by name: a data set's splits. Each may also be
+    given by column, and all of them may be in an object of their own."""
+    if len(value) == 1 and isinstance(inner := next(iter(value.values())), Mapping):
+        return record_lists(inner)
+    lists: dict[str, list[Any]] = {}
+    for name, item in value.items():
+        if isinstance(item, list):
+            if item and all(isinstance(r, Mapping) or is_text_and_label(r) for r in item[:5]):
+                lists[name] = item
+        elif isinstance(item, Mapping) and name.lower() in SPLIT_NAMES:
+            records = _from_columns_or_labels(item)
+            if records:
+                lists[name] = records
+    return lists
+
+
+def _from_columns_or_labels(value: Mapping[str, Any]) -> list[Record] | None:
+    # {"train": {"text": […], "label": […]}, …}: by column, but not with a column "train".
+    if len(value) > 1 and {*map(str.lower, value)} <= SPLIT_NAMES:
+        return None
+    return _from_pandas_split(value) or _from_columns(value) or _from_labels(value)
 
 
 def _from_pandas_split(value: Mapping[str, object]) -> list[Record] | None:
@@ -97,11 +122,7 @@ def _from_labels(value: Mapping[str, Any]) -> list[Record] | None:
 
 def _one_list(name: str, value: Mapping[str, object], split: str | None) -> list[Any]:
     lists = {key: item for key, item in value.items() if isinstance(item, list)}
-    records = {
-        key: item
-        for key, item in lists.items()
-        if item and all(isinstance(r, Mapping) or is_text_and_label(r) for r in item[:5])
-    }
+    records = record_lists(value)
     if split is not None and (records or lists):
         choices = records or lists
         if split not in choices:
@@ -113,10 +134,12 @@ def _one_list(name: str, value: Mapping[str, object], split: str | None) -> list
     if len(records) == 1:
         return next(iter(records.values()))
     if len(records) > 1:
+        # A list of names, such as that of all intents, is hardly the one that is meant.
+        fullest = max(records, key=lambda key: len(records[key][0]))
         raise UsageError(
             f"{name} holds several lists of objects: {', '.join(map(repr, records))}. Name one, "
-            f"as in {name}#{next(iter(records))}, or one for each split, as in data.train: "
-            f"{{path: {name}, split: {next(iter(records))}}}"
+            f"as in {name}#{fullest}, or one for each split, as in data.train: "
+            f"{{path: {name}, split: {fullest}}}"
         )
     if len(lists) == 1:
         return next(iter(lists.values()))
@@ -132,11 +155,10 @@ def _one_list(name: str, value: Mapping[str, object], split: str | None) -> list
 def flat_annotation(record: Any) -> Any:
     """A record of an annotation tool as a flat one with ``label`` or ``labels``; others unchanged.
 
-    Label Studio: ``data`` and ``annotations[].result[].value.choices`` (cancelled annotations are
-    left out). Prodigy: ``options`` with ``accept``, or ``label`` with ``answer`` (rejected and
-    ignored rows have no label). Argilla: ``fields`` and ``responses`` or ``suggestions``. spaCy:
-    ``cats``, an object of 0 and 1 by label, also as ``[text, {"cats": …}]``. Lists ``[text,
-    label]`` become a text and a label, and lists of turns a conversation.
+    Label Studio: `label_studio.flat_task`. Prodigy: ``options`` with ``accept``, or ``label`` with
+    ``answer`` (rejected and ignored rows have no label). Argilla: ``fields`` and ``responses`` or
+    ``suggestions``. spaCy: ``cats``, an object of 0 and 1 by label, or ``[text, {"cats": …}]``.
+    Lists ``[text, label]`` become a text and a label, and lists of turns a conversation.
     """
     if isinstance(record, list) and record and all(_is_turn(turn) for turn in record):
         return {"messages": record}
@@ -153,16 +175,15 @@ def flat_annotation(record: Any) -> Any:
     for mark, key in (("_index", "_source"), ("row_idx", "row")):
         if mark in record and isinstance(record.get(key), Mapping):
             return flat_annotation(record[key])
-    record = {key: _flat_value(value) for key, value in record.items()}
+    if not is_task(record):
+        record = {key: _flat_value(value) for key, value in record.items()}
     # GitHub's issues: [{"id": 1, "name": "bug", "color": "f00"}]
     named = record.get("labels")
     if isinstance(named, list) and all(isinstance(x, Mapping) and "name" in x for x in named):
         record["labels"] = _single([str(x["name"]) for x in named])
-    if isinstance(record.get("completions"), list):  # Label Studio before 1.0
-        record["annotations"] = record.pop("completions")
     # {"data": {"text": …}, "annotations": [{"result": [{"value": {"choices": ["good"]}}]}]}
-    if isinstance(record.get("data"), Mapping) and isinstance(record.get("annotations"), list):
-        return {**record["data"], "label": _single(_label_studio(record["annotations"]))}
+    if is_task(record):
+        return flat_task(record)
     # {"data": {"text": …}, "label": "good"}
     if isinstance(record.get("data"), Mapping) and {*record} & {"label", "labels"}:
         return {**record["data"], **{k: v for k, v in record.items() if k != "data"}}
@@ -208,7 +229,7 @@ def _flat_value(value: object) -> object:
     if len(value) < 3 and isinstance(labels := next(iter(value.values())), list):
         simple = all(isinstance(x, str | int | list) for x in labels)
         return (
-            _single([_choice(x) for x in labels]) if simple and {*value} & {*_LABEL_KEYS} else value
+            _single([choice(x) for x in labels]) if simple and {*value} & {*LABEL_KEYS} else value
         )
     # At least two labels: `{"id": 1}` is no choice.
     if len(value) > 1 and all(
@@ -216,23 +237,6 @@ def _flat_value(value: object) -> object:
     ):
         return _single([label for label, x in value.items() if x])
     return value
-
-
-def _label_studio(annotations: Sequence[Any]) -> list[str]:
-    choices: list[str] = []
-    for annotation in annotations:
-        if annotation.get("was_cancelled"):
-            continue
-        for region in annotation.get("result") or ():
-            value = region.get("value") or {}
-            values: Any = next((value[key] for key in _LABEL_KEYS if value.get(key)), [])
-            choices += map(_choice, values if isinstance(values, list) else [values])
-    return list(dict.fromkeys(choices))
-
-
-def _choice(item: object) -> str:
-    # A taxonomy's choice is a path: ["Animals", "Birds"].
-    return " / ".join(map(str, item)) if isinstance(item, list) else str(item)
 
 
 def _argilla(record: Mapping[str, Any]) -> Record | None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prooftune.data.readers.table import Table, header_notes, to_cell, unique_names
+from prooftune.data.readers.footers import is_footer
+from prooftune.data.readers.header_rows import extra_header_rows, joined_header
+from prooftune.data.readers.table import Table, footer_note, header_notes, to_cell, unique_names
 from prooftune.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from python_calamine import CalamineWorkbook
 
+_HEADER_SAMPLE = 500
+"""Rows by which it is known where the header ends."""
 SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 
 
@@ -79,7 +84,13 @@ def _cells(book: CalamineWorkbook, sheet: str) -> list[tuple[int, list[str | Non
     opened = book.get_sheet_by_name(sheet)
     # calamine begins at the first used cell, which may be in row 3 of the sheet.
     first = (opened.start or (0, 0))[0] + 1
-    rows = ([_text(cell) for cell in row] for row in opened.to_python(skip_empty_area=True))
+    rows = [[_text(cell) for cell in row] for row in opened.to_python(skip_empty_area=True)]
+    # A value that was merged over several rows holds for all of them. Merged columns are titles.
+    left = (opened.start or (0, 0))[1]
+    for (top, column), (bottom, last) in getattr(opened, "merged_cell_ranges", None) or ():
+        if top < bottom and column == last:
+            for row in rows[top - first + 2 : bottom - first + 2]:
+                row[column - left] = rows[top - first + 1][column - left]
     return [(number, row) for number, row in enumerate(rows, first) if any(row)]
 
 
@@ -97,28 +108,52 @@ def _table(name: str, rows: list[tuple[int, list[str | None]]], header: bool) ->
     # A column without any cell is only formatting.
     used = [i for i in range(width) if any(row[i] for _, row in rows)]
     title = ""
+    header_note: tuple[str, ...] = ()
     if header:
         # A row of one cell above wider ones is a title and no header.
         while len(used) > 1 and len(rows) > 2 and sum(map(bool, rows[0][1])) == 1:
             title = title or next(filter(None, rows[0][1])) or ""
             rows = rows[1:]
-        (_, names), *rows = rows
-        columns = [names[i] or f"column_{i + 1}" for i in used]
-        named = [names[i] for i in used]
+        above, rows = _split_header(rows, used)
+        header_cells = [[row[i] for i in used] for row in above]
+        names = joined_header(header_cells)
+        columns = [name or f"column_{i + 1}" for i, name in zip(used, names, strict=True)]
+        if len(above) > 1:
+            header_note = (
+                f"{name}: the header takes {len(above)} rows; the columns are named "
+                f"{', '.join(columns[:6])}{' …' if len(columns) > 6 else ''}.",
+            )
     else:
-        named = []
+        header_cells = []
         columns = [str(position) for position in range(len(used))]
+    cells = [(n, [row[i] for i in used]) for n, row in rows]
+    footer: list[str] = []
+    while len(cells) > 1 and is_footer(cells[-1][1], len(used)):
+        footer.insert(0, ", ".join(filter(None, cells.pop()[1])))
     # Pages that were appended to each other bring their headers.
-    body = [(n, row) for n, row in rows if not header or [row[i] for i in used] != named]
+    body = [(n, row) for n, row in cells if row not in header_cells]
     unique, repeated = unique_names(columns)
-    notes = header_notes(name, repeated, len(rows) - len(body))
+    notes = (
+        *header_note,
+        *header_notes(name, repeated, len(cells) - len(body)),
+        *footer_note(name, footer),
+    )
     if title:
         notes = (*notes, f"{name}: the title above the header is left out ({title[:60]!r}).")
     return Table(
         name,
         unique,
-        [[row[i] for i in used] for _, row in body],
+        [row for _, row in body],
         [n for n, _ in body],
         notes=notes,
         repeated=repeated,
     )
+
+
+def _split_header(
+    rows: list[tuple[int, list[str | None]]], used: Sequence[int]
+) -> tuple[list[list[str | None]], list[tuple[int, list[str | None]]]]:
+    """The rows of the header, and those below it."""
+    sample = [[row[i] for i in used] for _, row in rows[:_HEADER_SAMPLE]]
+    size = 1 + extra_header_rows(sample)
+    return [row for _, row in rows[:size]], rows[size:]

@@ -12,7 +12,7 @@ from prooftune.data.readers import delimited, json_parquet
 from prooftune.data.readers.compression import uncompressed
 from prooftune.data.readers.dispatch import delimiter_of, iter_delimited_lines
 from prooftune.data.readers.encoding import check_readable, detect_format, iter_lines
-from prooftune.data.readers.table import to_cell
+from prooftune.data.readers.table import footer_note, to_cell
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 
@@ -32,9 +32,7 @@ class ScannedFile:
         kind: delimited text, JSON Lines or Parquet.
         columns: column names; for JSON Lines, all keys that occur.
         rows: number of rows.
-        quoted: delimited text: whether ``"`` quotes fields.
-        repeated: names that the header has more than once; their columns are numbered.
-        header_rows: number of rows that repeat the header, which are left out.
+        layout: delimited text: header, quotes and footer.
     """
 
     path: Path
@@ -42,9 +40,22 @@ class ScannedFile:
     kind: Literal["csv", "jsonl", "parquet"]
     columns: list[str]
     rows: int
-    quoted: bool = True
-    repeated: tuple[str, ...] = ()
-    header_rows: int = 0
+    layout: delimited.DelimitedLayout | None = None
+
+    @property
+    def repeated(self) -> tuple[str, ...]:
+        """Names that the header has more than once; their columns are numbered."""
+        return self.layout.repeated if self.layout else ()
+
+    @property
+    def header_rows(self) -> int:
+        """Number of rows that repeat the header, which are left out."""
+        return self.layout.header_rows if self.layout else 0
+
+    @property
+    def footer_notes(self) -> tuple[str, ...]:
+        """What was done about lines below the table."""
+        return footer_note(self.path.name, self.layout.footer) if self.layout else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +145,7 @@ def scan_file(path: Path, source: Source) -> ScannedFile:
         source,
         delimiter_of(path, source),
     )
-    return ScannedFile(
-        path,
-        source,
-        "csv",
-        layout.columns,
-        layout.rows,
-        layout.quoted,
-        layout.repeated,
-        layout.header_rows,
-    )
+    return ScannedFile(path, source, "csv", layout.columns, layout.rows, layout)
 
 
 def iter_blocks(stream: ScannedFile, start: int, rows: int, characters: int) -> Iterator[Block]:
@@ -178,16 +180,16 @@ def iter_blocks(stream: ScannedFile, start: int, rows: int, characters: int) -> 
         ):
             yield Block(stream.columns, objects=objects)
     else:
-        numbered = delimited.iter_records(
+        if stream.layout is None:
+            raise ValueError("a scan of delimited text has a layout")
+        all_rows = delimited.iter_rows(
             stream.path.name,
             iter_delimited_lines(stream.path, stream.source),
+            stream.source,
             delimiter_of(stream.path, stream.source),
-            stream.quoted,
+            stream.layout,
         )
-        width = len(stream.columns)
-        all_fields = (
-            fields[:width] for _, fields in delimited.skip_headers(numbered, stream.source)
-        )
+        all_fields = (fields for _, fields in all_rows)
         for fields in _group(
             itertools.islice(all_fields, start, None),
             rows,
@@ -226,7 +228,7 @@ def _length(value: object) -> int:
 
 def _records(path: Path, source: Source) -> Iterator[dict[str, Any]]:
     for _, record in json_parquet.iter_jsonl(
-        path.name, iter_lines(path, source.encoding, newline="\n")
+        path.name, iter_lines(path, source.encoding, newline=None)
     ):
         yield record
 

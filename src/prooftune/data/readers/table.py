@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -17,6 +18,8 @@ MAX_FIELD_CHARS = 1_000_000
 
 # JSON may hold half an emoji, as `\ud83d`, which Python reads and UTF-8 cannot write.
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_INVISIBLE = " \t\r\n\v\f\xa0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+"""Spaces and characters without width, which some programs write around names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +54,15 @@ class Table:
 def unique_names(names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """The names, with a number after the second and later occurrences of each (``note_2``); and the
     names that occur more than once."""
-    unique: list[str] = []
+    counts = Counter(names)
+    unique: dict[str, None] = {}  # ordered set: a table may have thousands of columns
     for name in names:
         number, candidate = 2, name
         # `note_2` may itself be a name of the header.
-        while candidate in unique or (candidate != name and candidate in names):
+        while candidate in unique or (candidate != name and candidate in counts):
             candidate, number = f"{name}_{number}", number + 1
-        unique.append(candidate)
-    return unique, tuple(sorted({name for name in names if names.count(name) > 1}))
+        unique[candidate] = None
+    return list(unique), tuple(sorted(name for name, count in counts.items() if count > 1))
 
 
 def header_notes(name: str, repeated: Sequence[str], header_rows: int) -> tuple[str, ...]:
@@ -75,6 +79,23 @@ def header_notes(name: str, repeated: Sequence[str], header_rows: int) -> tuple[
             "left out that repeat the header."
         )
     return tuple(notes)
+
+
+def strip_invisible(text: str) -> str:
+    """A name or label without space and characters of no width around it."""
+    return text.strip(_INVISIBLE)
+
+
+def footer_note(name: str, footer: Sequence[str]) -> tuple[str, ...]:
+    """What was done about lines below the table."""
+    lines = [line.strip()[:60] for line in footer if line.strip(" \x1a")]
+    if not lines:
+        return ()
+    shown = ", ".join(map(repr, lines[:3]))
+    return (
+        f"{name}: {len(lines)} line{'s' if len(lines) > 1 else ''} below the table left out "
+        f"({shown}).",
+    )
 
 
 def without_blank_rows(table: Table) -> Table:

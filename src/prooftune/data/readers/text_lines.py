@@ -1,4 +1,4 @@
-"""Lines that begin with their labels, as fastText reads them."""
+"""Lines of a text and its label: fastText, TREC, and ``text<delimiter>label``."""
 
 from __future__ import annotations
 
@@ -47,6 +47,38 @@ def read_fasttext(name: str, all_lines: Iterable[str]) -> Table:
     if not stored:
         raise UsageError(f"{name} holds no rows")
     return Table(name, ["text", "label"], stored, lines)
+
+
+def read_text_label_lines(name: str, lines: Iterable[str], delimiter: str | None) -> Table:
+    """Read ``text<delimiter>label`` lines, split at the last delimiter: texts can contain it.
+
+    Raises:
+        UsageError: a line without delimiter, or no rows.
+    """
+    if not delimiter:
+        raise UsageError(
+            f"{name}: format text needs data.delimiter, the separator between text and label"
+        )
+    line_numbers = array("q")
+
+    def read_rows() -> Iterator[list[str | None]]:
+        for number, line in enumerate(lines, start=1):
+            line = line.rstrip("\r\n")
+            if not line.strip():
+                continue
+            # Split at the last delimiter, because texts contain it and labels do not.
+            text, separator, label = line.rpartition(delimiter)
+            if not separator:
+                raise UsageError(
+                    f"{name}:{number}: no {delimiter!r} between text and label in '{line[:60]}'"
+                )
+            line_numbers.append(number)
+            yield [text, label]
+
+    rows = DiskBackedList(read_rows())
+    if not rows:
+        raise UsageError(f"{name} contains no rows")
+    return Table(name, ["text", "label"], rows, line_numbers)
 
 
 def read_trec(name: str, all_lines: Iterable[str]) -> Table:
