@@ -20,7 +20,6 @@ from prooftune.data.readers.label_studio import flat_task
 from prooftune.data.sources import read_source
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
-from ways_out import follows
 
 FLAGS = ("toxic", "insult", "threat")
 
@@ -61,9 +60,7 @@ def test_two_columns_of_zeros_and_ones_are_named(tmp_path: Path) -> None:
     path = file(tmp_path, "a.csv", f"text,spam,rude\n{rows}")
     values, _, notes = drafted(path)
     assert (values["task"], values["data"]["label"]) == ("classification", "spam")
-    said = follows("run init again with --task multilabel (data.label_columns)")
-    assert any("'spam', 'rude' hold 0 and 1" in note and said in note for note in notes)
-    # What the note says to do.
+    assert any("'spam', 'rude' hold 0 and 1" in note for note in notes)
     values, study, _ = drafted(path, InitChoices(task="multilabel"))
     assert values["data"]["label_columns"] == ["spam", "rude"]
     assert study.labels == ["rude", "spam"]

@@ -43,6 +43,7 @@ NO_WAY_OUT: dict[str, tuple[str, ...]] = {
         "-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
         "; remove it",
         "SELECT name FROM sqlite_master",
+        "open-ended response",
     ),
 }
 """Why the words name no way out -> fragments of the messages."""

@@ -206,15 +206,17 @@ def test_bounds_and_names_of_ranges(tmp_path: Path) -> None:
 
 
 def test_columns_of_zeros_and_ones_as_several_labels(tmp_path: Path) -> None:
-    flags = [{"toxic": i % 2, "insult": i % 3 % 2, "threat": i % 5 % 2} for i in range(48)]
+    flags = [{"toxic": i % 2, "insult": i % 3 % 2} for i in range(48)]
     records = [{"text": t, **f} for t, f in zip(DISTINCT, flags, strict=True)]
     path = jsonl(tmp_path / "a.jsonl", records)
-    message = follows("into one column, between '|', and run init again with --task multilabel.")
-    note(path, message)
-    named = [{"text": r["text"], "label": "|".join(k for k in flags[0] if r[k])} for r in records]
-    values, study, _ = drafted(jsonl(path, named), InitChoices(task="multilabel"))
-    assert values["task"] == "multilabel"
-    assert {x for text in labels(study) for x in json.loads(text)} == {*flags[0]}
+    note(path, follows("run init again with --task multilabel (data.label_columns)"))
+    values, study, _ = drafted(path, InitChoices(task="multilabel"))
+    assert values["data"]["label_columns"] == ["toxic", "insult"]
+    assert {x for text in labels(study) for x in json.loads(text)} == {"toxic", "insult"}
+    message = follows("For one of them alone, name it with --label, as in --label {…}.")
+    assert any(names(message, text) for text in drafted(path, InitChoices(task="multilabel"))[2])
+    values, study, _ = drafted(path, InitChoices(label="toxic"))
+    assert values["task"] == "classification" and len(labels(study)) == 2
 
 
 def test_groups_and_splits_of_columns(tmp_path: Path) -> None:

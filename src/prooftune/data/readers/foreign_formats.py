@@ -7,8 +7,10 @@ import re
 from prooftune.errors import UsageError
 
 BINARY_FORMATS = {
-    b"$FL2": "an SPSS file: save it as CSV (in Python: pandas.read_spss(…).to_csv(…))",
-    b"$FL3": "an SPSS file: save it as CSV (in Python: pandas.read_spss(…).to_csv(…))",
+    **dict.fromkeys(
+        (b"$FL2", b"$FL3"),
+        "an SPSS file: save it as CSV (in Python: pandas.read_spss(…).to_csv(…))",
+    ),
     b"<stata_d": "a Stata file: save it as CSV (in Python: pandas.read_stata(…).to_csv(…))",
     b"\x93NUMPY": "a NumPy file, which holds numbers: save texts and labels as CSV",
     b"\x89HDF\r\n\x1a\n": "an HDF5 file: save its table as CSV (in Python: pandas.read_hdf(…))",
@@ -25,6 +27,7 @@ BINARY_FORMATS = {
 """First bytes of binary files -> what they are and what to do."""
 _SAS = bytes.fromhex("c2ea8160b31411cfbd92080009c7318c")
 """At byte 12 of SAS's data sets."""
+_SAS_DATA = "a SAS data set: save it as CSV (in Python: pandas.read_sas(…).to_csv(…))"
 
 _PAGE = "is a web page or XML. Open it with a spreadsheet program and save it as .xlsx or .csv"
 _QUESTIONS = (
@@ -164,5 +167,5 @@ def _refuse(name: str, text: str, patterns: tuple[_Pattern, ...]) -> None:
 def binary_format(start: bytes) -> str | None:
     """What a binary file is and what to do, by its first bytes; None if it is not known."""
     if start[12:28] == _SAS:
-        return "a SAS data set: save it as CSV (in Python: pandas.read_sas(…).to_csv(…))"
+        return _SAS_DATA
     return next((what for magic, what in BINARY_FORMATS.items() if start.startswith(magic)), None)
