@@ -19,7 +19,7 @@ import pytest
 from data.tabled import file, table
 from data.test_init_evidence import ROWS, chat
 from data.test_ways_out import CSV, JSON, JSONL, RECORDS, archive, lines, workbook
-from prooftune.data.readers import delimited
+from prooftune.data.readers import records
 from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.errors import UsageError
 from ways_out import follows, names, refused
@@ -169,7 +169,7 @@ def test_an_option_that_is_changed_reads_the_file(
     before: dict[str, Any],
     after: dict[str, Any],
 ) -> None:
-    monkeypatch.setattr(delimited, "MAX_FIELD_CHARS", 400)
+    monkeypatch.setattr(records, "MAX_FIELD_CHARS", 400)
     path = file(tmp_path, name, content)
     with pytest.raises(UsageError) as error:
         table(path, **before)
