@@ -1,9 +1,12 @@
-"""Does training beyond tuning help? Three small synthetic studies of a tiny random model.
+"""Does training beyond tuning help? Five small synthetic studies of a tiny random model.
 
 Texts of three topics, most of them clear (``clear``) or many without a word of their topic
 (``ambiguous``), with costs of errors: tuned, then reward and preference from it. Questions whose
 training answers are wrong in 60% of the rows (``noisy``): tuned, then preference on pairs of a
-right and a wrong answer.
+right and a wrong answer. Questions whose references differ (``consensus``): a third is one word,
+which is the likeliest answer, and two thirds are two answers that share two of their three words,
+either of which has more expected F1: tuned, then reward (GRPO). The same with one answer to each
+question (``agreed``), where nothing is left to gain.
 
     python benchmarks/continued.py ambiguous --out runs/continued
 """
@@ -47,10 +50,59 @@ def labels(model: Path, folder: Path, words: int) -> dict[str, Any]:
     return values
 
 
+def differing_answers(model: Path, folder: Path, *, agreed: bool) -> dict[str, Any]:
+    """A study of questions whose references differ between rows, unless they are agreed."""
+    draw = random.Random(0)
+
+    def answer(topic: str) -> str:
+        if agreed:
+            return f"won scored {topic}"
+        # The first words differ, so that greedy decoding begins with the likeliest answer.
+        choices = (WRONG, f"won scored {topic}", f"match scored {topic}")
+        return draw.choices(choices, (0.36, 0.32, 0.32))[0]
+
+    def rows(count: int, start: int) -> list[dict[str, str]]:
+        return [
+            {"question": f"was it a {ANSWERS[i % 2]} {i}", "answer": answer(ANSWERS[i % 2])}
+            for i in range(start, start + count)
+        ]
+
+    parts = {"train": rows(240, 0), "validation": rows(60, 1000), "test": rows(400, 2000)}
+    return {
+        **_questions(model, folder, parts),
+        "name": "agreed" if agreed else "consensus",
+        "evaluation": {"primary": "f1"},
+        "variants": {"tuned": None, "reward": {**FURTHER, "objective": "reward"}},
+    }
+
+
+def _questions(model: Path, folder: Path, parts: dict[str, list[dict[str, str]]]) -> dict[str, Any]:
+    """A recipe of questions without its variants; the rows are written into the folder."""
+    return {
+        "task": "free-text-qa",
+        "data": {name: _write(folder / f"{name}.jsonl", rows) for name, rows in parts.items()},
+        "audit": {"near_duplicates": None, "leak": "drop"},
+        "model": {"name": str(model), "dtype": "float32"},
+        "prompt": {"max_length": 80},
+        "answering": {"max_new_tokens": 8},
+        "training": {
+            "num_train_epochs": 6,
+            "learning_rate": 1e-2,
+            "per_device_train_batch_size": 8,
+        },
+        "lora": {"r": 8, "lora_alpha": 32},
+    }
+
+
+def _write(path: Path, items: list[dict[str, str]]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, items)), "utf-8")
+    return str(path)
+
+
 def answers(model: Path, folder: Path) -> dict[str, Any]:
     """A study of questions whose training answers are often wrong."""
     draw = random.Random(0)
-    folder.mkdir(parents=True, exist_ok=True)
 
     def rows(count: int, start: int, wrong: float) -> list[dict[str, str]]:
         return [
@@ -61,34 +113,20 @@ def answers(model: Path, folder: Path) -> dict[str, Any]:
             for i in range(start, start + count)
         ]
 
-    def write(name: str, items: list[dict[str, str]]) -> str:
-        path = folder / name
-        path.write_text("\n".join(map(json.dumps, items)), "utf-8")
-        return str(path)
-
     pairs = [
         {"prompt": row["question"], "chosen": row["answer"], "rejected": WRONG}
         for row in rows(120, 4000, 0.0)
     ]
-    file = write("pairs.jsonl", pairs)
+    file = _write(folder / "pairs.jsonl", pairs)
+    parts = {
+        "train": rows(180, 0, 0.6),
+        "validation": rows(30, 1000, 0.6),
+        "test": rows(150, 2000, 0.0),
+    }
     return {
+        **_questions(model, folder, parts),
         "name": "noisy",
-        "task": "free-text-qa",
-        "data": {
-            "train": write("train.jsonl", rows(180, 0, 0.6)),
-            "validation": write("validation.jsonl", rows(30, 1000, 0.6)),
-            "test": write("test.jsonl", rows(150, 2000, 0.0)),
-        },
-        "audit": {"near_duplicates": None, "leak": "drop"},
-        "model": {"name": str(model), "dtype": "float32"},
-        "prompt": {"max_length": 80},
         "answering": {"max_new_tokens": 4},
-        "training": {
-            "num_train_epochs": 6,
-            "learning_rate": 1e-2,
-            "per_device_train_batch_size": 8,
-        },
-        "lora": {"r": 8, "lora_alpha": 32},
         "variants": {
             "tuned": None,
             "preference": {**FURTHER, "objective": "preference", "pairs": file},
@@ -98,18 +136,20 @@ def answers(model: Path, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", choices=["clear", "ambiguous", "noisy"])
+    parser.add_argument("study", choices=["clear", "ambiguous", "noisy", "consensus", "agreed"])
     parser.add_argument("--out", type=Path, default=Path("runs/continued"))
     options = parser.parse_args()
     model = options.out / "model"
     if not model.exists():
         make_model_folder(model, "llama3")
     folder = options.out / options.study
-    values = (
-        answers(model, folder / "data")
-        if options.study == "noisy"
-        else labels(model, folder / "data", {"clear": 6, "ambiguous": 2}[options.study])
-    )
+    data = folder / "data"
+    if options.study == "noisy":
+        values = answers(model, data)
+    elif options.study in ("consensus", "agreed"):
+        values = differing_answers(model, data, agreed=options.study == "agreed")
+    else:
+        values = labels(model, data, {"clear": 6, "ambiguous": 2}[options.study])
     result = prooftune.run(values, out=folder / "run")
     print(result.folder / "report.md")
 

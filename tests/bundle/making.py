@@ -15,6 +15,7 @@ from prooftune.bundle.load import load
 from prooftune.bundle.save import save_bundle
 from prooftune.evaluation.score_types import Scores
 from prooftune.models import adapters, loading
+from prooftune.recipe.data import LABEL_TASKS
 from prooftune.tasks.prompt_encoding import Rendering
 from prooftune.tasks.templates import default_template
 from prooftune.types import Example, Study, VariantResult
@@ -50,7 +51,7 @@ def make_bundle(
     task = options.get("task", "classification")
     source = (
         {"train": "a.csv", "text": text, "label": "label"}
-        if task == "classification"
+        if task in LABEL_TASKS
         else {"train": "a.jsonl"}
     )
     chosen = recipe.parse(
@@ -64,7 +65,7 @@ def make_bundle(
         }
     )
     place, tuned = folder / "variant", chosen.variants["tuned"]
-    labels = LABELS if task == "classification" else []
+    labels = LABELS if task in LABEL_TASKS else []
     _train(model, chosen, tuned, labels, size, place / "trained")
     fields = (
         (list(text) if isinstance(text, dict | list) else [text])
@@ -87,7 +88,7 @@ def make_bundle(
         chosen,
         study,
         result,
-        empty_scores(chosen, temperature=2.0 if labels else None),
+        empty_scores(chosen, temperature=2.0 if task == "classification" else None),
         folder / "bundle",
     )
     return folder / "bundle"
@@ -95,11 +96,14 @@ def make_bundle(
 
 def empty_scores(chosen: recipe.Recipe, temperature: float | None) -> Scores:
     """Scores of a study that measured nothing."""
-    labelled = chosen.task == "classification"
+    primary, title = {
+        "classification": ("accuracy", "accuracy"),
+        "multilabel": ("micro_f1", "micro F1"),
+    }.get(chosen.task, ("f1", "F1"))
     return {
         "task": chosen.task,
-        "primary": "accuracy" if labelled else "f1",
-        "primary_title": "accuracy" if labelled else "F1",
+        "primary": primary,
+        "primary_title": title,
         "worthwhile": None,
         "n": 0,
         "groups": None,

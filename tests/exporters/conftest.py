@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from bundle.making import make_bundle
 from prooftune.types import Example
+from prooftune.utils.label_sets import label_set_text
 
 TEXTS = [
     "goal scored match",
@@ -27,6 +29,9 @@ TEXTS = [
 ROWS = [
     Example(str(i), {"text": text}, ["World", "Sports", "Sci/Tech"][i % 3])
     for i, text in enumerate(TEXTS)
+]
+LABEL_SETS = [
+    replace(row, target=label_set_text([row.target or ""][: i % 3])) for i, row in enumerate(ROWS)
 ]
 QUESTIONS = [
     Example(
@@ -55,8 +60,11 @@ def make(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
         key = repr((family, model, options))
         if key not in made:
             os.environ["PROOFTUNE_QUIET"] = "1"
-            answers = options.get("task", "classification") != "classification"
-            own = {"rows": QUESTIONS, "prompt": {"max_length": 256}} if answers else {"rows": ROWS}
+            own: dict[str, Any] = {"rows": ROWS}
+            if options.get("task") == "multilabel":
+                own["rows"] = LABEL_SETS
+            elif "task" in options:
+                own = {"rows": QUESTIONS, "prompt": {"max_length": 256}}
             # Small changes: a random model with large ones makes of a rounding error another
             # answer.
             settings = {"chat": family != "llama", "size": 0.05, **own, **options}

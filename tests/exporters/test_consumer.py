@@ -3,6 +3,8 @@ process that cannot import it."""
 
 from __future__ import annotations
 
+import ast
+import builtins
 import importlib.util
 import json
 import subprocess
@@ -14,8 +16,9 @@ import pytest
 
 from exporters.conftest import LLAMA_CPP, Make
 from prooftune.bundle import golden
-from prooftune.bundle.manifest import GOLDEN
+from prooftune.bundle.manifest import GOLDEN, Manifest
 from prooftune.exporters.build import export
+from prooftune.exporters.card import _usage
 
 SCRIPT = '''
 import sys
@@ -95,3 +98,50 @@ def test_llama_cpp_alone_gives_the_bundles_label(make: Make, tmp_path: Path) -> 
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == [row.output]
+
+
+def card_manifest(**values: Any) -> Manifest:
+    """What the code on a card reads of a manifest."""
+    manifest: Any = {
+        "task": "classification",
+        "objective": "instruction",
+        "labels": ["a", "b"],
+        "fields": ["text"],
+        "part": "model",
+        "model": {"name": "m"},
+        "scoring": {"normalize": "length", "method": "likelihood", "max_new_tokens": 4},
+        "answering": {"max_new_tokens": 9},
+        "tokens": {"prompt": [[1], "text"], "labels": {"a": [2], "b": [3]}, "stop": 0},
+        "rendering": {"max_length": 64},
+        **values,
+    }
+    return manifest  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("to", ["merged", "int8", "vllm", "gguf-f16"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"objective": "head"},
+        {"objective": "head", "task": "multilabel", "label_threshold": 0.3},
+        {"labels": [], "task": "free-text-qa"},
+    ],
+    ids=["labels", "head", "label sets", "answers"],
+)
+def test_the_code_of_a_card_defines_every_name_that_it_uses(
+    values: dict[str, Any], to: str
+) -> None:
+    code = "\n".join(
+        part.split("```")[0] for part in _usage(card_manifest(**values), to).split("```python")[1:]
+    )
+    names = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)]
+    used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    defined = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            defined |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef):
+            defined |= {node.name, *(argument.arg for argument in node.args.args)}
+    assert used - defined <= {*dir(builtins)}
+    assert "0.3" in code or "label_threshold" not in values or to != "vllm"

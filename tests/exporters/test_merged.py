@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sklearn.metrics import f1_score
+from sklearn.preprocessing import MultiLabelBinarizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from bundle.making import changed, load_classifier
+from bundle.making import LABELS, changed, load_classifier
 from exporters.conftest import ROWS, Make
 from prooftune import recipe
 from prooftune.bundle import golden
@@ -17,11 +20,12 @@ from prooftune.bundle.base_model import base_model_folder
 from prooftune.bundle.load import load
 from prooftune.bundle.manifest import GOLDEN
 from prooftune.bundle.manifest_reader import language_model_manifest
-from prooftune.errors import UsageError
+from prooftune.errors import Failure, UsageError
 from prooftune.exporters import merged
 from prooftune.exporters.build import export
 from prooftune.models import loading, weight_sizes
 from prooftune.utils.files import read_json
+from prooftune.utils.label_sets import parse_label_set
 
 IDS = torch.tensor([[3, 50, 99, 120, 7, 80]])
 
@@ -83,6 +87,49 @@ def test_every_kind_of_bundle_answers_the_same_once_it_is_merged(
     assert parity["metric"]["export"] == pytest.approx(parity["metric"]["bundle"])
     assert parity["rows"] == (5 if "task" in options else 10)
     assert parity["token_agreement"] == (1.0 if "task" in options else None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["merged", "vllm"])
+def test_a_head_of_label_sets_gives_the_same_sets(make: Make, tmp_path: Path, to: str) -> None:
+    bundle = make("llama", task="multilabel", variant={"objective": "head"})
+    record = export(bundle, to, tmp_path / "out", agreement=1.0, difference=1e-3)
+    rows, parity = golden.read(bundle / GOLDEN), record["parity"]
+    # By scikit-learn: F1 of each row's set, then their mean.
+    matrices = [
+        MultiLabelBinarizer(classes=LABELS).fit_transform([parse_label_set(t) for t in texts])
+        for texts in ([row.target for row in rows], [row.output for row in rows])
+    ]
+    expected = f1_score(*matrices, average="samples", zero_division=1.0)
+    assert parity["metric"]["bundle"] == pytest.approx(expected)
+    assert 0 < expected < 1 and len({row.output for row in rows}) > 1
+    assert parity["metric"]["name"] == "example-based F1"
+    # transformers' own pipeline chooses the sigmoid by the configuration.
+    out = tmp_path / "out"
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    assert model.config.problem_type == "multi_label_classification"
+    with torch.no_grad():
+        values = model(torch.tensor([rows[0].prompt])).logits[0].sigmoid().log()
+    assert values.tolist() == pytest.approx(rows[0].log_probs, abs=1e-3)
+    card = (out / "README.md").read_text("utf-8")
+    assert ("logsigmoid" if to == "merged" else "p >= 0.5") in card
+
+
+@pytest.mark.slow
+def test_a_head_of_label_sets_with_other_weights_is_refused(make: Make, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"task": "multilabel", "variant": {"objective": "head"}}
+    bundle = changed(make("llama", **options), tmp_path / "b", label_threshold=0.9)
+    rows = [
+        replace(row, log_probs=tuple(-0.05 for _ in row.log_probs))
+        for row in golden.read(bundle / GOLDEN)
+    ]
+    golden.write(bundle / GOLDEN, rows)
+    with pytest.raises(Failure, match="golden rows get the bundle's answer"):
+        export(bundle, "merged", tmp_path / "out")
+    with pytest.raises(UsageError) as caught:
+        export(bundle, "gguf-f16", tmp_path / "out")
+    assert "export merged, int8, int4 or vllm" in str(caught.value)
+    assert "objective: instruction" not in str(caught.value)
 
 
 @pytest.mark.slow

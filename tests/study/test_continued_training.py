@@ -20,6 +20,7 @@ from prooftune.evaluation.score_types import defined
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.study import pipeline
 from prooftune.study.variant_stage import BaseModelCache, VariantStage
+from prooftune.training.answer_reward import AnswerRewardModule
 from prooftune.training.objective import TuningModule
 from prooftune.training.preference import PreferenceModule
 from prooftune.training.reward import RewardModule
@@ -306,6 +307,59 @@ def test_preferences_of_answers(learners: dict[str, Path], tmp_path: Path) -> No
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
+def test_answers_are_trained_on_sampled_rewards(
+    learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs, says what it did, and an interrupted training ends with the same weights."""
+    words = ["goal", "planet", "phone", "film"]
+    rows = [{"question": f"was it a {words[i % 4]} {i}", "answer": words[i % 4]} for i in range(48)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    short = {
+        "max_steps": 5,
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 8,
+        "save_steps": 2,
+        "eval_strategy": "no",
+    }
+    values = {
+        "name": "sampled",
+        "task": "free-text-qa",
+        "data": {
+            "train": str(tmp_path / "rows.jsonl"),
+            "splitting": {"method": "random", "test": 0.2, "validation": 0.1},
+        },
+        "audit": {"near_duplicates": None},
+        "model": {"name": str(learners["llama3"]), "dtype": "float32"},
+        "prompt": {"max_length": 80},
+        "answering": {"max_new_tokens": 4},
+        "training": short,
+        "evaluation": {"resamples": 100},
+        "variants": {"tuned": None, "r": {**REWARD, "samples": 4, "rewards": {"f1": 1}}},
+    }
+    result = prooftune.run(values, out=tmp_path / "run")
+    details = details_of(result.folder, "r")
+    assert "tuned from tuned with rewards of sampled answers (GRPO) on" in details["description"]
+    losses = [e["loss"] for e in details["training"]["log_history"] if "loss" in e]
+    assert losses and all(0 <= value <= 1.2 for value in losses)
+    report = (result.folder / "report.md").read_text("utf-8")
+    assert "tuned was trained further on rewards of sampled answers (GRPO) as r; " in report
+    compute_loss = TuningTrainer.compute_loss
+
+    def until_step_three(trainer: Any, model: Any, *rest: Any, **options: Any) -> Any:
+        if isinstance(model, AnswerRewardModule) and trainer.state.global_step == 3:
+            raise Interrupted
+        return compute_loss(trainer, model, *rest, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(TuningTrainer, "compute_loss", until_step_three)
+        prooftune.run(values, out=tmp_path / "interrupted")
+    assert steps_kept(tmp_path / "interrupted", "r") == [2]
+    again = prooftune.run(values, out=tmp_path / "interrupted")
+    straight, resumed = (weights(folder, "r") for folder in (result.folder, again.folder))
+    assert all(np.array_equal(resumed[name], straight[name]) for name in straight)
+
+
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
 
@@ -350,7 +404,6 @@ def test_starts_that_cannot_be(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "free-text-qa"}, "objective: reward does not support task: free-text-qa yet"),
         ({"task": "multilabel"}, "objective: reward cannot give several labels per text"),
         ({"scoring": {"method": "generation"}}, "contradicts method: generation"),
         ({"scoring": {"calibration": True}}, "contradicts scoring.calibration"),
@@ -368,6 +421,32 @@ def test_studies_without_reward(changes: dict[str, Any], message: str) -> None:
     }
     with pytest.raises(UsageError, match=message):
         recipes.parse({**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards": "judge"}, "rewards: 'judge' is not supported"),
+        ({"rewards": "citations"}, "rewards: 'citations' needs passages to cite"),
+        ({"rewards": "rougel"}, r"rewards: 'rougel' is not a .* \(did you mean 'rougeL'\?\)"),
+        ({"rewards": {"f1": 0}}, "rewards: the weight of 'f1' must be above 0, found 0"),
+        ({"rewards": {}}, "rewards: name at least one of f1, exact"),
+        ({"samples": 1}, "samples: Input should be greater than or equal to 2"),
+        ({"training": {"fsdp": "full_shard"}}, "cannot be sharded"),
+        ({"objective": "preference", "samples": 4}, "'samples' does not apply to objective: pref"),
+        ({"objective": "instruction", "from": None, "samples": 4}, "'samples' does not apply to"),
+    ],
+)
+def test_rewards_of_answers_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    values = {"name": "n", "task": "free-text-qa", "data": {"train": "t.jsonl"}}
+    with pytest.raises(UsageError, match=message):
+        recipes.parse({**values, "variants": {"tuned": None, "r": {**REWARD, **changes}}})
+
+
+def test_labels_have_no_sampled_rewards() -> None:
+    values = {"name": "n", "data": {"train": "t.csv"}}
+    with pytest.raises(UsageError, match="'samples' does not apply to task: classification"):
+        recipes.parse({**values, "variants": {"tuned": None, "r": {**REWARD, "samples": 4}}})
 
 
 def test_order_and_labels_are_checked_before_anything_is_computed(tmp_path: Path) -> None:

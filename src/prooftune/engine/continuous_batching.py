@@ -44,6 +44,7 @@ class ContinuousBatcher:
         max_new_tokens: int,
         alternative_ids: Sequence[int] = (),
         token_selector: TokenSelector | None = None,
+        sample: bool = False,
     ) -> None:
         """See `generation.generate`.
 
@@ -55,6 +56,7 @@ class ContinuousBatcher:
             max_new_tokens: limit for each sequence, the stop token included.
             alternative_ids: tokens that are scored and not generated.
             token_selector: picks each token. Default: the most likely one.
+            sample: draw each token from the model's distribution instead.
         """
         self._backbone, self._output_head, self._device = (
             get_backbone(model),
@@ -68,6 +70,7 @@ class ContinuousBatcher:
             max_new_tokens,
         )
         self._alternative_ids, self._token_selector = tuple(alternative_ids), token_selector
+        self._sample = sample
         self._sequences: list[SequenceState] = []
         self._cache = KVCache()
         self._shared = SharedPrefixCache(prefix)
@@ -272,7 +275,12 @@ class ContinuousBatcher:
     def _append_tokens(self, sequences: Sequence[SequenceState], log_probs: Tensor) -> Finished:
         """Append the next token to every active sequence; returns those that finish with it."""
         if self._token_selector is None:
-            best = log_probs.argmax(dim=-1, keepdim=True)
+            best = (
+                # Finished sequences draw too, so that the order of draws is that of the batch.
+                torch.multinomial(log_probs.float().exp(), 1)
+                if self._sample
+                else log_probs.argmax(dim=-1, keepdim=True)
+            )
             # One transfer for both; float32 holds ids up to 16 million exactly.
             pairs = torch.cat([log_probs.gather(1, best).float(), best.float()], dim=1)
             values, tokens = pairs.T.tolist()

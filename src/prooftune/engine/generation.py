@@ -1,4 +1,5 @@
-"""The one generation path: greedy decoding behind a shared prefix, with continuous batching.
+"""The one generation path: greedy decoding or sampling behind a shared prefix, with continuous
+batching.
 
 A sequence ends with the stop token that the model has learned, or at the limit.
 """
@@ -38,8 +39,9 @@ def generate(
     batch_tokens: int = 8192,
     alternative_ids: Sequence[int] = (),
     token_selector: TokenSelector | None = None,
+    sample: bool = False,
 ) -> Iterator[tuple[list[int], list[Generated]]]:
-    """Continue every prompt by greedy decoding.
+    """Continue every prompt by greedy decoding, or by sampling from the model's distribution.
 
     Args:
         model: a causal language model, adapters included.
@@ -53,6 +55,8 @@ def generate(
             is scored in `Generated.no_answer_log_prob` and not generated: its first token and the
             stop token are suppressed as first tokens.
         token_selector: picks each token, for constrained decoding. Default: the most likely one.
+        sample: draw each token from the model's distribution (temperature 1, nothing cut off) by
+            torch's global random generator, instead of taking the most likely one.
 
     Yields:
         Numbers of rows that have finished, and what was generated for them, as soon as there are
@@ -79,6 +83,7 @@ def generate(
                         stop_token_id,
                         tuple(alternative_ids),
                         max_new_tokens,
+                        sample,
                     ),
                 )
             return
@@ -93,6 +98,7 @@ def generate(
                 max_new_tokens,
                 alternative_ids,
                 token_selector,
+                sample,
             )
             while waiting or batcher.num_active:
                 # A batch larger than the budget is admitted when nothing else is active.
@@ -139,6 +145,7 @@ def _generate_with_transformers(
     stop_token_id: int,
     alternative_ids: tuple[int, ...],
     max_new_tokens: int,
+    sample: bool,
 ) -> list[Generated]:
     """transformers' own generation loop, for architectures without support for our attention."""
     longest = max(map(len, prompts))
@@ -154,7 +161,9 @@ def _generate_with_transformers(
         input_ids=upload(ids, device),
         attention_mask=upload(mask, device),
         max_new_tokens=max_new_tokens,
-        do_sample=False,
+        do_sample=sample,
+        # Or a model's generation config may cut the distribution off.
+        **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}),
         eos_token_id=stop_token_id,
         pad_token_id=stop_token_id,
         # Llama has no padding token. Any id would do: finished rows are cut at the stop token.

@@ -104,12 +104,6 @@ def export(
 def _exportable(bundle: Path, to: str) -> Manifest:
     """The manifest of a bundle with a language model, the only kind that can be converted."""
     manifest = read_manifest(bundle)
-    if manifest["task"] == "multilabel":
-        raise UsageError(
-            f"--to {to}: exports do not support task: multilabel yet. predict, serve, evaluate and "
-            "publish work with the bundle as it is, and its README.md has code that loads it "
-            "without Prooftune"
-        )
     if is_language_model(manifest):
         return manifest
     if is_encoder(manifest):
@@ -131,9 +125,11 @@ def _check_request(
     if out.exists() and not (out / "export.json").is_file():
         raise UsageError(f"{out} exists and is no earlier export; give --out another name")
     if manifest["objective"] == "head" and not format_.heads:
+        # Several labels per text need the head, so instruction tuning is no way out for them.
+        other = "" if manifest["task"] == "multilabel" else ", or tune with objective: instruction"
         raise UsageError(
             f"--to {to}: GGUF cannot store classification heads; export merged, int8, int4 or "
-            "vllm, or tune with objective: instruction"
+            f"vllm{other}"
         )
     if (
         format_.runtime == "llama.cpp"

@@ -24,6 +24,9 @@ from prooftune.utils.progress import spinner
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_METRICS = {"classification": "accuracy", "multilabel": "example-based F1"}
+"""Names of what `GoldenResult.quality` is, by task; of answers it is their F1."""
+
 
 def check_export(
     bundle: Path,
@@ -68,7 +71,7 @@ def check_export(
         [ids == row.prompt for ids, row in zip(retokenized, rows, strict=True)],
         cost,
         load_seconds,
-        not manifest["labels"],
+        _METRICS.get(manifest["task"], "F1"),
     )
     if misses := parity.misses(limits):
         diagnosis_text = (

@@ -14,6 +14,7 @@ from prooftune.exporters.ollama import max_label_tokens
 from prooftune.exporters.runtimes import FloatArray, Runtime
 from prooftune.tasks.citations import parse_citations
 from prooftune.utils.label_parsing import parse_label
+from prooftune.utils.label_sets import DEFAULT_THRESHOLD, chosen_labels, parse_label_set, set_f1
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,13 @@ class GoldenResult:
     """An artefact's output for one golden row, compared with the bundle's.
 
     Attributes:
-        output: label or answer; empty if the generated text names no label.
+        output: label, label set (as `utils.label_sets` writes it) or answer; empty if the generated
+            text names no label.
         agrees: whether it equals the bundle's output.
         differences: absolute log-probability differences in nats: of every label, or per token of
             the golden answer.
-        quality: score of the output, 0 to 1: accuracy of labels, token F1 of answers; None without
-            a target.
+        quality: score of the output, 0 to 1: accuracy of labels, F1 of label sets, token F1 of
+            answers; None without a target.
         reference: score of the bundle's output.
         tokens: (tokens of the bundle's answer that are also the artefact's argmax under teacher
             forcing, all tokens of it); None if labels are compared.
@@ -76,6 +78,8 @@ def run_row(
         return _run_generation(runtime, manifest, row, ids)
     log_probs = _label_log_probs(runtime, manifest, ids)
     differences = tuple(abs(float(a - b)) for a, b in zip(log_probs, row.log_probs, strict=True))
+    if manifest["task"] == "multilabel":
+        return _compare_label_sets(manifest, row, log_probs, differences)
     # Contextual calibration only shifts the scores, so no runtime has to know of it.
     # Without calibration a zero, which numpy adds to all labels.
     shift = np.array(row.shift or (0.0,))
@@ -94,10 +98,28 @@ def run_row(
     return GoldenResult(output, output == reference, differences, *(correctness or (None, None)))
 
 
+def _compare_label_sets(
+    manifest: Manifest, row: GoldenRow, log_probs: FloatArray, differences: tuple[float, ...]
+) -> GoldenResult:
+    """Compare the labels at the bundle's threshold; one label more or less is another output."""
+    given = manifest.get("label_threshold")
+    threshold = DEFAULT_THRESHOLD if given is None else given
+    output, reference = (
+        chosen_labels(values, manifest["labels"], threshold)
+        for values in (log_probs.tolist(), row.log_probs)
+    )
+    if row.target is None:
+        return GoldenResult(output, output == reference, differences, None, None)
+    target = parse_label_set(row.target)
+    quality, own = (set_f1(parse_label_set(text), target) for text in (output, reference))
+    return GoldenResult(output, output == reference, differences, quality, own)
+
+
 def _label_log_probs(runtime: Runtime, manifest: Manifest, ids: Sequence[int]) -> FloatArray:
-    """Normalized natural-log probabilities of the labels, shape [labels]."""
+    """Natural-log probabilities of the labels, shape [labels]; normalized over them, unless a text
+    may have several."""
     if manifest["objective"] == "head":
-        return runtime.label_log_probs(ids)
+        return runtime.label_log_probs(ids, independent=manifest["task"] == "multilabel")
     labels = list(manifest["tokens"]["labels"].values())
     # All labels of one token share a forward pass.
     first = runtime.log_probs(ids, 1)[0] if any(len(label) == 1 for label in labels) else None

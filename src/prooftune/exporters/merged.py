@@ -12,6 +12,7 @@ from prooftune.bundle.base_model import base_model_folder, model_options
 from prooftune.bundle.layout import tokenizer_folder, weights_folder
 from prooftune.bundle.manifest import Manifest
 from prooftune.models import loading
+from prooftune.models.encoder import SEVERAL_LABELS
 from prooftune.utils.files import read_json
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ def merge(bundle: Path, manifest: Manifest) -> Any:
     weights: 4-bit weights would round it away, and it was not trained on the original weights.
     """
     labels = manifest["labels"] if manifest["objective"] == "head" else None
+    several = manifest["task"] == "multilabel"
     if manifest["part"] == "model":
-        model: Any = _plain(weights_folder(bundle, manifest), labels)
+        model: Any = _plain(weights_folder(bundle, manifest), labels, several)
     else:
         from peft import PeftModel
 
         folder = base_model_folder(manifest)
-        base = _plain(folder, labels)
+        base = _plain(folder, labels, several)
         if manifest["quantization"]:
             _put_dequantised(
                 base,
@@ -80,8 +82,14 @@ def write(bundle: Path, manifest: Manifest, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-def _plain(folder: Path, labels: list[str] | None) -> Any:
-    """Load in float32 with the library's attention; exports must not depend on our engine."""
+def _plain(folder: Path, labels: list[str] | None, several: bool) -> Any:
+    """Load in float32 with the library's attention; exports must not depend on our engine.
+
+    Args:
+        folder: of the weights.
+        labels: label names of a classification head; None for a causal language model.
+        several: whether the head gives each label a probability of its own.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     if labels is None:
@@ -93,6 +101,8 @@ def _plain(folder: Path, labels: list[str] | None) -> Any:
         num_labels=len(labels),
         id2label=names,
         label2id={name: i for i, name in names.items()},
+        # Programs choose between softmax and sigmoid by it (transformers' pipeline, vLLM).
+        problem_type=SEVERAL_LABELS if several else None,
     )
 
 

@@ -41,7 +41,7 @@ class Metric:
     """The study's metric on golden rows with a target, for bundle and export.
 
     Attributes:
-        name: accuracy, or F1.
+        name: accuracy, example-based F1 (label sets), or F1 (answers).
         bundle, export: means.
         low, high: paired bootstrap interval (95%) of `export` - `bundle`.
         n: number of rows.
@@ -124,7 +124,7 @@ def summarize_parity(
     retokenization_match: Sequence[bool],
     cost: Cost,
     load_seconds: float,
-    questions: bool,
+    metric: str,
 ) -> Parity:
     """Aggregate the results of the golden rows.
 
@@ -135,7 +135,7 @@ def summarize_parity(
             golden ids; empty if not measured.
         cost: time and memory of loading and running.
         load_seconds: seconds of `cost` spent on loading.
-        questions: whether answers rather than labels are compared.
+        metric: name of the results' quality.
     """
     agreeing, rows = sum(result.agrees for result in results), len(results)
     # Wilson's interval, since the share is close to 1.
@@ -155,7 +155,7 @@ def summarize_parity(
         float(np.mean(differences)) if differences else None,
         token_agreement,
         float(np.mean(retokenization_match)) if retokenization_match else None,
-        _metric(results, "F1" if questions else "accuracy"),
+        _metric(results, metric),
         seconds,
         rows / seconds,
         cost.peak_memory_bytes,

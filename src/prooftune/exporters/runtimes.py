@@ -45,8 +45,13 @@ class Runtime(Protocol):
             Shape [count, vocabulary].
         """
 
-    def label_log_probs(self, ids: Sequence[int]) -> FloatArray:
-        """Natural-log probabilities of the classification head, shape [labels]."""
+    def label_log_probs(self, ids: Sequence[int], *, independent: bool = False) -> FloatArray:
+        """Natural-log probabilities of the classification head, shape [labels].
+
+        Args:
+            ids: token ids of the prompt.
+            independent: of each label by itself (sigmoid) instead of over all labels (softmax).
+        """
 
     def generate_ids(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
         """The greedy continuation, with the stop token if it is reached."""
@@ -90,18 +95,22 @@ class Transformers:
 
     def log_probs(self, ids: Sequence[int], count: int) -> FloatArray:
         # All logits would be an array of length x vocabulary.
-        return self._logits(ids, logits_to_keep=count)[-count:]
+        return self._log_probs(ids, logits_to_keep=count)[-count:]
 
-    def label_log_probs(self, ids: Sequence[int]) -> FloatArray:
-        return self._logits(ids)
+    def label_log_probs(self, ids: Sequence[int], *, independent: bool = False) -> FloatArray:
+        return self._log_probs(ids, independent=independent)
 
-    def _logits(self, ids: Sequence[int], **options: Any) -> FloatArray:
+    def _log_probs(
+        self, ids: Sequence[int], *, independent: bool = False, **options: Any
+    ) -> FloatArray:
         import torch
 
         with torch.no_grad():
             logits = self.model(input_ids=self._tensor(ids), **options).logits[0]
         # float64, so that the comparison adds no rounding of its own.
-        log_probs: FloatArray = logits.double().log_softmax(-1).cpu().numpy()
+        logits = logits.double()
+        values = torch.nn.functional.logsigmoid(logits) if independent else logits.log_softmax(-1)
+        log_probs: FloatArray = values.cpu().numpy()
         return log_probs
 
     def generate_ids(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
@@ -182,7 +191,7 @@ class LlamaCpp:
         log_probs: FloatArray = logits - np.log(np.exp(logits).sum())
         return log_probs
 
-    def label_log_probs(self, ids: Sequence[int]) -> FloatArray:
+    def label_log_probs(self, ids: Sequence[int], *, independent: bool = False) -> FloatArray:
         raise NotImplementedError  # exports of classification heads to GGUF are refused
 
     def generate_ids(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:

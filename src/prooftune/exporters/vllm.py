@@ -8,6 +8,7 @@ from pathlib import Path
 from prooftune.bundle.golden import max_new_tokens
 from prooftune.bundle.manifest import Manifest
 from prooftune.exporters import merged
+from prooftune.utils.label_sets import DEFAULT_THRESHOLD
 
 
 def write(bundle: Path, manifest: Manifest, out: Path) -> None:
@@ -42,7 +43,17 @@ def command(manifest: Manifest) -> str:
 
 def request(manifest: Manifest) -> str:
     """Python code of a request with the prompt as token ids, so that the server changes nothing."""
-    if manifest["objective"] == "head":
+    if manifest["task"] == "multilabel":
+        threshold = manifest.get("label_threshold")
+        example_request = (
+            'response = requests.post("http://localhost:8000/classify", json={\n'
+            '    "model": "prooftune", "input": prompt(texts)})\n'
+            "# Of every label by itself: config.json says multi_label_classification.\n"
+            'probabilities = response.json()["data"][0]["probs"]\n'
+            'print([label for label, p in zip(manifest["labels"], probabilities)\n'
+            f"       if p >= {DEFAULT_THRESHOLD if threshold is None else threshold:g}])"
+        )
+    elif manifest["objective"] == "head":
         example_request = (
             'response = requests.post("http://localhost:8000/classify", json={\n'
             '    "model": "prooftune", "input": prompt(texts)})\n'
@@ -55,7 +66,7 @@ def request(manifest: Manifest) -> str:
             "100}).json()\n"
             'candidates = response["choices"][0]["logprobs"]["top_logprobs"][0]\n'
             "# Labels of one token; of longer ones, this is the first token's.\n"
-            'for label, ids in facts["tokens"]["labels"].items():\n'
+            'for label, ids in manifest["tokens"]["labels"].items():\n'
             "    print(label, candidates.get(tokenizer.decode(ids[:1])))"
         )
     else:

@@ -137,8 +137,9 @@ def variant_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
     if recipe.task == "multilabel":
         if variant.kind not in MULTILABEL_KINDS:
             yield (
-                f"kind: {variant.kind} cannot give several labels per text; task: multilabel "
-                f"has the kinds {', '.join(MULTILABEL_KINDS)}"
+                f"kind: {variant.kind} cannot give several labels per text: a prompt's label "
+                "probabilities sum to 1, so that two labels cannot both be likely. task: "
+                f"multilabel has the kinds {', '.join(MULTILABEL_KINDS)}"
             )
         elif variant.kind == "tuned" and variant.objective != "head":
             yield f"objective: {variant.objective} cannot give several labels per text; use head"

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 from prooftune.errors import nearest
 from prooftune.recipe.base import key_of
-from prooftune.recipe.variant_options import CONTINUED_OBJECTIVES, INHERITED_OPTIONS
+from prooftune.recipe.metrics import REWARD_METRICS
+from prooftune.recipe.variant_options import (
+    CONTINUED_OBJECTIVES,
+    INHERITED_OPTIONS,
+    SAMPLING_OPTIONS,
+)
 from prooftune.recipe.variants import Variant
 
 if TYPE_CHECKING:
@@ -27,12 +32,13 @@ def continued_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
     if variant.decision == "least-cost" and recipe.costs is None:
         yield "decision: least-cost needs the recipe's costs"
     if not variant.continues:
-        for name in ("start_from", "beta", "pairs"):
+        for name in ("start_from", "beta", "pairs", *SAMPLING_OPTIONS):
             if getattr(variant, name) is not None:
                 key = key_of(name, Variant.model_fields[name])
+                able = ("reward",) if name in SAMPLING_OPTIONS else CONTINUED_OBJECTIVES
                 yield (
                     f"'{key}' does not apply to objective: {variant.objective}, only to "
-                    f"{' and '.join(CONTINUED_OBJECTIVES)}"
+                    f"{' and '.join(able)}"
                 )
         return
     if variant.kind != "tuned":
@@ -83,15 +89,10 @@ def _can_start(variant: Variant) -> bool:
 
 
 def _reward_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
-    if not recipe.has_labels:
-        yield (
-            f"objective: reward does not support task: {recipe.task} yet: answers would have to be "
-            "sampled (GRPO). Use objective: preference"
-        )
-    elif recipe.scoring.method == "generation":
-        yield "objective: reward trains label probabilities; it contradicts method: generation"
-    elif recipe.scoring.calibration:
-        yield "objective: reward trains label probabilities; it contradicts scoring.calibration"
+    if recipe.has_labels:
+        yield from _label_reward_problems(recipe, variant)
+    else:
+        yield from _sampling_problems(recipe, variant)
     if variant.pairs is not None:
         yield "'pairs' does not apply to objective: reward, only to preference"
     if {**recipe.training, **variant.training}.get("label_smoothing_factor"):
@@ -101,9 +102,55 @@ def _reward_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
         )
 
 
+def _label_reward_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
+    """Problems of a reward for labels, which are enumerated."""
+    for name in SAMPLING_OPTIONS:
+        if getattr(variant, name) is not None:
+            yield (
+                f"'{name}' does not apply to task: {recipe.task}, whose labels are enumerated and "
+                "not sampled; 'costs' of the recipe say what errors cost"
+            )
+    if recipe.scoring.method == "generation":
+        yield "objective: reward trains label probabilities; it contradicts method: generation"
+    elif recipe.scoring.calibration:
+        yield "objective: reward trains label probabilities; it contradicts scoring.calibration"
+
+
+def _sampling_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
+    """Problems of a reward for answers, which are sampled."""
+    for metric, weight in (variant.rewards or {}).items():
+        if metric == "judge":
+            yield (
+                "rewards: 'judge' is not supported: it would be asked about every sampled answer "
+                f"of every step; choose of {', '.join(REWARD_METRICS)}"
+            )
+        elif metric == "citations":
+            yield (
+                "rewards: 'citations' needs passages to cite, and a variant that is trained "
+                f"further sees the context of the data; choose of {', '.join(REWARD_METRICS)}"
+            )
+        elif metric not in REWARD_METRICS:
+            yield (
+                f"rewards: '{metric}' is not a metric of single answers"
+                f"{nearest(metric, REWARD_METRICS)}; choose of {', '.join(REWARD_METRICS)}"
+            )
+        elif not weight > 0:
+            yield f"rewards: the weight of '{metric}' must be above 0, found {weight:g}"
+    if variant.rewards == {}:
+        yield f"rewards: name at least one of {', '.join(REWARD_METRICS)}"
+    if {**recipe.training, **variant.training}.get("fsdp"):
+        yield (
+            "objective: reward samples answers during the training, for which weights cannot be "
+            "sharded; set training.fsdp to '' for this variant, or use objective: preference"
+        )
+
+
 def _preference_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
     if variant.beta == 0:
         yield "beta: objective: preference needs a value above 0, found 0"
+    for name in SAMPLING_OPTIONS:
+        if getattr(variant, name) is not None:
+            yield f"'{name}' does not apply to objective: preference, only to reward"
     if variant.pairs is not None and recipe.has_labels:
         yield (
             f"'pairs' does not apply to task: {recipe.task}: its pairs are made from labels. "

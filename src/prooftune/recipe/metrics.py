@@ -52,6 +52,9 @@ QUALITY_METRICS: dict[Task, tuple[str, str]] = {
 """Metrics on validation rows during training, the primary one first: the values of
 ``training.metric_for_best_model`` besides ``loss``."""
 
+REWARD_METRICS = ("f1", "exact", "rouge1", "rouge2", "rougeL")
+"""Metrics of single answers that ``objective: reward`` can train on."""
+
 ORDINAL_METRICS = ("quadratic_kappa", "mae", "mae_score")
 """Those that need ordinal labels."""
 COST_METRICS = ("mean_cost", "cost_score")

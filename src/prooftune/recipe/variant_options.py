@@ -5,6 +5,9 @@ from __future__ import annotations
 CONTINUED_OBJECTIVES = ("reward", "preference")
 """Objectives that train the weights of another variant further."""
 
+SAMPLING_OPTIONS = ("rewards", "samples")
+"""Options of ``objective: reward`` for answers."""
+
 INHERITED_OPTIONS = (
     "model",
     "quantization",
@@ -38,6 +41,8 @@ TRAINING_OPTIONS = (
     "start_from",
     "beta",
     "pairs",
+    "rewards",
+    "samples",
     "method",
     "seeds",
     "lora",

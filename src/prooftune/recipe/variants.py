@@ -97,15 +97,24 @@ class Variant(Section):
     """tuned: ``instruction``: generate the label or answer after the prompt. ``head``: train a
     classification head. Two objectives continue from the weights of another variant (`from`).
     ``reward``: the least expected cost of the predicted label by the recipe's ``costs``; exact over
-    the label set, without sampling. ``preference``: direct preference optimisation (DPO, arXiv
+    the label set, without sampling. For answers: the rewards of sampled answers (GRPO, arXiv
+    2402.03300). ``preference``: direct preference optimisation (DPO, arXiv
     2305.18290) on pairs of a better and a worse answer."""
     start_from: str | None = Field(default=None, alias="from")
     """tuned with ``objective: reward`` or ``preference``: the tuned variant whose weights are
     trained further. Model, prompt, method and LoRA options are those of that variant."""
     beta: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """reward: factor of the Kullback-Leibler divergence (in nats) from the variant in `from`, added
-    to the expected cost. Default: 0. preference: DPO's beta; small values let the model move
-    further away from the variant in `from`. Default: 0.1."""
+    to the expected cost, or to 1 - reward. Default: 0; for answers 0.04. preference: DPO's beta;
+    small values let the model move further away from the variant in `from`. Default: 0.1."""
+    rewards: dict[str, float] | None = None
+    """reward, for answers: metric -> weight of the weighted mean that rewards an answer: ``f1``,
+    ``exact``, ``rouge1``, ``rouge2`` or ``rougeL``; a name alone is that metric. Where a question
+    has no answer, every one of them is 1 for saying so and 0 for anything else. Default: ``f1`` for
+    `extractive-qa`, ``rougeL`` for `free-text-qa`, or ``evaluation.primary`` if it is one of
+    these."""
+    samples: int | None = Field(default=None, ge=2)
+    """reward, for answers: answers that are sampled for each question of a batch. Default: 8."""
     pairs: str | None = None
     """preference: file of pairs with the columns ``prompt``, ``chosen`` and ``rejected``, as TRL
     reads them, or with ``chosen`` and ``rejected`` as whole conversations (Anthropic's hh-rlhf).
@@ -202,6 +211,11 @@ class Variant(Section):
     @classmethod
     def _expand_model_name(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _expand_reward(cls, value: object) -> object:
+        return {value: 1.0} if isinstance(value, str) else value
 
     @field_validator("pretrain", mode="before")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from prooftune.evaluation.score_types import Scores
+from prooftune.recipe.data import LABEL_TASKS
 from prooftune.report.step_effect import step_effect
 from prooftune.report.types import ReportedVariant
 
@@ -22,7 +23,10 @@ def continued_sentences(scores: Scores, details: Mapping[str, ReportedVariant]) 
 
 
 def _sentence(scores: Scores, name: str, variant: ReportedVariant, source: str) -> str:
-    trained = f"{source} was trained further on {_OBJECTIVES[variant['objective']]} as {name}"
+    objective = _OBJECTIVES[variant["objective"]]
+    if variant["objective"] == "reward" and scores["task"] not in LABEL_TASKS:
+        objective = "rewards of sampled answers (GRPO)"
+    trained = f"{source} was trained further on {objective} as {name}"
     effect, figures = step_effect(scores, name, source)
     if effect is None:
         return f"{trained}; the two were not compared."

@@ -12,7 +12,7 @@ from prooftune import run_folder
 from prooftune.errors import UsageError
 from prooftune.evaluation.multilabel.thresholds import has_threshold
 from prooftune.recipe import Recipe, Variant
-from prooftune.recipe.variant_options import WEIGHTED_KINDS
+from prooftune.recipe.variant_options import SAMPLING_OPTIONS, WEIGHTED_KINDS
 from prooftune.study.pretraining import pretraining_inputs, texts_digest
 from prooftune.tasks.task import task_for
 from prooftune.types import Example, Study, VariantResult
@@ -265,7 +265,7 @@ def _training_options(variant: Variant) -> dict[str, Any]:
     # The number of trainings does not change a training, and decisions are made when results are
     # evaluated.
     options = variant.model_dump(exclude={"seeds", "decision"})
-    for name in ("pretrain", "start_from", "beta", "pairs"):
+    for name in ("pretrain", "start_from", "beta", "pairs", *SAMPLING_OPTIONS):
         if options[name] is None:
             # Runs from before these options stay valid.
             del options[name]
@@ -306,7 +306,8 @@ def _options_read(recipe: Recipe, variant: Variant) -> list[Any]:
     # Other options of the variants whose weights are used train other weights.
     parts += [_training_options(v) for v in recipe.sources_of_weights(variant)]
     if any(v.objective == "reward" for v in (variant, *recipe.sources_of_weights(variant))):
-        parts += [{"costs": recipe.costs}]
+        # What labels are rewarded by, and answers where the variant names no metric.
+        parts += [{"costs": recipe.costs} if recipe.has_labels else recipe.evaluation.primary]
     if variant.is_tuned:
         parts += [recipe.lora, recipe.training, recipe.early_stopping, recipe.forgetting]
     return parts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -147,23 +147,47 @@ class TuningModule(nn.Module):
 
     def _loss_of_hidden(self, hidden: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """The summed loss of hidden states [targets, hidden]."""
+        if len(hidden) <= MAX_LOGIT_TARGETS:
+            return self.target_loss(get_output_head(self.model)(hidden), labels, weights)
+
+        def loss_of(logits: Tensor, part: Tensor) -> Tensor:
+            factors = None if weights is None else weights[part]
+            return self.target_loss(logits, labels[part], factors)[None]
+
+        # Rows by number, so that each part finds its labels and weights.
+        numbers = torch.arange(len(hidden), device=hidden.device)
+        return self.in_parts(loss_of, hidden, numbers).sum()
+
+    def in_parts(
+        self, compute: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor
+    ) -> Tensor:
+        """`compute(logits, targets)` of all hidden states, in parts where there are many.
+
+        Args:
+            compute: from logits [n, tokens] and targets [n] to a tensor [m].
+            hidden: [targets, hidden].
+            targets: [targets].
+        """
         head = get_output_head(self.model)
         if len(hidden) <= MAX_LOGIT_TARGETS:
-            return self.target_loss(head(hidden), labels, weights)
+            return compute(head(hidden), targets)
 
-        def loss_of_part(part: Tensor, targets: Tensor, factors: Tensor | None) -> Tensor:
-            return self.target_loss(head(part), targets, factors)
+        def of_part(part: Tensor, own: Tensor) -> Tensor:
+            return compute(head(part), own)
 
         # Logits are recomputed in the backward pass: of 8,000 targets over a vocabulary of 128,000
         # they would take 4 GB in float32, and as much again for their gradient.
-        losses = []
-        for start in range(0, len(hidden), LOGIT_TARGETS):
-            part = slice(start, start + LOGIT_TARGETS)
-            factors = None if weights is None else weights[part]
-            losses.append(
-                checkpoint(loss_of_part, hidden[part], labels[part], factors, use_reentrant=False)
-            )
-        return torch.stack(losses).sum()
+        return torch.cat(
+            [
+                checkpoint(
+                    of_part,
+                    hidden[start : start + LOGIT_TARGETS],
+                    targets[start : start + LOGIT_TARGETS],
+                    use_reentrant=False,
+                )
+                for start in range(0, len(hidden), LOGIT_TARGETS)
+            ]
+        )
 
     def target_loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """The loss summed over targets, in nats; arguments as of `summed_loss`."""

@@ -289,7 +289,7 @@ def _estimate_tuned(
     seconds = step.seconds * computed + (
         _EVALUATIONS_PER_TRAINING * scoring.seconds * counter.total(measured)
     )
-    if needs_reference(variant):
+    if needs_reference(recipe, variant):
         seconds += scoring.seconds * counter.total(study.train)
     seconds += pretraining_seconds(context, variant, folder, model, step.seconds)
     cost = _cost_estimate(name, context, counter, scoring, seconds, memory.peak(step, scoring))

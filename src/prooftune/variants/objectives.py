@@ -10,9 +10,17 @@ import torch
 from torch import nn
 
 from prooftune.engine.forward import device_of
-from prooftune.recipe import Variant
+from prooftune.errors import UsageError
+from prooftune.recipe import Recipe, Variant
 from prooftune.tasks.classification import class_pairs, label_scores, label_set_pairs
 from prooftune.tasks.prompt_encoding import PromptEncoder
+from prooftune.training.answer_reward import (
+    AnswerRewardModule,
+    AnswerRewardRow,
+    Sampling,
+    answer_reward_collator,
+    answer_reward_rows,
+)
 from prooftune.training.objective import TuningModule
 from prooftune.training.preference import (
     PreferenceModule,
@@ -31,6 +39,8 @@ from prooftune.training.rows import TrainingRow, head_rows, instruction_rows
 from prooftune.types import Example, SplitName
 from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.error_costs import error_cost_matrix
+from prooftune.variants.answer_rewards import DEFAULT_BETA as DEFAULT_REWARD_BETA
+from prooftune.variants.answer_rewards import DEFAULT_SAMPLES, answer_reward
 from prooftune.variants.class_weights import label_weights, row_weights
 from prooftune.variants.context import VariantContext
 from prooftune.variants.preference_pairs import (
@@ -62,10 +72,11 @@ class Objective:
     collator: Collator | None = None
 
 
-def needs_reference(variant: Variant) -> bool:
-    """Whether the starting policy must score the training rows before the training."""
+def needs_reference(recipe: Recipe, variant: Variant) -> bool:
+    """Whether the starting policy must score the training rows before the training. Sampled answers
+    are scored when they are sampled."""
     return variant.objective == "preference" or (
-        variant.objective == "reward" and bool(variant.beta)
+        variant.objective == "reward" and bool(variant.beta) and recipe.has_labels
     )
 
 
@@ -87,6 +98,8 @@ def build_objective(
             variant's weights.
         with_reference: False to time a training: rows then have no reference policy.
     """
+    if variant.objective == "reward" and not context.recipe.has_labels:
+        return _answer_reward(context, variant, encoder, model)
     if variant.objective == "reward":
         return _reward(context, variant, encoder, model, with_reference)
     if variant.objective == "preference":
@@ -141,7 +154,7 @@ def _reward(
 
     def rows(examples: Sequence[Example], _: SplitName) -> Sequence[RewardRow]:
         pairs = [*class_pairs(examples, encoder)]
-        if with_reference and needs_reference(variant):
+        if with_reference and needs_reference(recipe, variant):
             reference = reference_log_probs(context, encoder, model, [ids for ids, _ in pairs])
         else:
             # Not read without a penalty.
@@ -149,6 +162,39 @@ def _reward(
         return reward_rows(pairs, reference, example_weights(context, examples))
 
     return Objective(module, rows, reward_collator(labels))
+
+
+def _answer_reward(
+    context: VariantContext, variant: Variant, encoder: PromptEncoder, model: nn.Module
+) -> Objective:
+    recipe = context.recipe
+    sampling = Sampling(
+        encoder.prefix,
+        encoder.stop_token_id,
+        recipe.answering.max_new_tokens,
+        variant.samples or DEFAULT_SAMPLES,
+    )
+    module = AnswerRewardModule(
+        model,
+        sampling,
+        answer_reward(recipe, variant, encoder),
+        DEFAULT_REWARD_BETA if variant.beta is None else variant.beta,
+    )
+
+    def rows(examples: Sequence[Example], split: SplitName) -> Sequence[AnswerRewardRow]:
+        # An answer from several windows is the best of several prompts, and has no single prompt.
+        windows = ((encoder.sliding_windows(e.inputs), e.references or ()) for e in examples)
+        made = answer_reward_rows(
+            (own[0].token_ids, references) for own, references in windows if len(own) == 1
+        )
+        if split == "train" and not made:
+            raise UsageError(
+                "objective: reward has no questions: the context of every training question needs "
+                "several windows. Raise prompt.max_length, or use objective: preference with pairs"
+            )
+        return made
+
+    return Objective(module, rows, answer_reward_collator)
 
 
 def _preference(

@@ -146,11 +146,18 @@ _OBJECTIVES = {
 
 
 def describe_training(
-    variant: Variant, record: TrainingRecord, class_weights: ClassWeights | None = None
+    variant: Variant,
+    record: TrainingRecord,
+    class_weights: ClassWeights | None = None,
+    *,
+    answers: bool = False,
 ) -> str:
-    """Method, rows and hyperparameters of a training in one line."""
+    """Method, rows and hyperparameters of a training in one line; `answers`: of a task with
+    answers, whose rewards are not costs of labels."""
     method = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "full": "all weights"}
     objective = "a classification head" if variant.has_head else _OBJECTIVES[variant.objective]
+    if answers and variant.objective == "reward":
+        objective = "rewards of sampled answers (GRPO)"
     start = f" from {variant.start_from}" if variant.start_from else ""
     training = record["training"]
     arguments, epochs = training["arguments"], training["epochs"]

@@ -100,7 +100,12 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
         record["probe"],
         exact=variant.method != "full",
     )
-    description = describe_training(variant, record, context.recipe.class_weights)
+    description = describe_training(
+        variant,
+        record,
+        context.recipe.class_weights,
+        answers=not context.recipe.has_labels,
+    )
     output = score_splits(context, handle, encoder, title, description, head=head)
     details = output.details
     # Read before the update below overwrites it.
