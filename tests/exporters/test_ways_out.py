@@ -52,12 +52,17 @@ def test_a_classification_head_in_another_format(
     bundle = head_bundle(tmp_path, model_folders["llama"])
     manifest = language_model_manifest(bundle)
 
-    def request(to: str, objective: str = "head") -> None:
-        known: Any = {**manifest, "objective": objective}
+    def request(to: str, objective: str = "head", task: str = "classification") -> None:
+        known: Any = {**manifest, "objective": objective, "task": task}
         build._check_request(get_format(to), to, known, tmp_path / "out", unchecked=True)
 
-    with refused("export merged, int8, int4 or vllm, or tune with objective: instruction"):
+    with refused("GGUF cannot store classification heads; export merged, int8, int4 or vllm{…}"):
         request("gguf-f16")
+    with pytest.raises(UsageError, match="or tune with objective: instruction"):
+        request("gguf-f16")
+    # Several labels per text need the head.
+    with pytest.raises(UsageError, match=r"int4 or vllm$"):
+        request("ollama", task="multilabel")
     for to in ("merged", "int8", "int4", "vllm"):
         request(to)
     request("gguf-f16", "instruction")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from math import log
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from prooftune import recipe
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.evaluation.answers import squad
+from prooftune.models import loading
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.training.answer_reward import (
     EPSILON,
     AnswerRewardModule,
@@ -28,8 +31,11 @@ from prooftune.training.answer_reward import (
     group_advantages,
 )
 from prooftune.training.trainer import train
+from prooftune.types import Example
 from prooftune.variants.answer_rewards import answer_rewards, reward_weights
+from prooftune.variants.objectives import build_objective
 from training.tiny import EXAMPLES, arguments, setup
+from ways_out import refused
 
 SAMPLES, NEW_TOKENS = 3, 4
 
@@ -218,6 +224,31 @@ def test_training_raises_the_reward(model_folders: dict[str, Path], tmp_path: Pa
     )
     assert mean_reward() > before + 0.2
     assert all(0 <= entry["eval_loss"] <= 1 for entry in log_history if "eval_loss" in entry)
+
+
+def test_questions_of_several_windows_are_left_out(model_folders: dict[str, Path]) -> None:
+    values: dict[str, Any] = {"name": "n", "task": "free-text-qa", "data": {"train": "t.jsonl"}}
+    reward = {"kind": "tuned", "objective": "reward", "from": "tuned"}
+    chosen = recipe.parse({**values, "variants": {"tuned": None, "r": reward}})
+    tokenizer, model = loading.load_tokenizer(model_folders["llama"]), torch.nn.Linear(1, 1)
+    examples = [
+        Example(str(n), {"question": "who won", "context": "goal " * n}, references=("goal",))
+        for n in (3, 120)
+    ]
+
+    def rows(examples: list[Example], max_length: int) -> int:
+        rendering = Rendering(
+            "{context} {question}", (), chat=False, max_length=max_length, answer_tokens=4
+        )
+        encoder = PromptEncoder(rendering, tokenizer, ["context", "question"])
+        context: Any = SimpleNamespace(recipe=chosen)
+        objective = build_objective(context, chosen.variants["r"], encoder, model)
+        return len(objective.rows(examples, "train"))
+
+    assert rows(examples, 48) == 1
+    with refused("the context of every training question needs several windows. Raise prompt"):
+        rows(examples[1:], 48)
+    assert rows(examples, 200) == 2
 
 
 def test_rewards_are_those_of_the_study() -> None:

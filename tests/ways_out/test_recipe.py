@@ -51,6 +51,14 @@ REWARD = {"objective": "reward", "from": "tuned"}
 PREFERENCE = {"objective": "preference", "from": "tuned"}
 PAIRS = {**PREFERENCE, "pairs": "pairs.jsonl"}
 
+
+def rewarded(**options: Any) -> dict[str, Any]:
+    """Answers that are trained further, by their reward unless the options say otherwise."""
+    return {**ANSWERS, **variants(tuned=INSTRUCTION, more={**REWARD, "kind": "tuned", **options})}
+
+
+REWARDED = [rewarded(rewards=name) for name in ("f1", "exact", "rouge1", "rouge2", "rougeL")]
+
 Recipe = dict[str, Any]
 WAYS: list[tuple[str, Recipe, list[Recipe]]] = [
     (
@@ -171,9 +179,25 @@ WAYS: list[tuple[str, Recipe, list[Recipe]]] = [
                   more={**REWARD, "kind": "tuned"})],
     ),
     (
-        follows("answers would have to be sampled (GRPO). Use objective: preference"),
-        {**ANSWERS, **variants(tuned=INSTRUCTION, more={**REWARD, "kind": "tuned"})},
-        [{**ANSWERS, **variants(tuned=INSTRUCTION, more={**PREFERENCE, "kind": "tuned"})}],
+        follows("asked about every sampled answer of every step; choose of {…}"),
+        rewarded(rewards="judge"),
+        REWARDED,
+    ),
+    (
+        follows("further sees the context of the data; choose of {…}"),
+        rewarded(rewards="citations"),
+        REWARDED,
+    ),
+    (
+        follows("rewards: '{…}' is not a metric of single answers{…}; choose of {…}"),
+        rewarded(rewards="bleu"),
+        REWARDED,
+    ),
+    (follows("rewards: name at least one of {…}"), rewarded(rewards={}), REWARDED),
+    (
+        follows("cannot be sharded; remove training.fsdp, or use objective: preference"),
+        rewarded(training={"fsdp": "full_shard"}),
+        [rewarded(), rewarded(objective="preference", training={"fsdp": "full_shard"})],
     ),
     (
         follows("does not apply to objective: reward; set it to 0 for this variant"),

@@ -141,7 +141,7 @@ def _sampling_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
     if {**recipe.training, **variant.training}.get("fsdp"):
         yield (
             "objective: reward samples answers during the training, for which weights cannot be "
-            "sharded; set training.fsdp to '' for this variant, or use objective: preference"
+            "sharded; remove training.fsdp, or use objective: preference"
         )
 
 

@@ -190,7 +190,7 @@ def _answer_reward(
         if split == "train" and not made:
             raise UsageError(
                 "objective: reward has no questions: the context of every training question needs "
-                "several windows. Raise prompt.max_length, or use objective: preference with pairs"
+                "several windows. Raise prompt.max_length"
             )
         return made
 
