@@ -238,8 +238,9 @@ def test_questions_of_several_windows_are_left_out(model_folders: dict[str, Path
 
     def rows(examples: list[Example], max_length: int) -> int:
         rendering = Rendering(
-            "{context} {question}", (), chat=False, max_length=max_length, answer_tokens=4
-        )
+            "{context} {question}", (), chat=False, max_length=max_length, answer_tokens=4,
+            windowed="context", overlap=4,
+        )  # fmt: skip
         encoder = PromptEncoder(rendering, tokenizer, ["context", "question"])
         context: Any = SimpleNamespace(recipe=chosen)
         objective = build_objective(context, chosen.variants["r"], encoder, model)
