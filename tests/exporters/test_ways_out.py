@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from exporters.conftest import Make
 from prooftune import export
@@ -90,6 +91,18 @@ def test_llama_cpp_is_installed_or_the_check_is_skipped(
     monkeypatch.setitem(sys.modules, "llama_cpp", library)
     request()
     assert gguf._llama_cpp() is library
+
+
+@pytest.mark.slow
+def test_widths_that_other_formats_compute(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make("llama")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with refused("export int8 or merged, or use a machine with a CUDA GPU"):
+        export(bundle, "int4", tmp_path / "out")
+    for to in ("int8", "merged"):
+        assert export(bundle, to, tmp_path / to).agreement > 0.8
 
 
 @pytest.mark.slow

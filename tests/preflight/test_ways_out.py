@@ -173,7 +173,7 @@ CHANGED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     *(
         (
             {"training": {"max_steps": 1, "warmup_steps": 0.1}},
-            "set warmup_steps: 0, or train longer",
+            follows("a learning rate of 0; set warmup_steps: 0, or train longer"),
             {"training": instead},
         )
         for instead in (
