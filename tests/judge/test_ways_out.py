@@ -31,6 +31,7 @@ def scored(judgements: Judgements) -> bool:
     return all(j.score is not None for j in judgements.judgements)
 
 
+@pytest.mark.slow
 def test_a_key_in_an_environment_variable(
     endpoint_server: server.Judge,
     settings: Make,

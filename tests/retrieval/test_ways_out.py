@@ -120,6 +120,7 @@ WAYS: list[tuple[str, str, bytes, str, bytes]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("message", "name", "content", "after", "changed"), WAYS)
 def test_a_document_in_another_format_is_read(
     tmp_path: Path, message: str, name: str, content: bytes, after: str, changed: bytes

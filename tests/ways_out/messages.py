@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 HOLE = "{…}"
@@ -120,11 +121,12 @@ def messages_of(source: str, path: str) -> Iterator[Message]:
                 yield Message(path, line, table, text)
 
 
-def all_messages(root: Path) -> list[Message]:
+@cache
+def all_messages(root: Path) -> tuple[Message, ...]:
     """The messages of a package that name a way out, `PROSE` left out."""
     found: list[Message] = []
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root).as_posix()
         if not name.startswith(PROSE):
             found += messages_of(path.read_text(encoding="utf-8"), name)
-    return found
+    return tuple(found)

@@ -54,6 +54,7 @@ def commands(
     return Commands(monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_init_writes_another_file_or_over_the_old_one(commands: Commands) -> None:
     message = follows("{…} exists; choose another name (--out, out=), or overwrite it (--force,")
     commands.refused(message, "init", "a.csv")
@@ -62,6 +63,7 @@ def test_init_writes_another_file_or_over_the_old_one(commands: Commands) -> Non
     assert recipes.load("b.yaml")[0].data == recipes.load("a.yaml")[0].data
 
 
+@pytest.mark.slow
 def test_init_of_a_file_or_of_a_config(commands: Commands) -> None:
     message = follows("init: give either a data file, or --from with another tool's config")
     config = {"base_model": "a/b", "datasets": [{"path": "a/b", "type": "alpaca"}]}
@@ -217,6 +219,7 @@ OTHER_TOOLS = {"--decrypt", "--headless", "--convert-to", "--local-dir"}
 """Options of qpdf, soffice and hf that messages name."""
 
 
+@pytest.mark.slow
 def test_commands_and_options_that_messages_name_exist() -> None:
     known: Any = get_command(app)
     commands = {**known.commands, **known.commands["data"].commands}

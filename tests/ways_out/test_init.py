@@ -276,6 +276,7 @@ def test_the_right_column_instead_of_one_with_one_value(tmp_path: Path) -> None:
     assert labels(study) == {*LABELS} and not any(names(message, n) for n in notes)
 
 
+@pytest.mark.slow
 def test_ratings_and_codes(tmp_path: Path) -> None:
     def rated(column: str) -> Path:
         rows = "".join(f"{t},{1 + i % 5}\n" for i, t in enumerate(DISTINCT))
