@@ -102,7 +102,7 @@ def test_widths_that_other_formats_compute(
     with refused("export int8 or merged, or use a machine with a CUDA GPU"):
         export(bundle, "int4", tmp_path / "out")
     for to in ("int8", "merged"):
-        assert export(bundle, to, tmp_path / to).agreement > 0.8
+        assert (export(bundle, to, tmp_path / to).agreement or 0) > 0.8
 
 
 @pytest.mark.slow
