@@ -25,6 +25,7 @@ from prooftune.types import Example, Prediction, Study
 from prooftune.utils import profiling
 from prooftune.variants.context import VariantContext
 from prooftune.variants.estimates import CostEstimate
+from prooftune.variants.measured_generation import FEW_TOKENS, extrapolate
 from prooftune.variants.measured_rates import measure_scoring, token_counter
 from prooftune.variants.measured_training import training_rate
 from prooftune.variants.memory_model import MeasuredRate
@@ -99,7 +100,10 @@ def simulated(
         clock.compute(len(own.prefix) + sum(map(counter.row, examples)))
         return []
 
-    context.__dict__["task_adapter"] = replace(context.task_adapter, predict=predict)
+    adapter = replace(context.task_adapter, predict=predict)
+    context.__dict__["task_adapter"] = adapter
+    # Also with fewer generated tokens.
+    monkeypatch.setattr("prooftune.variants.measured_rates.task_for", lambda _: adapter)
     monkeypatch.setattr(profiling, "measure_cost", clock.cost)
     return context, encoder
 
@@ -116,7 +120,8 @@ def test_scoring_keeps_to_the_budget(
     short = {name: text[:120] for name, text in context.study.test[0].inputs.items()}
     probe = len(encoder.prefix) + counter.row(Example("short", short))
     measured = measure_scoring(context, encoder, MODEL, False, TimeBudget(BUDGET, clock))
-    assert clock.now <= BUDGET + probe * rate
+    # Answers are generated twice, with 1 token and with a few.
+    assert clock.now <= BUDGET + probe * rate * (1 if labels else 2)
     assert measured.seconds == pytest.approx(rate)
 
     clock = Clock(rate)
@@ -128,6 +133,26 @@ def test_scoring_keeps_to_the_budget(
     elif clock.now < BUDGET / 3:
         assert not measured.is_extrapolated
     assert measured.additional_bytes == pytest.approx(whole.additional_bytes, rel=0.1)
+
+
+def test_whole_answers_are_extrapolated_from_their_first_tokens() -> None:
+    """40 ms for the prompts and 5 ms for every token of all rows."""
+
+    def cost(tokens: int) -> profiling.Cost:
+        return profiling.Cost(0.040 + 0.005 * tokens, 2000, 1000)
+
+    def answers(*lengths: int) -> list[Prediction]:
+        return [Prediction(str(i), "", generated_tokens=n) for i, n in enumerate(lengths)]
+
+    whole = extrapolate(cost(1), cost(FEW_TOKENS), answers(8, 8), 96)
+    assert whole.seconds == pytest.approx(cost(96).seconds) and whole.peak_memory_bytes == 2000
+    ended = extrapolate(cost(1), cost(FEW_TOKENS), answers(3, 2), 96)
+    assert ended.seconds == pytest.approx(cost(FEW_TOKENS).seconds)
+    # After a prompt of a quarter of the mean length, an answer counts a quarter.
+    short = extrapolate(cost(1), cost(FEW_TOKENS), answers(8), 96, 0.25)
+    assert short.seconds == pytest.approx(0.040 + 0.25 * 96 * 0.005)
+    half = extrapolate(cost(1), cost(FEW_TOKENS), answers(8, 2), 96)
+    assert half.seconds == pytest.approx((whole.seconds + ended.seconds) / 2)
 
 
 def test_scoring_counts_labels_and_windows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TypeVar
 
 from torch import nn
@@ -22,9 +23,16 @@ from prooftune.engine.token_budget import token_budget
 from prooftune.recipe.model import CPU_ANSWERING_TOKENS
 from prooftune.tasks import classification
 from prooftune.tasks.prompt_encoding import PromptEncoder
-from prooftune.types import Example
+from prooftune.tasks.task import task_for
+from prooftune.types import Example, Prediction
 from prooftune.utils import profiling
 from prooftune.variants.context import VariantContext
+from prooftune.variants.measured_generation import (
+    FEW_TOKENS,
+    extrapolate,
+    new_tokens,
+    with_new_tokens,
+)
 from prooftune.variants.memory_model import (
     SCORING_GROWTH,
     MeasuredRate,
@@ -106,13 +114,32 @@ def measure_scoring(
     batch_tokens = _batch_tokens(context, counter, model, lengths, head)
     batches = batch_by_token_budget(lengths, batch_tokens)
 
-    def predict(examples: Sequence[Example]) -> tuple[profiling.Cost, int]:
-        with profiling.measure_cost() as cost:
-            context.task_adapter.predict(model, encoder, examples, head, None)
-        return cost, len(encoder.prefix) + sum(map(counter.row, examples))
-
+    answer_tokens = new_tokens(context.recipe, head)
     # Without a limit the rate stays 0, and everything is affordable.
     probe, tokens, rate = None, 0, 0.0
+
+    def run(examples: Sequence[Example], limit: int) -> tuple[profiling.Cost, list[Prediction]]:
+        task = task_for(with_new_tokens(context.recipe, limit)) if limit else context.task_adapter
+        with profiling.measure_cost() as cost:
+            outputs = task.predict(model, encoder, examples, head, None)
+        return cost, outputs
+
+    def predict(examples: Sequence[Example]) -> tuple[profiling.Cost, int]:
+        """The cost of the rows with whole answers, and their tokens; sets the rate of measuring."""
+        nonlocal rate
+        tokens = len(encoder.prefix) + sum(map(counter.row, examples))
+        if budget.is_limited and answer_tokens > FEW_TOKENS:
+            # A whole answer of one row takes as long as the first tokens of many rows, which say
+            # more: rows are predicted in batches.
+            one, _ = run(examples, 1)
+            few, outputs = run(examples, FEW_TOKENS)
+            rate = (one.seconds + few.seconds) / tokens
+            length = fmean(map(counter.row, examples)) / fmean(lengths)
+            return extrapolate(one, few, outputs, answer_tokens, length), tokens
+        cost, _ = run(examples, 0)
+        rate = cost.seconds / tokens if budget.is_limited else 0.0
+        return cost, tokens
+
     if budget.is_limited:
         # The shortest row, and only its beginning: cheap on any model, and enough for a first rate.
         short = _shortened(rows[min(range(len(rows)), key=lambda i: lengths[i])])
@@ -121,7 +148,6 @@ def measure_scoring(
         # long generated answer can take a variant's whole share; then the first has to do.
         if budget.seconds_left:
             probe, tokens = predict([short])
-        rate = probe.seconds / tokens
 
     def affordable(numbers: Sequence[int], share: float) -> list[Example]:
         """The first rows that a share of the budget has time for."""
@@ -135,15 +161,13 @@ def measure_scoring(
     longest = affordable(batches[0], _LONGEST_SHARE)
     if longest:
         costs.append(predict(longest))
-        if budget.is_limited:
-            rate = costs[-1][0].seconds / costs[-1][1]
     numbers = _sample_rows(lengths, batch_tokens)
     sample = affordable(numbers, 0.5)
     timed: list[tuple[profiling.Cost, int]] = []
     if sample:
         timed = [predict(sample)]
         # Once more where there is time: the faster run was disturbed less by other processes.
-        if timed[0][0].seconds <= budget.seconds_left:
+        if rate * timed[0][1] <= budget.seconds_left:
             timed.append(predict(sample))
     costs += timed[:1]
     full_batch = len(encoder.prefix) + sum(lengths[i] for i in batches[0])
