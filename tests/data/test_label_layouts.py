@@ -328,3 +328,103 @@ def test_letters_of_choices_without_names_are_refused(tmp_path: Path) -> None:
     graded = "".join(f"{i},{t},{'ABC'[i % 3]}\n" for i, t in enumerate(TEXTS))
     _, study, _ = drafted(file(tmp_path, "b.csv", graded))
     assert rows_of(study) == Counter((t, "ABC"[i % 3]) for i, t in enumerate(TEXTS))
+
+
+NESTED: dict[str, Any] = {
+    "CKAN": {"success": True, "result": {"records": RECORDS, "total": 48}},
+    "Elasticsearch": {"took": 3, "hits": {"total": 48, "hits": [
+        {"_index": "a", "_id": str(i), "_source": r} for i, r in enumerate(RECORDS)]}},
+    "GraphQL": {"data": {"reviews": {"edges": [{"node": r, "cursor": "x"} for r in RECORDS]}}},
+    "Metabase": {"data": {"cols": [{"name": "text"}, {"name": "label"}],
+                          "rows": [[*r] for r in ROWS]}},
+    "fields": {"fields": [{"id": "text"}, {"id": "label"}], "records": [[*r] for r in ROWS]},
+    "named rows": {k: {f"r{i}": v for i, v in enumerate(cells)} for k, cells in BY_COLUMN.items()},
+    "rows by id": {f"-M{i}": r for i, r in enumerate(RECORDS)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_answers_of_web_programs(tmp_path: Path, kind: str) -> None:
+    _, study, _ = drafted(file(tmp_path, "a.json", json.dumps(NESTED[kind])))
+    assert rows_of(study) == Counter(ROWS)
+
+
+def test_numbers_and_ids_of_mongodb(tmp_path: Path) -> None:
+    records = [
+        {"_id": {"$oid": f"{i:024x}"}, "text": t, "stars": {"$numberInt": str(i % 3)}}
+        for i, t in enumerate(TEXTS)
+    ]
+    _, study, _ = drafted(jsonl(tmp_path / "a.json", records))
+    assert rows_of(study) == Counter((t, f"label {i % 3}") for i, t in enumerate(TEXTS))
+
+
+def test_tags_in_angle_brackets(tmp_path: Path) -> None:
+    tags = ["<python>", "<python><c++>", "<sql>", "<node.js><sql>"]
+    rows = "".join(f"{t},{tags[i % 4]}\n" for i, t in enumerate(TEXTS))
+    values, study, _ = drafted(file(tmp_path, "a.csv", f"title,tags\n{rows}"))
+    assert values["task"] == "multilabel" and study.labels == ["c++", "node.js", "python", "sql"]
+
+
+@pytest.mark.parametrize(
+    ("heading", "body"),
+    [("review_headline", "review_body"), ("Post Title", "Post Text"), ("Subject", "Message")],
+)
+def test_headings_and_texts(tmp_path: Path, heading: str, body: str) -> None:
+    records = [{"n": i, heading: f"on {i}", body: t, "label": x} for i, (t, x) in enumerate(ROWS)]
+    values, _, _ = drafted(jsonl(tmp_path / "a.jsonl", records))
+    assert values["data"]["text"] == [heading, body]
+
+
+def test_ids_are_no_labels(tmp_path: Path) -> None:
+    records = [
+        {"text": t, "product_id": x, "verdict": f"v{i % 2}"} for i, (t, x) in enumerate(ROWS)
+    ]
+    values, _, _ = drafted(jsonl(tmp_path / "a.jsonl", records))
+    assert values["data"]["label"] == "verdict"
+    records = [{"text": t, "intent_id": x} for t, x in ROWS]
+    values, _, _ = drafted(jsonl(tmp_path / "b.jsonl", records))
+    assert values["data"]["label"] == "intent_id"
+
+
+def test_a_summary_is_not_asked_of_its_document_twice(tmp_path: Path) -> None:
+    records = [{"document": f"{t} and so on", "summary": t} for t in TEXTS]
+    values, study, _ = drafted(jsonl(tmp_path / "a.jsonl", records))
+    assert values["data"]["text"] == {"question": "document"}
+    assert rows_of(study) == Counter((f"{t} and so on", t) for t in TEXTS)
+
+
+@pytest.mark.parametrize(
+    "names", [("choice1", "choice2"), ("sol1", "sol2"), ("option 1", "option 2")]
+)
+def test_two_choices_are_multiple_choice(tmp_path: Path, names: tuple[str, str]) -> None:
+    records = [
+        {"goal": t, names[0]: f"a {t}", names[1]: f"b {t}", "label": i % 2}
+        for i, t in enumerate(TEXTS)
+    ]
+    with pytest.raises(UsageError, match="multiple choice"):
+        drafted(jsonl(tmp_path / "a.jsonl", records))
+
+
+def test_a_test_file_without_labels_is_left_out(tmp_path: Path) -> None:
+    file(tmp_path, "k/train.csv", "id,text,target\n" + "".join(
+        f"{i},{t},{x}\n" for i, (t, x) in enumerate(ROWS)))  # fmt: skip
+    file(tmp_path, "k/test.csv", "id,text\n" + "".join(f"{i},{t}\n" for i, t in enumerate(TEXTS)))
+    file(tmp_path, "k/sample_submission.csv", "id,target\n1,0\n")
+    values, study, notes = drafted(tmp_path / "k")
+    assert "test" not in values["data"] and rows_of(study) == Counter(ROWS)
+    assert any("('test') have no column 'target' and are left out" in note for note in notes)
+
+
+def test_data_sets_on_disk(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    for split, rows in (("train", RECORDS[:36]), ("test", RECORDS[36:])):
+        folder = tmp_path / "ds" / split
+        folder.mkdir(parents=True)
+        written = pa.Table.from_pylist(rows)
+        path = str(folder / "data-00000-of-00001.arrow")
+        with pa.OSFile(path, "wb") as out, pa.ipc.new_stream(out, written.schema) as stream:
+            stream.write_table(written)
+        file(folder, "state.json", "{}")
+    file(tmp_path, "ds/dataset_dict.json", '{"splits": ["train", "test"]}')
+    _, study, _ = drafted(tmp_path / "ds")
+    assert rows_of(study) == Counter(ROWS) and len(study.test) == 12

@@ -111,7 +111,7 @@ def test_headers_of_several_rows(tmp_path: Path, kind: str) -> None:
     assert rows_of(study) == Counter(ROWS)
     names = ("text", "label") if "groups" in kind else ("Q1", "Q2")
     assert (values["data"]["text"], values["data"]["label"]) == names
-    assert any("header takes" in note for note in notes)
+    assert any("header takes" in note or "no part of the table" in note for note in notes)
 
 
 DATA = [["a good long text of words", "spam"], ["another text of words", "ham"]] * 4
@@ -270,3 +270,13 @@ def test_ten_thousand_columns(tmp_path: Path) -> None:
     content = f"text,label,{names}\n" + "".join(f"{t},{x}{zeros}\n" for t, x in ROWS[:8])
     read = read_source(Source(path="a.csv"), file(tmp_path, "a.csv", content).parent)
     assert [(e.inputs["text"], e.target) for e in read.examples] == ROWS[:8]
+
+
+def test_keys_and_values_above_a_header_of_known_names(tmp_path: Path) -> None:
+    path = file(tmp_path, "a.csv", f"Report,Feedback\nDate,2024-05-01\n\n{CSV}")
+    values, study, _ = drafted(path)
+    assert values["data"]["skip_lines"] == 2 and rows_of(study) == Counter(ROWS)
+    # A row of data may hold such words.
+    body = "kind,words\nlabel,text\n" + "".join(f"{x},{t}\n" for t, x in [*ROWS, ("text", "label")])
+    _, study, _ = drafted(file(tmp_path, "b.csv", body))
+    assert rows_of(study) == Counter([*ROWS, ("text", "label"), ("text", "label")])

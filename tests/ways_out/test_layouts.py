@@ -98,6 +98,14 @@ def test_texts_of_other_programs(tmp_path: Path) -> None:
     reads(jsonl(tmp_path / "a.jsonl", [{"question": q, "answer": a} for q, a in ASKED]), ASKED)
 
 
+def test_separators_of_several_characters(tmp_path: Path) -> None:
+    for separator in ("::", ":::", "+++$+++"):
+        content = "".join(f"{t}{separator}{x}\n" for t, x in ROWS)
+        with refused("Replace it by a tab, as in sed 's/{…}/\\t/g' {…} > {…}.tsv"):
+            drafted(file(tmp_path, "a.dat", content))
+        reads(file(tmp_path, "a.dat.tsv", content.replace(separator, "\t")))
+
+
 def test_training_data_of_rasa(tmp_path: Path) -> None:
     def examples(start: str, line: str) -> str:
         return "".join(

@@ -14,12 +14,16 @@ from prooftune.errors import UsageError
 _SEPARATORS = (",", ";", "|", "/", "\t", "#")
 _NUMPY_LIST = re.compile(r"\[\s*-?\d+\.?\d*(\s+-?\d+\.?\d*)+\s*\]")
 """Numbers as NumPy prints them: ``[0 3]``."""
+_TAGS = re.compile(r"(?:<[a-z0-9][a-z0-9.+#-]*>)+")
+"""Tags as Stack Overflow writes them: ``<python><pandas>``."""
 _SHOWN = 3
 
 
 def list_of_labels(cell: str) -> list[str] | None:
     """The labels of a cell that holds a list, as JSON or as Python prints it; None for others."""
     text = cell.strip()
+    if _TAGS.fullmatch(text):
+        return text[1:-1].split("><")
     if not (text.startswith("[") and text.endswith("]")):
         return None
     if _NUMPY_LIST.fullmatch(text):

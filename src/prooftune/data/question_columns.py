@@ -92,7 +92,12 @@ def detect_question_columns(table: Table) -> dict[str, str] | None:
             continue  # a pair of texts with a label
         contexts = ("input", *_CONTEXTS) if question == "instruction" else _CONTEXTS
         context = next(
-            (columns[c] for c in contexts if c in columns and _holds_texts(table, columns[c])), None
+            (
+                columns[c]
+                for c in contexts
+                if c in columns and c != question and _holds_texts(table, columns[c])
+            ),
+            None,
         )
         return {
             QUESTION: columns[question],

@@ -156,7 +156,23 @@ def input_columns(candidates: Sequence[Candidate], columns: Sequence[Column]) ->
         return [headings[0], best]
     if best in headings and bodies:
         return [best, bodies[0]]
-    return [best]
+    return _heading_and_body(best, [c.column for c in candidates]) or [best]
+
+
+def _heading_and_body(best: Column, texts: Sequence[Column]) -> list[Column] | None:
+    """The heading and the text whose names have the other words in common: ``review_headline`` and
+    ``review_body``."""
+
+    def rest(column: Column, kind: Sequence[str]) -> list[str] | None:
+        last = column.words[-1:] and column.words[-1] in kind
+        return column.words[:-1] if last and len(column.words) > 1 else None
+
+    for heading in texts:
+        for body in texts:
+            words = rest(heading, TOGETHER[0])
+            if words is not None and words == rest(body, TOGETHER[1]) and best in (heading, body):
+                return [heading, body]
+    return None
 
 
 def _numbered_pair(best: Column, texts: Sequence[Column]) -> list[Column] | None:
@@ -176,7 +192,7 @@ def label_candidates(columns: Sequence[Column], inputs: Sequence[Column]) -> lis
     texts = [" ".join(cells) for cells in zip(*(c.cells for c in inputs), strict=True)]
     candidates = []
     for column in columns:
-        if column in inputs or not _is_closed_set(column):
+        if column in inputs or not _is_closed_set(column) or _is_identifier(column):
             continue
         score, reasons = label_name_score(column)
         reasons.append(f"{len(column.counts)} values")
@@ -191,6 +207,12 @@ def label_candidates(columns: Sequence[Column], inputs: Sequence[Column]) -> lis
             reasons.append(f"predictable from the text: {gain:+.0%} over the commonest value")
         candidates.append(Candidate(column, score, reasons))
     return sorted(candidates, key=lambda c: -c.score)
+
+
+def _is_identifier(column: Column) -> bool:
+    """Whether a name says id and not of what label, as ``intent_id`` does."""
+    words = {*column.words}
+    return bool(words & {"id", "uid", "uuid", "guid", "hash"}) and not words & LABEL_WORDS.keys()
 
 
 def label_name_score(column: Column) -> tuple[float, list[str]]:

@@ -269,6 +269,11 @@ def _note_other_columns(
             f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
             f"{' …' if len(unused) > 8 else ''}."
         )
+    elif rest and not inferred.named:
+        places = ", ".join(str(c.position + 1) for c in rest)
+        inferred.notes.append(
+            f"Not used: column{'s' if len(rest) > 1 else ''} {places} of the file."
+        )
 
 
 def add_language(inferred: InferredOptions, column: Column) -> None:

@@ -56,6 +56,8 @@ TEXT_WORDS = {
 }
 PAIRS = (
     ("premise", "hypothesis"),
+    ("context", "hypothesis"),
+    ("text", "hypothesis"),
     ("sentence1", "sentence2"),
     ("sentence_1", "sentence_2"),
     ("text1", "text2"),
@@ -89,7 +91,18 @@ _MEMBERS = {
 """What tells the two texts of a pair apart in the names of their columns."""
 TOGETHER = (
     ("title", "headline", "subject"),
-    ("text", "content", "body", "description", "article", "abstract", "short_description"),
+    (
+        "text",
+        "content",
+        "body",
+        "description",
+        "article",
+        "abstract",
+        "short_description",
+        "message",
+        "review",
+        "overview",
+    ),
 )
 """A heading and its text, both of which are read."""
 SPLIT_VALUES = {"train", "training", "test", "testing", "validation", "valid", "val", "dev"}

@@ -44,6 +44,12 @@ def is_label_like(column: Sequence[str]) -> bool:
 
 def count_title_lines(rows: Sequence[Sequence[str]]) -> int:
     """Count the lines above the table that have fewer fields than its rows, such as a title."""
+    # Keys and values above a header of known names may be as wide as the table.
+    known = [sum(cell.strip().lower() in KNOWN_NAMES for cell in row) for row in rows[:8]]
+    if known and not known[0]:
+        named = next((i for i, number in enumerate(known) if number > 1), 0)
+        if named and not _are_values(rows[named], rows[named + 1 :]):
+            return named
     # The commonest width is that of the table, whatever stands above it.
     width = Counter(map(len, rows)).most_common(1)[0][0]
     for number, row in enumerate(islice(rows, _MAX_TITLE_LINES + 1)):
@@ -56,6 +62,11 @@ def count_title_lines(rows: Sequence[Sequence[str]]) -> int:
         if len(row) == width and (len(filled) > 1 or width == 1):
             return number if number <= _MAX_TITLE_LINES else 0
     return 0
+
+
+def _are_values(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Whether a cell of a row comes again in its column."""
+    return any(cell in (r[i] for r in below if i < len(r)) for i, cell in enumerate(row) if cell)
 
 
 def sample_rows(text: str, delimiter: str) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -17,6 +18,7 @@ from prooftune.errors import UsageError
 from prooftune.types import CONTEXT, HISTORY, QUESTION
 
 _CHOICES = ("choices", "options", "endings", "candidates", "alternatives", "mc1_targets")
+_CHOICE_NAME = re.compile(r"(?:choice|option|ending|sol|solution|alternative)[ _-]?\w$", re.I)
 _WINNERS = ("winner", "preferred", "preference", "better")
 _PASSAGES = ("passages", "positive_passages", "positive_ctxs", "contexts", "gold_passages")
 _MAX_LABEL_CHARACTERS = 40
@@ -134,7 +136,10 @@ def _choice_columns(table: Table, cells: set[str], answers: str) -> list[str]:
             if len(member) == 1 and not all(map(is_number, filter(None, _cells(table, name))))
         }
         places = {str(i) for i in range(len(texts) + 1)} if group is not letters else set()
-        if (lowered <= {*texts} and len(texts) > 1) or (lowered <= places and len(texts) > 2):
+        # Two numbered columns are a pair of sentences, unless they are called choices.
+        called = any(_CHOICE_NAME.match(name) for name in texts.values())
+        enough = len(texts) > 2 or (len(texts) == 2 and called)
+        if (lowered <= {*texts} and len(texts) > 1) or (lowered <= places and enough):
             return list(texts.values())
     return []
 

@@ -25,6 +25,7 @@ from prooftune.data.init.prompt_length import (
     question_prompt_length,
 )
 from prooftune.data.init.sniffing import InferredOptions, InitChoices, sniff_file
+from prooftune.data.init.splits import drop_unlabelled_splits
 from prooftune.data.init.templated import are_templates
 from prooftune.data.init.templates import (
     CLASSIFICATION_TEMPLATE,
@@ -173,6 +174,7 @@ def _classification_recipe(
         for cells in zip(*(column.cells for column in inputs), strict=True)
     ]
     templated = _noted_templates(inferred, rows, label.cells)
+    drop_unlabelled_splits(path, inferred)
     name, data = _data_section(path, recipe, inferred)
     template = MULTILABEL_TEMPLATE if inferred.several_labels else CLASSIFICATION_TEMPLATE
     return template.format(

@@ -34,6 +34,7 @@ from prooftune.data.readers.encoding import (
 from prooftune.data.readers.foreign_formats import (
     refuse_document,
     refuse_foreign_text,
+    refuse_long_separator,
     refuse_page,
 )
 from prooftune.data.readers.json_shapes import record_lists
@@ -231,6 +232,7 @@ def _sniff_text(path: Path, format_: str, choices: InitChoices, inferred: Inferr
             delimiter = text_delimiter(path.name, text)
         except NoLabels:
             refuse_document(path.name, text)
+            refuse_long_separator(path.name, text)
             raise
         inferred.add("delimiter", delimiter, f"Each line is a text, {delimiter!r} and its label.")
     elif format_ == "json":

@@ -111,8 +111,9 @@ def conversations_to_questions(table: Table) -> Table:
 def _turns_column(table: Table) -> str | None:
     """The only column that holds conversations with answers, whatever its name."""
     found = []
+    rows = list(islice(table.rows, 20))
     for index, name in enumerate(table.columns):
-        cells = [cell for row in islice(table.rows, 20) if (cell := row[index])]
+        cells = [cell for row in rows if (cell := row[index])]
         # A sample decides, since parsing each cell of a text column is slow.
         if cells and all(cell.startswith("[{") for cell in cells):
             roles = [_roles_of(cell) for cell in cells]

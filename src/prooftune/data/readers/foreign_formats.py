@@ -157,6 +157,26 @@ def refuse_document(name: str, text: str) -> None:
     _refuse(name, text, _DOCUMENTS)
 
 
+_LONG_SEPARATORS = ("+++$+++", ":::", "|||", "@@@", "###", "<sep>", "::", "||", "\t\t", ";;")
+
+
+def refuse_long_separator(name: str, text: str) -> None:
+    """Refuse lines that are divided by several characters, which are no separator of CSV.
+
+    Raises:
+        UsageError: every line holds the same one, equally often.
+    """
+    lines = [line for line in text[:_START].splitlines()[:200] if line.strip()]
+    lines = lines[:-1] if len(text) > _START else lines
+    for separator in _LONG_SEPARATORS:
+        counts = {line.lower().count(separator) for line in lines}
+        if len(lines) > 1 and len(counts) == 1 and counts != {0}:
+            raise UsageError(
+                f"{name}: columns are between {separator!r}, and a separator has one character. "
+                f"Replace it by a tab, as in sed 's/{separator}/\\t/g' {name} > {name}.tsv"
+            )
+
+
 def _refuse(name: str, text: str, patterns: tuple[_Pattern, ...]) -> None:
     start = text[:_START]
     for begins, holds, what in patterns:

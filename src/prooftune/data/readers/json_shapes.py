@@ -15,6 +15,9 @@ from prooftune.data.readers.label_studio import LABEL_KEYS, choice, controls, fl
 from prooftune.errors import UsageError, nearest
 
 Record = dict[str, Any]
+_COLUMN_KEYS = ("columns", "cols", "fields", "header")
+_ROW_KEYS = ("data", "rows", "records", "values")
+"""Keys of the names of columns and of the rows, where these are lists of cells."""
 
 SPLIT_NAMES = frozenset(("train", "training", "validation", "valid", "val", "dev", "test", "data"))
 
@@ -54,6 +57,8 @@ def record_lists(value: Mapping[str, object]) -> dict[str, list[Any]]:
     given by column, and all of them may be in an object of their own."""
     if len(value) == 1 and isinstance(inner := next(iter(value.values())), Mapping):
         return record_lists(inner)
+    if (table := _from_pandas_split(value)) is not None:
+        return {"rows": table}
     lists: dict[str, list[Any]] = {}
     for name, item in value.items():
         if isinstance(item, list):
@@ -63,6 +68,11 @@ def record_lists(value: Mapping[str, object]) -> dict[str, list[Any]]:
             records = _from_columns_or_labels(item)
             if records:
                 lists[name] = records
+    if not lists and not any(isinstance(item, list) for item in value.values()):
+        # Answers of web programs: {"success": true, "result": {"records": […]}}.
+        nested = [record_lists(item) for item in value.values() if isinstance(item, Mapping)]
+        nested = [found for found in nested if found]
+        return nested[0] if len(nested) == 1 else {}
     return lists
 
 
@@ -74,14 +84,21 @@ def _from_columns_or_labels(value: Mapping[str, Any]) -> list[Record] | None:
 
 
 def _from_pandas_split(value: Mapping[str, object]) -> list[Record] | None:
-    """``DataFrame.to_json(orient="split")`` and ``orient="table"``."""
-    columns, data = value.get("columns"), value.get("data")
+    """``DataFrame.to_json(orient="split")`` and ``orient="table"``; names of columns and lists of
+    cells, as database programs export them (``cols`` and ``rows``)."""
+    columns, data = _first_list(value, _COLUMN_KEYS), _first_list(value, _ROW_KEYS)
+    if columns and all(isinstance(column, Mapping) for column in columns):
+        columns = [next((c[k] for k in ("name", "id", "field") if k in c), "") for c in columns]
     if isinstance(columns, list) and isinstance(data, list) and all(map(_is_list, data)):
         return [dict(zip(map(str, columns), row, strict=False)) for row in data]
     # pandas adds its row numbers as the column `index`.
     if isinstance(value.get("schema"), Mapping) and isinstance(data, list):
         return [{k: v for k, v in row.items() if k != "index"} for row in data]
     return None
+
+
+def _first_list(value: Mapping[str, object], keys: Sequence[str]) -> list[Any] | None:
+    return next((item for key in keys if isinstance(item := value.get(key), list)), None)
 
 
 def _from_columns(value: Mapping[str, Any]) -> list[Record] | None:
@@ -99,7 +116,10 @@ def _from_columns(value: Mapping[str, Any]) -> list[Record] | None:
         if not all(keys) or any(other != keys[0] for other in keys[1:]):
             return None
         # pandas' row numbers are keys here, and JSON has only strings for keys.
-        if all(key.lstrip("-").isdigit() for key in keys[0]):  # {column: {index: value}}
+        numbered = all(key.lstrip("-").isdigit() for key in keys[0])
+        simple = not any(isinstance(x, Mapping | list) for x in values[0].values())
+        # {column: {index: value}}; other keys are names of rows where they are many.
+        if numbered or (simple and len(keys[0]) > max(20, 2 * len(value))):
             return [{column: value[column][index] for column in value} for index in keys[0]]
         # {index: {column: value}}; other keys are names of rows if there are more than columns.
         if all(str(index).lstrip("-").isdigit() for index in value) or len(value) > len(keys[0]):
@@ -172,7 +192,9 @@ def flat_annotation(record: Any) -> Any:
     if not isinstance(record, Mapping):
         return record
     # Elasticsearch: {"_index": …, "_source": {…}}; the hub's rows: {"row_idx": 0, "row": {…}}
-    for mark, key in (("_index", "_source"), ("row_idx", "row")):
+    for mark, key in (("_index", "_source"), ("row_idx", "row"), ("node", "node")):
+        if key == "node" and not {*record} <= {"node", "cursor"}:
+            continue
         if mark in record and isinstance(record.get(key), Mapping):
             return flat_annotation(record[key])
     if not is_task(record):
@@ -225,6 +247,9 @@ def _flat_value(value: object) -> object:
     Studio's short export, and ``{label: 0 or 1}`` of spaCy; other values unchanged."""
     if not isinstance(value, Mapping) or not value:
         return value
+    # MongoDB's {"$numberInt": "5"} and {"$oid": …}
+    if len(value) == 1 and next(iter(value)).startswith("$"):
+        return next(iter(value.values()))
     # {"choices": [label]}; Dataturks: {"labels": [label], "note": ""}
     if len(value) < 3 and isinstance(labels := next(iter(value.values())), list):
         simple = all(isinstance(x, str | int | list) for x in labels)

@@ -17,6 +17,9 @@ _SHARD = re.compile(r"(?P<split>.+?)[-_.]\d{3,}(-of-\d+)?$")
 """Names of shards as data-set libraries write them: ``train-00000-of-00002``."""
 
 
+_SPLIT_FOLDERS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
+
+
 def expand_path(path: Path, split: str | None = None) -> list[Path]:
     """The files that a path stands for, in order: matches of a pattern, shards of a folder, or
     the path alone.
@@ -47,6 +50,10 @@ def split_folder(folder: Path) -> dict[str, list[Path]]:
     by_split: dict[str, list[Path]] = {}
     for file in tables:
         by_split.setdefault(_split_name(file), []).append(file)
+    if not by_split:  # one folder of tables for each split
+        inner = {p.name: _tables_in(p) for p in sorted(folder.iterdir())
+                 if p.name.lower() in _SPLIT_FOLDERS}  # fmt: skip
+        by_split = {name: files for name, files in inner.items() if files}
     return by_split
 
 
@@ -80,7 +87,7 @@ def _tables_in(folder: Path) -> list[Path]:
         for p in folder.iterdir()
         # `datasets.save_to_disk` writes dataset_info.json and state.json next to its tables.
         if p.is_file()
-        and not p.name.startswith((".", "dataset_info", "state.json"))
+        and not p.name.startswith((".", "dataset_info", "dataset_dict", "state.json"))
         and (has_table_suffix(p) or (is_compressed_name(p.name) and has_table_suffix_inside(p)))
     )
 
