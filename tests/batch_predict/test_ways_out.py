@@ -49,7 +49,7 @@ def test_a_column_of_one_name_is_left(bundle: Path, tmp_path: Path) -> None:
 
 def test_a_suffix_that_is_written(bundle: Path, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "in.csv", ["text"], [["goal scored"]])
-    with pytest.raises(UsageError, match="name must end in") as error:
+    with refused("{…}: {…} name must end in {…}{…}") as error:
         predict_file(bundle, file, tmp_path / "out.docx")
     for suffix in re.findall(r"\.(?:csv|tsv|jsonl|ndjson|parquet)\b", str(error.value)):
         assert predict_file(bundle, file, tmp_path / f"out{suffix}").rows == 1
@@ -126,6 +126,8 @@ def test_options_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     with refused("--workers is an option of --engine ray; leave it out, or add --engine ray"):
         predict._check_engine("local", 2)
     predict._check_engine("local", None)
+    with refused("no engine '{…}'{…}; there are {…}"):
+        predict._check_engine("locl", None)
     monkeypatch.setitem(sys.modules, "ray", None)
     with refused("--engine ray needs Ray Data: pip install 'prooftune[ray]'"):
         predict._check_engine("ray", 2)

@@ -180,6 +180,14 @@ def test_texts_for_each_field() -> None:
             to_examples([wrong], fields, "text")  # type: ignore[list-item]
         assert names(message, str(error.value))
         assert len(to_examples([right], fields, "text")) == 1
+    with refused("{…} {…}: no {…} in it; it has {…}"):
+        to_examples([{"head": "a", "bdy": "b"}], ["head", "body"], "text")
+
+
+def test_a_name_on_the_hub(copy: Path) -> None:
+    with refused("expected OWNER/NAME of letters, digits, '-', '_' and '.'"):
+        plan_upload(copy, "me/my reviews")
+    assert plan_upload(copy, "me/my-reviews_2.0")
 
 
 def test_code_of_a_model_that_is_trusted(

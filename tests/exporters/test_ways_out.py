@@ -126,8 +126,16 @@ def test_models_that_gguf_cannot_hold_are_exported_as_merged(make: Make, tmp_pat
     with pytest.raises(UsageError) as error:
         gguf.write_model(model, tokenizer, manifest, tmp_path / "a.gguf", "f16")
     assert names(other, str(error.value))
-    from tokenizers import pre_tokenizers
+    from tokenizers import models, pre_tokenizers
 
+    model.config.model_type = "llama"
+    model.config.rope_parameters = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}
+    with refused("GGUF: rope scaling of type {…} is not written here; known: default, linear, lla"):
+        gguf.write_model(model, tokenizer, manifest, tmp_path / "a.gguf", "f16")
+    unigram = loading.load_tokenizer(bundle)
+    unigram.backend_tokenizer.model = models.WordLevel({"a": 0}, unk_token="a")
+    with refused("GGUF: a tokenizer of type {…} is not known here; known: BPE. {…}"):
+        build_vocabulary(unigram, 500)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(UsageError, match="Export it as merged"):
         build_vocabulary(tokenizer, 500)

@@ -16,7 +16,7 @@ from judge.test_endpoint import ITEMS
 from judge.test_scoring import LOCAL, Local, answers
 from judge.test_summary import judged
 from prooftune.errors import UsageError
-from prooftune.judge import JudgeItem, Judgements, judge, summarize
+from prooftune.judge import JudgeItem, Judgements, compare, judge, summarize
 from prooftune.judge.human import read_human_scores
 from prooftune.judge.local import local_completion_fn
 from prooftune.judge.study import align_human_scores, warn_if_unreachable
@@ -100,18 +100,38 @@ def test_ids_of_answers_differ(tmp_path: Path) -> None:
 
 def test_human_scores_are_those_of_the_test_rows_once_each(tmp_path: Path) -> None:
     file = tmp_path / "human.csv"
+    for message, content in (
+        (follows("the file has no scores; the columns are id,criterion,score"), ""),
+        (follows("unknown criterion '{…}'{…}; the recipe's criteria are {…}"), "0,d,1\n"),
+    ):
+        file.write_text(f"id,criterion,score\n{content}")
+        with pytest.raises(UsageError) as error:
+            read_human_scores(file, ["c"], (1, 5))
+        assert names(message, str(error.value))
+    file.write_text("id,criterion,score,variant\n0,c,1,zro\n")
+    with refused("unknown variant '{…}'{…}; the judged variants are {…}"):
+        read_human_scores(file, ["c"], (1, 5), ["zero"])
+    file.write_text("id,criterion,score,variant\n0,c,1,zero\n")
+    assert read_human_scores(file, ["c"], (1, 5), ["zero"])["zero"]
     file.write_text("id,criterion,score\n0,c,1\n0,c,2\n")
     with refused("already has a score on {…}. Give one score per answer and criterion"):
         read_human_scores(file, ["c"], (1, 5))
     file.write_text("id,criterion,score\nrow 0,c,1\n")
     other = read_human_scores(file, ["c"], (1, 5))[None]
-    with refused("Use the ids of the test examples, such as '{…}'") as error:
+    with refused("Use the ids of the test examples, such as '{…}'") as unknown:
         summarize(judged([1, 2]), other)
-    id_ = str(error.value).rpartition("such as '")[2].rstrip("'")
+    id_ = str(unknown.value).rpartition("such as '")[2].rstrip("'")
     file.write_text(f"id,criterion,score\n{id_},c,1\n")
     human = read_human_scores(file, ["c"], (1, 5))[None]
     summary = summarize(judged([1, 2]), human, resamples=100)["criteria"]["c"]["human"]
     assert summary is not None and summary["n"] == 1
+
+
+def test_answers_to_the_same_questions(tmp_path: Path) -> None:
+    local = Local(lambda _: "A")
+    with refused("the two variants must have the same questions in the same order"):
+        compare(answers(["x", "y"]), answers(["x"]), LOCAL, tmp_path, local)
+    assert compare(answers(["x"]), answers(["z"]), LOCAL, tmp_path, local)
 
 
 def test_human_scores_name_the_variant(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ CHANGED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
                 "tuned": {"objective": "instruction"},
             }
         },
-        "'tuned' must come before it",
+        follows("'{…}' must come before it among the variants"),
         {
             "variants": {
                 "tuned": {"objective": "instruction"},
@@ -316,6 +316,23 @@ def test_early_stopping_is_given_validation_rows(
     [error] = errors((36, 0))
     assert names(message, error) and names(remedy, error)
     assert errors((32, 4)) == []
+
+
+def test_labels_of_weights_and_costs(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    examples = [Example(str(i), {"text": f"t {i}"}, "ab"[i % 2]) for i in range(40)]
+    study = Study(examples[:36], examples[36:], examples[:4], ["a", "b"])
+
+    def errors(label: str) -> list[str]:
+        weights, costs = {label: 2.0}, {label: {"b": 2}}
+        sections: dict[str, Any] = {"class_weights": weights, "costs": costs}
+        recipe = parsed(model_folders["llama"], tmp_path, **sections)
+        found = checker.findings_with_data(recipe, study)
+        return [str(f) for f in found if f.severity == "error"]
+
+    message = follows("no row has the label '{…}'{…}; the labels are {…}")
+    found = errors("aa")
+    assert len(found) == 2 and all(names(message, e) for e in found)
+    assert errors("a") == []
 
 
 def test_options_without_effect(model_folders: dict[str, Path], tmp_path: Path) -> None:

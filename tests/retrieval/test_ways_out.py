@@ -20,7 +20,7 @@ from prooftune.retrieval.chunks import split_document
 from prooftune.retrieval.documents import read_documents
 from prooftune.retrieval.formats import sheets as sheets_format
 from prooftune.retrieval.index import IndexSettings, build_index
-from prooftune.retrieval.search import open_index, search_index
+from prooftune.retrieval.search import _check_options, open_index, search_index
 from prooftune.retrieval.types import Document, DocumentPart
 from retrieval.test_documents import read_one, reason
 from retrieval.test_office_documents import (
@@ -68,6 +68,13 @@ WAYS: list[tuple[str, str, bytes, str, bytes]] = [
     ("make a PDF with a text layer of it", "a.png", b"\x89PNG", "a.pdf", TEXT),
     ("an iWork document: export it as PDF", "a.pages", b"PK", "a.pdf", TEXT),
     ("a Kindle book: convert it to .epub", "a.mobi", b"BOOK", "a.epub", epub()),
+    (
+        follows("unsupported file type {…}; supported: {…} .zip"),
+        "a.dwg",
+        b"AC10",
+        "a.txt",
+        b"Thirty days.",
+    ),
     (
         follows("encrypted: open it with its password in LibreOffice and save it without"),
         "a.odt", encrypted_odt(), "a.odt", opendocument(),
@@ -227,6 +234,19 @@ def test_sizes_of_chunks() -> None:
         with pytest.raises(UsageError, match="chunks need at least 8 words, and an overlap below"):
             split_document(document, words, overlap)
     assert split_document(document, 8, 3)
+
+
+def test_options_of_a_search() -> None:
+    for message, options in (
+        (follows("unknown search mode '{…}'{…}; modes: {…}"), ("sparse", 5, 5, 0.5)),
+        (follows("k and depth must be at least 1, found {…} and {…}"), ("fused", 0, 5, 0.5)),
+        (follows("of the dense list must be between 0 and 1, found {…}"), ("fused", 5, 5, 2.0)),
+    ):
+        with pytest.raises(UsageError) as error:
+            _check_options(*options)
+        assert names(message, str(error.value))
+    for mode in ("fused", "bm25", "dense"):
+        _check_options(mode, 1, 1, 1.0)
 
 
 @pytest.mark.slow

