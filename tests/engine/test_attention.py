@@ -393,3 +393,14 @@ def test_merged_kv_cache_writes_each_row_at_its_own_position() -> None:
     ]
     assert keys_out[2, 0].tolist() == [*more[0, 0].tolist(), [7, 7]]
     assert torch.equal(values, -keys_out)
+
+
+def test_gradients_of_packed_attention_keep_tokens_first_in_memory() -> None:
+    # As attention layers make them: [1, tokens, heads, size], transposed.
+    query, key, value = (
+        torch.randn(1, 24, heads, 32).transpose(1, 2).requires_grad_() for heads in (4, 2, 2)
+    )
+    layout = packed_layout.PackedLayout(4, [12, 8], query.device)
+    out = packed.packed_attention(query, key, value, layout, 0.2, None, None)
+    for grad in torch.autograd.grad(out.square().sum(), (query, key, value)):
+        assert grad.transpose(1, 2).is_contiguous()

@@ -433,3 +433,24 @@ def test_steps_that_the_loss_scaler_skipped_can_be_written_as_json() -> None:
     written = json.loads(json.dumps(finite_log(history), allow_nan=False))
     assert [entry["grad_norm"] for entry in written] == [None, None, 1.5]
     assert [entry["loss"] for entry in written] == [0.7, 0.6, 0.5]
+
+
+def test_modules_with_a_fixed_structure_are_still_set_to_training_one_by_one(
+    model_folders: dict[str, Path],
+) -> None:
+    module, _, _ = setup(model_folders["llama"])
+    expected = list(module.parameters())
+    with module.fixed_structure():
+        assert all(a is b for a, b in zip(module.parameters(), expected, strict=True))
+        assert next(module.parameters(recurse=False), None) is None
+        module.train()
+        assert all(part.training for part in module.modules())
+        # Scoring during training sets the model inside to evaluation, or a part of it.
+        next(part for part in module.model.modules() if not list(part.children())).eval()
+        assert module.training
+        module.train()
+        assert all(part.training for part in module.modules())
+        module.eval()
+        assert not any(part.training for part in module.modules())
+    module.extra = torch.nn.Linear(1, 1, bias=False)
+    assert len(list(module.parameters())) == len(expected) + 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,35 @@ class TuningModule(nn.Module):
         self.pad_multiple = flex.BLOCK if backends.uses_flex(model) else PAD_MULTIPLE
         # FSDP shards the modules with these class names one by one.
         self._no_split_modules: Any = getattr(model, "_no_split_modules", None)
+        # Tuples, which `nn.Module` does not register as children.
+        self._all_modules: tuple[nn.Module, ...] = ()
+        self._all_parameters: tuple[nn.Parameter, ...] = ()
+
+    @contextmanager
+    def fixed_structure(self) -> Iterator[None]:
+        """List modules and parameters once; for blocks in which none is added, replaced or removed.
+
+        The Trainer walks through all modules four times in every step: to set them to training
+        mode, to clip gradients and to clear them. With adapters on every layer, a model of 135
+        million parameters has 2,500 modules, and the walks take 5% of a step.
+        """
+        self._all_modules = tuple(self.modules())
+        self._all_parameters = tuple(super().parameters())
+        try:
+            yield
+        finally:
+            self._all_modules, self._all_parameters = (), ()
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        if self._all_parameters and recurse:
+            return iter(self._all_parameters)
+        return super().parameters(recurse)
+
+    def train(self, mode: bool = True) -> Self:
+        # Every module is compared, because evaluation sets some of them only.
+        if self._all_modules and all(module.training is mode for module in self._all_modules):
+            return self
+        return super().train(mode)
 
     def forward(
         self,

@@ -133,7 +133,8 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             # it looks whether it should stop.
             self.control.should_training_stop = True
             return
-        super()._run_epoch(*args, **options)
+        with self._module().fixed_structure():
+            super()._run_epoch(*args, **options)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Targets of the accumulation window, as a number on the host; none of them is masked.

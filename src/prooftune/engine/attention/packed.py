@@ -63,8 +63,11 @@ def packed_attention(
     device = query.device.type
     # What autocast would do to each matmul, also in the backward pass, where autocast is off.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
-    # The kernels take [tokens, heads, size], without a batch axis.
-    query, key, value = (t[0].transpose(0, 1).to(dtype).contiguous() for t in (query, key, value))
+    # The kernels take [tokens, heads, size], without a batch axis. Squeezed and not indexed: the
+    # gradient of an index is copied into zeros, and loses the order in memory that RoPE relies on.
+    query, key, value = (
+        t.squeeze(0).transpose(0, 1).to(dtype).contiguous() for t in (query, key, value)
+    )
     longest = max(layout.lengths)
     with torch.autocast(device, enabled=False):
         if (
