@@ -308,6 +308,17 @@ def test_files_in_other_encodings_are_read_as_they_were_written(
     assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == [texts, "goal scored"]
 
 
+def test_lines_above_the_header_are_left_out_and_said(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(columns, "notify", lambda note, *_: notes.append(note))
+    (tmp_path / "in.csv").write_text("# export\nBy,me\n\nid;text\n1;goal scored\n2;a, b\n")
+    predict_file(bundle, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == ["goal scored", "a, b"]
+    assert notes == ["in.csv: the first 3 line(s) are above the header and left out"]
+
+
 def test_the_encoding_of_the_training_data_comes_before_a_guess(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

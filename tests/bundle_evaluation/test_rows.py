@@ -63,6 +63,37 @@ def test_codes_and_names_of_labels_are_both_read(tmp_path: Path) -> None:
         assert [e.target for e in read_rows(file, manifest(), coded).examples] == ["good", "bad"]
 
 
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        ("text;label\nx;good\n", "columns are between ';'."),
+        ("text\tlabel\nx\tgood\n", "columns are between '\\t'."),
+        (
+            "Report,May\nBy,me\n\ntext,label\nx,good\n",
+            "columns are between ',', and the first 3 line(s) are above the header.",
+        ),
+    ],
+)
+def test_separators_and_lines_above_the_header_are_found(
+    tmp_path: Path, content: str, note: str
+) -> None:
+    file = write(tmp_path / "a.csv", content)
+    rows = read_rows(file, manifest(), study())
+    assert [(e.inputs, e.target) for e in rows.examples] == [({"text": "x"}, "good")]
+    assert rows.notes == [f"a.csv: {note}"]
+    # The study's own options are obeyed.
+    with pytest.raises(UsageError, match=r"has no column|fields, but"):
+        read_rows(file, manifest(), study(delimiter="|"))
+
+
+def test_label_columns_are_read_as_in_the_study(tmp_path: Path) -> None:
+    flags = study(label=None, label_columns=["good", "bad"])
+    file = write(tmp_path / "a.csv", "text,good,bad,label\nx,1,0,bad\ny,0,1,bad\n")
+    assert [e.target for e in read_rows(file, manifest(), flags).examples] == ["good", "bad"]
+    named = read_rows(file, manifest(), flags, label="label").examples
+    assert [e.target for e in named] == ["bad", "bad"]
+
+
 def test_layout_options_apply_to_files_with_the_studys_extension_only(tmp_path: Path) -> None:
     layout = study(delimiter=";", header=False, columns=["label", "text"])
     same = write(tmp_path / "a.csv", "good;x\n")

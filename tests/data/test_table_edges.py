@@ -14,7 +14,7 @@ from data.test_init_evidence import LABELS, ROWS, TEXTS, drafted, rows_of
 from prooftune.data.init.csv_layout import has_row_names
 from prooftune.data.init.delimiters import has_header
 from prooftune.data.readers.footers import LastRows, is_footer
-from prooftune.data.readers.header_rows import extra_header_rows, joined_header
+from prooftune.data.readers.header_rows import extra_header_rows, find_header, joined_header
 from prooftune.data.readers.streaming import iter_blocks, scan_file
 from prooftune.data.sources import read_source
 from prooftune.errors import UsageError
@@ -170,6 +170,12 @@ def test_quotes_around_all_cells_are_left_out(tmp_path: Path, inner: str) -> Non
     assert raw.rows[0][2] == f'"{TEXTS[0]} {inner} again"'
 
 
+def test_names_in_quotes_above_numbers_without(tmp_path: Path) -> None:
+    lines = [f'"{i}"\t{i % 2}\t"{t} "so" again"\n' for i, t in enumerate(TEXTS)]
+    path = file(tmp_path, "a.tsv", '"id"\t"kind"\t"text"\n' + "".join(lines))
+    assert table(path).columns == ["id", "kind", "text"]
+
+
 def test_quotes_of_some_cells_are_theirs(tmp_path: Path) -> None:
     lines = [f'{t}\t{x}\n"so" {t} "\t{x}\n"{t}" he said "\t{x}\n' for t, x in ROWS]
     path = file(tmp_path, "a.tsv", "text\tlabel\n" + "".join(lines))
@@ -280,3 +286,22 @@ def test_keys_and_values_above_a_header_of_known_names(tmp_path: Path) -> None:
     body = "kind,words\nlabel,text\n" + "".join(f"{x},{t}\n" for t, x in [*ROWS, ("text", "label")])
     _, study, _ = drafted(file(tmp_path, "b.csv", body))
     assert rows_of(study) == Counter([*ROWS, ("text", "label"), ("text", "label")])
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["text,label", "a,b"], (",", 0)),
+        (["text;label", "a;b"], (";", 0)),
+        (["By,me", "", "n;text;label", "1;a;b"], (";", 2)),
+        (['\ufeff"text"\t"label"', "a\tb"], ("\t", 0)),
+        # Words of a text are no names.
+        (["body,label", "so, text, label", "a,b"], None),
+        (["a", "text", "label"], None),
+        ([], None),
+    ],
+)
+def test_headers_by_the_names_that_are_needed(
+    lines: list[str], expected: tuple[str, int] | None
+) -> None:
+    assert find_header(lines, [["text", "body text"], ["label"]], ",;\t") == expected

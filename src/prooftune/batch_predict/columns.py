@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any
 from prooftune import recipe
 from prooftune.bundle.classifier import abstention_threshold, has_probabilities
 from prooftune.bundle.manifest import CommonManifest
+from prooftune.data.readers.header_rows import find_header
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe.data import LABEL_TASKS
 from prooftune.types import CONTEXT
@@ -50,15 +50,15 @@ def detect_source(file: Path, expected: Mapping[str, Sequence[str]], bundle: Pat
     if default is None or not file.is_file():
         return recipe.Source(path=str(file))
     encoding = _encoding(file, bundle)
-    with file.open(encoding=encoding, errors="replace") as handle:
+    with file.open(encoding=encoding, errors="replace", newline="") as handle:
         # Limited, so that a file without line ends is not read whole.
-        header = handle.readline(1_000_000).lstrip("\ufeff").rstrip("\r\n")
-    # The suffix's own delimiter first: the first that gives all columns counts.
-    for delimiter in dict.fromkeys((default, ",", ";", "\t", "|")):
-        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-        if all(any(column in names for column in columns) for columns in expected.values()):
-            return recipe.Source(path=str(file), delimiter=delimiter, encoding=encoding)
-    return recipe.Source(path=str(file), delimiter=default, encoding=encoding)
+        lines = iter(lambda: handle.readline(1_000_000), "")
+        # The suffix's own delimiter first: the first that gives all columns counts.
+        found = find_header(lines, expected.values(), (default, ",", ";", "\t", "|"))
+    delimiter, above = found or (default, 0)
+    if above:
+        notify(f"{file.name}: the first {above} line(s) are above the header and left out")
+    return recipe.Source(path=str(file), delimiter=delimiter, encoding=encoding, skip_lines=above)
 
 
 def _encoding(file: Path, bundle: Path) -> str:

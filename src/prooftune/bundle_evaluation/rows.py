@@ -11,7 +11,14 @@ from pathlib import Path
 
 from prooftune.bundle.manifest import CommonManifest
 from prooftune.data.readers.compression import uncompressed
-from prooftune.data.readers.dispatch import detect_format, read_table, split_part
+from prooftune.data.readers.dispatch import (
+    default_delimiter,
+    detect_format,
+    iter_delimited_lines,
+    read_table,
+    split_part,
+)
+from prooftune.data.readers.header_rows import find_header
 from prooftune.data.readers.shards import expand_path
 from prooftune.data.sources import read_source
 from prooftune.errors import UsageError, nearest
@@ -166,11 +173,47 @@ def _source(
     if codecs.lookup(encoding).name != codecs.lookup(study.encoding).name:
         notes.append(f"{path.name} was read as {encoding}; the study's data is {study.encoding}.")
     source = source.model_copy(update={"encoding": encoding})
+    source, found = _with_header(source, path, first, recipe)
+    notes += found
     # Groups are a matter of the study's file; a new file may have none.
     if source.group and source.group not in read_table(_first_table(path, first), source).columns:
         notes.append(f"{path.name} has no column '{source.group}' (data.group): rows count alone.")
         source = source.model_copy(update={"group": None})
     return source, notes
+
+
+def _with_header(
+    source: Source, path: Path, first: Path, recipe: Recipe
+) -> tuple[Source, list[str]]:
+    """The separator and the header's line of a CSV file whose columns are known by their names,
+    unless the study's file had other ones than usual."""
+    file = uncompressed(_first_table(path, first))
+    own = source.delimiter or source.skip_lines or source.columns or not source.header
+    if own or not file.is_file() or (source.format or _format_of(file)) != "csv":
+        return source, []
+    text = source.text or ("text" if recipe.has_labels else "question")
+    columns = (
+        [text] if isinstance(text, str) else [*(text.values() if isinstance(text, dict) else text)]
+    )
+    columns += source.label_columns or [
+        source.label or ("label" if recipe.has_labels else "answer")
+    ]
+    usual = default_delimiter(file)
+    lines = iter_delimited_lines(file, source)
+    found = find_header(lines, [[column] for column in columns], (usual, *",;\t|"))
+    if found is None or found == (usual, 0):
+        return source, []
+    delimiter, above = found
+    note = f"{path.name}: columns are between {delimiter!r}"
+    note += f", and the first {above} line(s) are above the header." if above else "."
+    return source.model_copy(update={"delimiter": delimiter, "skip_lines": above}), [note]
+
+
+def _format_of(file: Path) -> str:
+    try:
+        return detect_format(file)
+    except UsageError:
+        return ""  # its reader says what is wrong
 
 
 def _suffixes(path: str) -> str:

@@ -126,7 +126,7 @@ def scan_delimited(
     header = None
     if source.header:
         first = next(filter(_is_filled, records), None)
-        header = _header_names(_unwrapped(first[1], wrapped)) if first else None
+        header = _header_names(first[1], wrapped) if first else None
     repeated: tuple[str, ...] = ()
     columns = source.columns
     if header and not columns:
@@ -134,7 +134,7 @@ def scan_delimited(
     counts = _Counts()
     last = LastRows[Record]()
     for record in records:
-        if header and _repeats_header(_unwrapped(record[1], wrapped), header):
+        if header and _repeats_header(record[1], header, wrapped):
             counts.header_rows += 1
             continue
         if columns is None or not (counts.rows or last):
@@ -238,9 +238,9 @@ def _skip_headers(
         yield from records
         return
     first = next(filter(_is_filled, records), None)
-    header = _header_names(_unwrapped(first[1], wrapped)) if first else []
+    header = _header_names(first[1], wrapped) if first else []
     for record in records:
-        if not _repeats_header(_unwrapped(record[1], wrapped), header):
+        if not _repeats_header(record[1], header, wrapped):
             yield record
 
 
@@ -249,16 +249,16 @@ def _is_filled(record: Record) -> bool:
     return any(map(str.strip, record[1]))
 
 
-def _repeats_header(fields: list[str], header: list[str]) -> bool:
+def _repeats_header(fields: list[str], header: list[str], wrapped: frozenset[int]) -> bool:
     # A single cell that equals the name of its column may be a text.
-    return len(header) > 1 and _header_names(fields[: len(header)]) == header
+    return len(header) > 1 and _header_names(fields[: len(header)], wrapped) == header
 
 
-def _header_names(header: list[str]) -> list[str]:
+def _header_names(header: list[str], wrapped: frozenset[int] = frozenset()) -> list[str]:
     """Return the column names; a column without one (the index of pandas) is named by position."""
-    return [
-        strip_invisible(cell) or f"column_{number}" for number, cell in enumerate(header, start=1)
-    ]
+    if wrapped:  # all names may be in quotes where numbers below them are not
+        header = [cell[1:-1] if _is_wrapped(cell) else cell for cell in header]
+    return [strip_invisible(cell) or f"column_{number}" for number, cell in enumerate(header, 1)]
 
 
 def _check_names(name: str, source: Source, header: list[str] | None, columns: list[str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 
 from prooftune.data.readers.table import strip_invisible
 
@@ -22,6 +24,8 @@ _NUMBER_OR_DATE = re.compile(r"[-+]?\d[\d.,:/ -]*%?(T[\d:.]+Z?)?$")
 _LONG = 20
 """Characters on average that make a column one of texts."""
 _MIN_BELOW = 3
+_MAX_ABOVE = 20
+"""Lines in which a header is looked for."""
 
 Cells = Sequence[str | None]
 
@@ -96,3 +100,45 @@ def _measures(values: Sequence[str]) -> bool:
     filled = [value for value in values if value]
     matches = sum(bool(_NUMBER_OR_DATE.match(value)) for value in filled)
     return len(filled) >= _MIN_BELOW and matches >= 0.9 * len(filled)
+
+
+def find_header(
+    lines: Iterable[str], wanted: Collection[Collection[str]], delimiters: Sequence[str]
+) -> tuple[str, int] | None:
+    """The separator and the line of a header, by the names that it must hold.
+
+    Args:
+        lines: of the file; the first ones are read.
+        wanted: for each column that is needed, the names that it may have.
+        delimiters: separators, the usual one first.
+
+    Returns:
+        The separator, and the number of lines above the header; None if no line has all names.
+    """
+    first = [line.strip("\ufeff\r\n") for line in islice(lines, _MAX_ABOVE)]
+    for number, line in enumerate(first):
+        for delimiter in dict.fromkeys(delimiters):
+            names = [strip_invisible(cell).strip('"') for cell in _cells(line, delimiter)]
+            if all(not set(names).isdisjoint(group) for group in wanted) and (
+                not number or _begins_table(names, first[number + 1 :], delimiter)
+            ):
+                return delimiter, number
+    return None
+
+
+def _begins_table(names: Sequence[str], below: Sequence[str], delimiter: str) -> bool:
+    """Whether cells that are no first line name columns: several short ones, as many as the next
+    row has. Words of a text may be names, too."""
+    following = next((line for line in below if line.strip()), "")
+    return (
+        len(names) > 1
+        and max(map(len, names)) <= 2 * _LONG
+        and len(names) == len(_cells(following, delimiter))
+    )
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # a quote that is closed in a later line
+        return line.split(delimiter)
