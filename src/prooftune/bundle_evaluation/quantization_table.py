@@ -257,7 +257,8 @@ def _change(change: float | None) -> str:
 
 def _sentence(row: PrecisionRow, title: str) -> str:
     difference = defined(row["difference"])
-    quality = f"keeps {row['kept']:.0%} of" if row["kept"] is not None else "has no"
+    # Of a metric that is 0 in full precision no share can be kept.
+    quality = f"keeps {row['kept']:.0%} of" if row["kept"] is not None else "changes"
     proof = "" if row["significant"] else ", no difference shown"
     memory = signed(100 * (row["memory_change"] or 0.0), 0)
     return (
