@@ -215,8 +215,8 @@ def test_a_run_folder_in_use(tmp_path: Path) -> None:
         pass
 
 
-OTHER_TOOLS = {"--decrypt", "--headless", "--convert-to", "--local-dir"}
-"""Options of qpdf, soffice and hf that messages name."""
+OTHER_TOOLS = {"--batch", "--convert-to", "--csv", "--decrypt", "--headless", "--local-dir"}
+"""Options of mysql, soffice, psql, qpdf and hf that messages name."""
 
 
 @pytest.mark.slow

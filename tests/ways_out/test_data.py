@@ -31,6 +31,9 @@ from ways_out import follows, names, refused
 
 CSV_OF_FEW = "".join(f"{t},{'ab'[i % 2]}\n" for i, t in enumerate(DISTINCT[:12]))
 
+LEAKED_ROW = f"{DISTINCT[0]},delivery\n"
+LEAKED = "text,label\n" + "".join(f"{t},{x}\n" for t, x in zip(DISTINCT, LABELS, strict=True))
+
 WAYS: dict[str, tuple[str, Way]] = {
     "several labels": (
         "classification",
@@ -119,6 +122,43 @@ WAYS: dict[str, tuple[str, Way]] = {
             {"train": "a.jsonl"},
             follows("column '{…}' should hold an answer or a list of answers, found {…}"),
             {"data.train": "c.jsonl"},
+        ),
+    ),
+    "labelled rows": (
+        "classification",
+        (
+            {"a.csv": CSV + "no label,\n", "c.csv": CSV + "a label,payment\n"},
+            {"train": "a.csv"},
+            "Label the rows, remove them, or leave them out with data.unlabelled: drop",
+            {"data.train": "c.csv"},
+        ),
+    ),
+    "removed rows": (
+        "classification",
+        (
+            {"a.csv": CSV + "no label,\n", "c.csv": CSV},
+            {"train": "a.csv"},
+            "Label the rows, remove them, or leave them out with data.unlabelled: drop",
+            {"data.train": "c.csv"},
+        ),
+    ),
+    "removed leaks": (
+        "classification",
+        (
+            {"a.csv": LEAKED, "c.csv": LEAKED.replace(LEAKED_ROW, ""),
+             "t.csv": "text,label\n" + LEAKED_ROW + f"{'y' * 40},payment\n"},
+            {"train": "a.csv", "test": "t.csv"},
+            "Remove them, or set audit.leak: drop to remove them from",
+            {"data.train": "c.csv"},
+        ),
+    ),
+    "allowed leaks": (
+        "classification",
+        (
+            {"a.csv": LEAKED, "t.csv": "text,label\n" + LEAKED_ROW + f"{'y' * 40},payment\n"},
+            {"train": "a.csv", "test": "t.csv"},
+            "(audit.leak: allow keeps them; the scores are then inflated)",
+            {"audit.leak": "allow"},
         ),
     ),
     "only one label": (

@@ -180,17 +180,17 @@ WAYS: list[tuple[str, Recipe, list[Recipe]]] = [
                   more={**REWARD, "kind": "tuned"})],
     ),
     (
-        follows("asked about every sampled answer of every step; choose of {…}"),
+        follows("asked about every sampled answer of every step; choose from {…}"),
         rewarded(rewards="judge"),
         REWARDED,
     ),
     (
-        follows("further sees the context of the data; choose of {…}"),
+        follows("further sees the context of the data; choose from {…}"),
         rewarded(rewards="citations"),
         REWARDED,
     ),
     (
-        follows("rewards: '{…}' is not a metric of single answers{…}; choose of {…}"),
+        follows("rewards: '{…}' is not a metric of single answers{…}; choose from {…}"),
         rewarded(rewards="bleu"),
         REWARDED,
     ),

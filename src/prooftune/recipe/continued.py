@@ -122,17 +122,17 @@ def _sampling_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
         if metric == "judge":
             yield (
                 "rewards: 'judge' is not supported: it would be asked about every sampled answer "
-                f"of every step; choose of {', '.join(REWARD_METRICS)}"
+                f"of every step; choose from {', '.join(REWARD_METRICS)}"
             )
         elif metric == "citations":
             yield (
                 "rewards: 'citations' needs passages to cite, and a variant that is trained "
-                f"further sees the context of the data; choose of {', '.join(REWARD_METRICS)}"
+                f"further sees the context of the data; choose from {', '.join(REWARD_METRICS)}"
             )
         elif metric not in REWARD_METRICS:
             yield (
                 f"rewards: '{metric}' is not a metric of single answers"
-                f"{nearest(metric, REWARD_METRICS)}; choose of {', '.join(REWARD_METRICS)}"
+                f"{nearest(metric, REWARD_METRICS)}; choose from {', '.join(REWARD_METRICS)}"
             )
         elif not weight > 0:
             yield f"rewards: the weight of '{metric}' must be above 0, found {weight:g}"
