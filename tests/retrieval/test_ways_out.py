@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
 from email.message import EmailMessage
@@ -165,7 +166,7 @@ def test_an_archive_that_is_unpacked(
     else:
         name = "a.docx" if kind == "zip as docx" else "a.zip"
         (tmp_path / name).write_bytes(zipped("a.txt"))
-        command = ["python3", "-m", "zipfile", "-e", name, "."]
+        command = [sys.executable, "-m", "zipfile", "-e", name, "."]
     with monkeypatch.context() as patch:
         if kind == "encrypted":
             info = zipfile.ZipFile.infolist
