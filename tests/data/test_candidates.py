@@ -9,6 +9,7 @@ import pytest
 
 from prooftune.data.init import candidates
 from prooftune.data.init.candidates import Column
+from prooftune.data.init.input_columns import input_columns
 from prooftune.data.init.predictability import predictability
 
 TOPICS = ("refund", "delivery", "login")
@@ -43,7 +44,7 @@ def table(**columns: Callable[[int], str]) -> list[Column]:
 
 def roles(columns: list[Column]) -> tuple[list[str], list[str]]:
     """Names of the input columns, and of the label candidates, best first."""
-    inputs = candidates.input_columns(candidates.text_candidates(columns), columns)
+    inputs = input_columns(candidates.text_candidates(columns), columns)
     labels = candidates.label_candidates(columns, inputs)
     return [c.name for c in inputs], [c.column.name for c in labels]
 

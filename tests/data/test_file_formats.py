@@ -18,9 +18,9 @@ import pytest
 
 from prooftune.data import source_files
 from prooftune.data.init.recipe_writer import draft_recipe
+from prooftune.data.readers.annotations import flat_annotation
 from prooftune.data.readers.compression import uncompressed
 from prooftune.data.readers.dispatch import read_table
-from prooftune.data.readers.json_shapes import flat_annotation
 from prooftune.data.sources import read_source
 from prooftune.errors import UsageError
 from prooftune.recipe import Data, Source

@@ -339,6 +339,8 @@ NESTED: dict[str, Any] = {
                           "rows": [[*r] for r in ROWS]}},
     "fields": {"fields": [{"id": "text"}, {"id": "label"}], "records": [[*r] for r in ROWS]},
     "named rows": {k: {f"r{i}": v for i, v in enumerate(cells)} for k, cells in BY_COLUMN.items()},
+    "names and rows": [["text", "label"], *([*r] for r in ROWS)],
+    "reviews in products": [{"product": f"p{k}", "reviews": RECORDS[k::4]} for k in range(4)],
     "rows by id": {f"-M{i}": r for i, r in enumerate(RECORDS)},
 }  # fmt: skip
 
@@ -428,3 +430,41 @@ def test_data_sets_on_disk(tmp_path: Path) -> None:
     file(tmp_path, "ds/dataset_dict.json", '{"splits": ["train", "test"]}')
     _, study, _ = drafted(tmp_path / "ds")
     assert rows_of(study) == Counter(ROWS) and len(study.test) == 12
+
+
+def test_questions_in_categories_and_tests(tmp_path: Path) -> None:
+    asked = [(f"What if {t}?", f"Wait {i} days.") for i, t in enumerate(TEXTS)]
+    nested: list[Any] = [
+        {"categories": [
+            {"name": k, "questions": [{"question": q, "answer": a} for q, a in asked[i::2]]}
+            for i, k in enumerate("ab")]},
+        {"tests": [{"key": "x", "documents": ["u"], "test_cases": [
+            {"prompt": q, "constraints": ["x"], "expected_output": a} for q, a in asked]}]},
+    ]  # fmt: skip
+    for number, value in enumerate(nested):
+        values, study, _ = drafted(file(tmp_path, f"{number}.json", json.dumps(value)))
+        assert values["task"] == "free-text-qa" and rows_of(study) == Counter(asked)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_json_under_the_name_of_a_table(tmp_path: Path, name: str) -> None:
+    lines = "".join(json.dumps(r) + "\n" for r in RECORDS)
+    for content, form in ((lines, "jsonl"), (json.dumps(RECORDS), "json")):
+        values, study, _ = drafted(file(tmp_path, name, content))
+        assert values["data"]["format"] == form and rows_of(study) == Counter(ROWS)
+
+
+def test_questions_of_a_survey_are_names(tmp_path: Path) -> None:
+    header = [
+        "How satisfied are you with what we sent you this year?",
+        "What went wrong last time?",
+    ]
+    assert len(header[0]) > 40
+    rows = [header, *([x, t] for t, x in ROWS)]
+    content = "".join(",".join(row) + "\n" for row in rows)
+    values, study, _ = drafted(file(tmp_path, "a.csv", content))
+    assert values["data"]["label"] == header[0] and rows_of(study) == Counter(ROWS)
+    # A long first row above texts alone is data.
+    texts = "".join(f"{t} and a long text goes on and on,{t} here\n" for t in TEXTS)
+    with pytest.raises(UsageError, match="no column looks like a label"):
+        drafted(file(tmp_path, "b.csv", texts))

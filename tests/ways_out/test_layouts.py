@@ -18,7 +18,7 @@ from data.test_ways_out import CSV
 from prooftune import recipe as recipes
 from prooftune.data.init.sniffing import InitChoices
 from prooftune.data.readers.foreign_formats import BINARY_FORMATS
-from ways_out import follows_table, refused
+from ways_out import follows, follows_table, refused
 
 follows_table("data/readers/foreign_formats.py", "BINARY_FORMATS")
 ASKED = [(f"What if {t}?", f"Wait {i} days.") for i, t in enumerate(TEXTS)]
@@ -146,6 +146,15 @@ def test_texts_of_two_encodings(tmp_path: Path) -> None:
     converted = second.decode("cp1252").encode()  # iconv -f cp1252 -t utf-8
     file(tmp_path, "a.csv", f"text,label\n{halves[0]}".encode() + converted)
     reads(path, [(f"Café {t}", x) for t, x in ROWS])
+
+
+def test_a_first_row_that_may_be_data(tmp_path: Path) -> None:
+    rows = [("A kettle that never came", "lost"), *ROWS]
+    content = "".join(f"{t},{x}\n" for t, x in rows)
+    message = follows("If it is data, add a line with the names of the columns above it.")
+    _, study, notes = drafted(file(tmp_path, "a.csv", content))
+    assert rows_of(study) == Counter(ROWS) and any(message in note for note in notes)
+    reads(file(tmp_path, "a.csv", f"text,label\n{content}"), rows)
 
 
 def test_columns_of_one_name(tmp_path: Path) -> None:

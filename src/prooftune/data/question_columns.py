@@ -13,14 +13,16 @@ ANSWER_COLUMNS = ("answers", "answer", "output", "references", "reference")
 """Default answer columns, in order of preference."""
 
 
+_EXPECTED = ("expected_output", "expected_answer", "correct_answer")
+"""Answer columns of evaluation tools."""
 # The first that fits: in an Alpaca table `instruction` is the question and `input` its context.
 LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (QUESTION, (*ANSWER_COLUMNS, "response", "ground_truth", "completion", "ideal")),
+    (QUESTION, (*ANSWER_COLUMNS, "response", "ground_truth", "completion", "ideal", *_EXPECTED)),
     ("instruction", ("output", "response", "completion", "answer")),
-    ("prompt", ("completion", "response", "answer", "output")),
+    ("prompt", ("completion", "response", "answer", "output", *_EXPECTED)),
     ("user_input", ("reference", "response")),
     ("query", ("answer", "response", "output")),
-    ("input", ("output", "answer", "response", "ideal")),
+    ("input", ("output", "answer", "response", "ideal", *_EXPECTED)),
     ("source", ("target",)),
     ("src", ("tgt",)),
     ("inputs", ("targets", "outputs")),

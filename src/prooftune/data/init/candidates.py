@@ -17,11 +17,8 @@ from prooftune.data.init.column_names import (
     LABEL_NAMES,
     LABEL_WORDS,
     METADATA_WORDS,
-    PAIRS,
     SPLIT_VALUES,
     TEXT_WORDS,
-    TOGETHER,
-    name_families,
 )
 from prooftune.data.init.predictability import predictability
 
@@ -119,7 +116,7 @@ def text_candidates(columns: Sequence[Column]) -> list[Candidate]:
             continue
         if column.mean_words < 2 and (
             {"id", "uid", "uuid", "guid"} & {*column.words}
-            or (column.name.lower() in LABEL_NAMES and _is_closed_set(column))
+            or (column.name.lower() in LABEL_NAMES and is_closed_set(column))
         ):
             continue
         score, reasons = _name_score(column, TEXT_WORDS)
@@ -132,67 +129,12 @@ def text_candidates(columns: Sequence[Column]) -> list[Candidate]:
     return sorted(candidates, key=lambda c: -c.score)
 
 
-def input_columns(candidates: Sequence[Candidate], columns: Sequence[Column]) -> list[Column]:
-    """The best text with the columns that only make an input together with it: sentence pairs by
-    their names, or a heading and its text."""
-    best = candidates[0].column
-    if not best.named:  # no names to go by: every column of phrases
-        phrases = [
-            c.column
-            for c in candidates
-            if c.column.mean_words >= 3 and c.column.share_distinct > 0.5
-        ]
-        return sorted({best, *phrases}, key=lambda c: c.position)
-    # Names are compared in lower case: Premise and premise are one.
-    texts = {c.column.name.lower(): c.column for c in candidates}
-    for first, second in PAIRS:
-        if {first, second} <= texts.keys() and best.name.lower() in (first, second):
-            return [texts[first], texts[second]]
-    numbered = _numbered_pair(best, [c.column for c in candidates])
-    if numbered is not None:
-        return numbered
-    headings, bodies = ([texts[name] for name in names if name in texts] for names in TOGETHER)
-    if best in bodies and headings:
-        return [headings[0], best]
-    if best in headings and bodies:
-        return [best, bodies[0]]
-    return _heading_and_body(best, [c.column for c in candidates]) or [best]
-
-
-def _heading_and_body(best: Column, texts: Sequence[Column]) -> list[Column] | None:
-    """The heading and the text whose names have the other words in common: ``review_headline`` and
-    ``review_body``."""
-
-    def rest(column: Column, kind: Sequence[str]) -> list[str] | None:
-        last = column.words[-1:] and column.words[-1] in kind
-        return column.words[:-1] if last and len(column.words) > 1 else None
-
-    for heading in texts:
-        for body in texts:
-            words = rest(heading, TOGETHER[0])
-            if words is not None and words == rest(body, TOGETHER[1]) and best in (heading, body):
-                return [heading, body]
-    return None
-
-
-def _numbered_pair(best: Column, texts: Sequence[Column]) -> list[Column] | None:
-    """The two texts whose names differ in a number, letter or side only: ``Sentence 1`` and
-    ``Sentence 2``, ``textA`` and ``textB``, ``left_text`` and ``right_text``, ``s1`` and ``s2``."""
-    # "Q1" and "Q2" of a survey are numbered, too; a few short values are labels.
-    by_name = {c.name: c for c in texts if c.mean_words >= 3 or not _is_closed_set(c)}
-    for group in name_families([*by_name]):
-        # Three of a kind are choices of an answer rather than a pair.
-        if len(group) == 2 and best.name in group.values():
-            return sorted((by_name[name] for name in group.values()), key=lambda c: c.position)
-    return None
-
-
 def label_candidates(columns: Sequence[Column], inputs: Sequence[Column]) -> list[Candidate]:
     """Columns that may be the label of the inputs, best first."""
     texts = [" ".join(cells) for cells in zip(*(c.cells for c in inputs), strict=True)]
     candidates = []
     for column in columns:
-        if column in inputs or not _is_closed_set(column) or _is_identifier(column):
+        if column in inputs or not is_closed_set(column) or _is_identifier(column):
             continue
         score, reasons = label_name_score(column)
         reasons.append(f"{len(column.counts)} values")
@@ -220,7 +162,7 @@ def label_name_score(column: Column) -> tuple[float, list[str]]:
     return _name_score(column, {**METADATA_WORDS, **LABEL_WORDS})
 
 
-def _is_closed_set(column: Column) -> bool:
+def is_closed_set(column: Column) -> bool:
     """Whether few short values come again and again."""
     distinct = len(column.counts)
     if not 2 <= distinct <= MAX_LABELS:

@@ -15,6 +15,7 @@ from prooftune.data.init.indicators import (
     note_label_columns,
     note_possible_indicators,
 )
+from prooftune.data.init.input_columns import input_columns
 from prooftune.data.init.sniffing import InferredOptions, InitChoices
 from prooftune.data.multilabel import list_of_labels
 from prooftune.data.readers.table import Table
@@ -124,7 +125,7 @@ def _inputs(table: Table, columns: Sequence[Column], choices: InitChoices) -> li
             f"{', '.join(map(repr, table.columns[:12]))}. Name it with --text"
             f"{_nested_hint(columns)}"
         )
-    return candidates.input_columns(texts, columns)
+    return input_columns(texts, columns)
 
 
 def _label(

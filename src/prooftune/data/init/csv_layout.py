@@ -22,7 +22,7 @@ from prooftune.data.init.delimiters import (
 )
 from prooftune.data.readers.chat_text import is_rendered
 from prooftune.data.readers.dispatch import default_delimiter, delimiter_of
-from prooftune.data.readers.header_rows import extra_header_rows, joined_header
+from prooftune.data.readers.header_rows import KNOWN_NAMES, extra_header_rows, joined_header
 from prooftune.data.readers.table import strip_invisible, unique_names
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
@@ -119,6 +119,13 @@ def detect_csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
             False,
             "The first row looks like data, so there is no header; data.columns names the columns.",
         )
+    elif not {name.strip().lower() for name in rows[best][above]} & {*KNOWN_NAMES}:
+        sentence = next((name for name in rows[best][above] if len(name.split()) > 3), "")
+        if sentence:
+            inferred.notes.append(
+                f"The first row is read as the header ('{sentence[:60]}'). If it is data, add a "
+                "line with the names of the columns above it."
+            )
 
 
 def separators(text: str) -> str:

@@ -143,19 +143,25 @@ def has_header(rows: Sequence[Sequence[str]]) -> bool:
     """
     header = [strip_invisible(cell) for cell in rows[0]]
     names = {i: cell for i, cell in enumerate(header) if cell}
-    if (
-        len(rows) < 2
-        or not names
-        or any(is_number(cell) or len(cell) > _LONGEST_NAME for cell in names.values())
-    ):
+    if len(rows) < 2 or not names or any(map(is_number, names.values())):
         return False
     # Files that were appended to each other have the header again.
     below = [row for row in rows[1:] if [*map(strip_invisible, row)] != header]
     columns = {i: [row[i] for row in below if i < len(row)] for i in names}
+    if any(len(cell) > _LONGEST_NAME for cell in names.values()) and not any(
+        _is_question(cell, columns[i]) for i, cell in names.items()
+    ):
+        return False
     # A name that comes again below is a value: the first row is data.
     return bool(below) and not any(
         cell in columns[i] or _has_shape_of(cell, columns[i]) for i, cell in names.items()
     )
+
+
+def _is_question(cell: str, column: Sequence[str]) -> bool:
+    """Whether a cell is the question of a survey above its few short answers."""
+    filled = [value for value in column if value.strip()]
+    return bool(filled) and is_label_like(filled) and len(cell) > max(20, 2 * max(map(len, filled)))
 
 
 def _has_shape_of(cell: str, column: Sequence[str]) -> bool:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
-import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +13,7 @@ from prooftune.data.indicators import with_label_column
 from prooftune.data.init import classification, questions
 from prooftune.data.init.classification import Ask
 from prooftune.data.init.companions import joining_hint, names_beside
+from prooftune.data.init.data_section import data_section, in_comment
 from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels
 from prooftune.data.init.labels import describe_labels
 from prooftune.data.init.prompt_length import (
@@ -175,12 +173,12 @@ def _classification_recipe(
     ]
     templated = _noted_templates(inferred, rows, label.cells)
     drop_unlabelled_splits(path, inferred)
-    name, data = _data_section(path, recipe, inferred)
+    name, data = data_section(path, recipe, inferred)
     template = MULTILABEL_TEMPLATE if inferred.several_labels else CLASSIFICATION_TEMPLATE
     return template.format(
-        file=_in_comment(path.name),
+        file=in_comment(path.name),
         name=name,
-        recipe=_in_comment(shlex.quote(str(recipe))),
+        recipe=in_comment(shlex.quote(str(recipe))),
         data=data,
         max_length=length,
         audit=(MANY_TRUNCATED if cut else "") + (TEMPLATED if templated else ""),
@@ -222,11 +220,11 @@ def _questions_recipe(
             f"The questions are long: what is beyond prompt.max_length ({length} tokens) is cut, "
             "counted and shown."
         )
-    name, data = _data_section(path, recipe, inferred)
+    name, data = data_section(path, recipe, inferred)
     return QUESTIONS_TEMPLATE.format(
-        file=_in_comment(path.name),
+        file=in_comment(path.name),
         name=name,
-        recipe=_in_comment(shlex.quote(str(recipe))),
+        recipe=in_comment(shlex.quote(str(recipe))),
         data=data,
         task="extractive-qa" if extracts else "free-text-qa",
         method="grouped" if squad else "random",
@@ -261,68 +259,3 @@ def _note_empty_texts(table: Table, positions: list[int], inferred: InferredOpti
         inferred.notes.append(
             f"{empty:,} row{'s have' if empty > 1 else ' has'} no text and will be dropped."
         )
-
-
-_NOT_IN_YAML = re.compile("[\x7f-\x84\x86-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
-"""Characters that a YAML file cannot hold or that end a line there."""
-_COMMENTS = {
-    "delimiter": "column separator",
-    "encoding": "of the file's text",
-    "skip_lines": "lines above the header",
-    "header": "the first row that is read is data",
-    "columns": "names for the columns of the file",
-    "text": "the input: a column, or a list of columns",
-    "label": "the column to predict",
-    "language": "the language of each row; leave it out if results by language are not wanted",
-    "labels": "value in the file -> name the model reads",
-    "unlabelled": "rows without a label are left out and counted",
-}
-
-
-def _data_section(path: Path, recipe: Path, inferred: InferredOptions) -> tuple[str, str]:
-    """The study's name, and the lines of the data section."""
-    reference = _yaml(_relative_path(path, recipe.parent))
-    lines = [f"  train: {reference}"]
-    if inferred.splits:
-        lines = [
-            f"  {split}: {{path: {reference}, split: {_yaml(name)}}}"
-            for split, name in inferred.splits.items()
-        ]
-    if inferred.split_folders:
-        lines = [
-            f"  {split}: {_yaml(_relative_path(path / folder, recipe.parent))}"
-            for split, folder in inferred.split_folders.items()
-        ]
-    for name, value in inferred.options.items():
-        comment = inferred.comments.get(name) or _COMMENTS.get(name)
-        note = f"  # {_in_comment(comment)}" if comment else ""
-        if isinstance(value, dict):
-            lines += [
-                f"  {name}:{note}",
-                *(f"    {_yaml(k)}: {_yaml(v)}" for k, v in value.items()),
-            ]
-        else:
-            lines.append(f"  {name}: {_yaml(value)}{note}")
-    # The name becomes that of the run folder.
-    allowed = "".join(
-        c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in recipe.stem
-    )
-    return allowed.strip("-._") or "study", "\n".join(lines)
-
-
-def _relative_path(path: Path, folder: Path) -> str:
-    try:
-        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-    except ValueError:  # on another drive of Windows
-        return str(path.resolve())
-
-
-def _in_comment(text: str) -> str:
-    # A line break in a file's name would end the comment.
-    return " ".join(_NOT_IN_YAML.sub("?", text).split())
-
-
-def _yaml(value: object) -> str:
-    # JSON strings are YAML strings, but for characters that YAML has as escapes only.
-    written = json.dumps(value, ensure_ascii=False)
-    return _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", written)

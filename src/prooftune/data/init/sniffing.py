@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from prooftune.data.init.csv_layout import detect_csv_layout, has_row_names, separators
+from prooftune.data.init.csv_layout import detect_csv_layout
 from prooftune.data.init.delimiters import (
     NoLabels,
-    delimiter_fit,
-    sample_rows,
     text_delimiter,
 )
-from prooftune.data.readers.chat_text import is_rendered
+from prooftune.data.init.format_by_content import format_by_content
 from prooftune.data.readers.class_names import class_names
 from prooftune.data.readers.compression import named_as, uncompressed
 from prooftune.data.readers.dispatch import (
@@ -33,14 +32,12 @@ from prooftune.data.readers.encoding import (
 )
 from prooftune.data.readers.foreign_formats import (
     refuse_document,
-    refuse_foreign_text,
     refuse_long_separator,
     refuse_page,
 )
 from prooftune.data.readers.json_shapes import record_lists
 from prooftune.data.readers.shards import concatenate_tables, expand_path, split_folder
 from prooftune.data.readers.table import without_blank_rows
-from prooftune.data.readers.text_lines import are_trec_lines
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Source
 from prooftune.recipe.data import Format
@@ -209,11 +206,21 @@ def _format(path: Path, choices: InitChoices, inferred: InferredOptions) -> str:
     except UnknownFormat:
         by_name = ""
     # Web programs export tables of text as .xls.
+    if by_name == "csv" and (found := _json_format(_sample(path, detect_encoding(path).encoding))):
+        inferred.add("format", found, f"The content is {found}, whatever the name says.")
+        return found
     if by_name and not (by_name == "spreadsheet" and is_text(path)):
         return by_name
-    format_ = _format_by_content(path.name, _sample(path, detect_encoding(path).encoding))
+    format_ = format_by_content(path.name, _sample(path, detect_encoding(path).encoding))
     inferred.add("format", format_, f"The content looks like {format_}; the name does not tell.")
     return format_
+
+
+def _json_format(text: str) -> str:
+    """json or jsonl, where a text is that; empty elsewhere."""
+    if is_json_lines(text):
+        return "jsonl"
+    return "json" if re.match(r"\s*\[\s*\{\s*\"", text) else ""
 
 
 def _sniff_text(path: Path, format_: str, choices: InitChoices, inferred: InferredOptions) -> None:
@@ -281,29 +288,3 @@ def _sample(path: Path, encoding: str) -> str:
         text = text[: text.rfind("\n") + 1] or text
     # Files that were appended to each other have byte-order marks inside.
     return text.removeprefix("\ufeff").replace("\n\ufeff", "\n")
-
-
-def _format_by_content(name: str, text: str) -> str:
-    start = text.lstrip()[:200]
-    if start.startswith("["):
-        return "json"
-    if start.startswith("{"):
-        try:
-            # A first line that is a whole object makes JSON Lines; an object over several lines is
-            # one JSON file.
-            json.loads(text.lstrip().split("\n")[0])
-        except json.JSONDecodeError:
-            return "json"
-        return "jsonl"
-    if is_rendered(text):
-        return "chat"
-    refuse_foreign_text(name, text)
-    if all("__label__" in line for line in text.splitlines()[:20] if line.strip()):
-        return "fasttext"
-    if are_trec_lines(text):
-        return "trec"
-    tables = [sample_rows(text, d) for d in separators(text)]
-    # A comma in every line makes no table: columns have names, or one holds labels.
-    fits = [delimiter_fit(rows) for rows in tables]
-    is_table = any(even == 1 and (known or labels) for even, known, labels in fits)
-    return "csv" if is_table or any(map(has_row_names, tables)) else "text"

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prooftune.data.readers.annotations import flat_annotation
 from prooftune.data.readers.json_errors import json_hint
-from prooftune.data.readers.json_shapes import flat_annotation, json_kind, records_from_json
+from prooftune.data.readers.json_shapes import json_kind, records_from_json
 from prooftune.data.readers.label_studio import agreement_note
 from prooftune.data.readers.table import Table, to_cell
 from prooftune.errors import UsageError
