@@ -13,7 +13,12 @@ from typer.testing import CliRunner
 from bundle.making import LABELS, load_classifier, make_bundle
 from prooftune.bundle_evaluation.batching_table import batching_table
 from prooftune.bundle_evaluation.measured_table import TableRequest
-from prooftune.bundle_evaluation.quantization_table import FULL, quantization_table
+from prooftune.bundle_evaluation.quantization_table import (
+    FULL,
+    PrecisionRow,
+    _sentence,
+    quantization_table,
+)
 from prooftune.cli.app import app
 from prooftune.errors import UsageError
 
@@ -78,3 +83,26 @@ def test_options_of_the_evaluation_do_not_apply_to_a_table(bundle: Path, tmp_pat
     result = CliRunner().invoke(app, [*arguments, "--slice", "text"])
     assert isinstance(result.exception, UsageError)
     assert "--table batching: --slice and --against do not apply" in str(result.exception)
+
+
+def test_no_share_of_a_metric_that_is_0_is_stated() -> None:
+    row: PrecisionRow = {
+        "name": "8-bit",
+        "quality": {"value": 0.043, "low": 0.0, "high": 0.4},
+        "difference": {"value": 0.043, "low": -0.34, "high": 0.486},
+        "p": 0.4,
+        "significant": False,
+        "kept": None,
+        "memory": 62,
+        "memory_change": -0.38,
+        "rows_per_second": 1.0,
+        "speed": 0.5,
+        "same": 0.8,
+    }
+    assert _sentence(row, "ROUGE-L") == (
+        "8-bit changes the ROUGE-L by +4.3 points (interval −34.0 to +48.6, no difference shown) "
+        "at −38% memory and 0.50× the speed"
+    )
+    assert "8-bit keeps 96% of the ROUGE-L (+4.3 points" in _sentence(
+        {**row, "kept": 0.96}, "ROUGE-L"
+    )

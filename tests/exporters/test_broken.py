@@ -23,7 +23,7 @@ from prooftune.bundle.load import load
 from prooftune.bundle.manifest import GOLDEN, Manifest
 from prooftune.bundle.manifest_reader import language_model_manifest
 from prooftune.errors import Failure, UsageError
-from prooftune.exporters import merged, ollama
+from prooftune.exporters import card, merged, ollama
 from prooftune.exporters.build import export
 from prooftune.exporters.compare_outputs import GoldenResult
 from prooftune.exporters.parity import ParityLimits, summarize_parity
@@ -303,3 +303,8 @@ def test_free_texts_are_judged_by_their_tokens() -> None:
     assert labels.misses(ParityLimits(0.98, 0.05)) == [
         "50.0% of 2 golden rows get the bundle's answer; 98.0% must"
     ]
+
+
+def test_a_difference_that_would_round_to_0_keeps_its_size() -> None:
+    shown = [card._nats(value) for value in (None, 0.0, 3.7e-6, 6e-5, 0.25)]
+    assert shown == ["", "0.0000", "3.7e-06", "0.0001", "0.2500"]

@@ -257,12 +257,13 @@ def _change(change: float | None) -> str:
 
 def _sentence(row: PrecisionRow, title: str) -> str:
     difference = defined(row["difference"])
-    # Of a metric that is 0 in full precision no share can be kept.
-    quality = f"keeps {row['kept']:.0%} of" if row["kept"] is not None else "changes"
     proof = "" if row["significant"] else ", no difference shown"
-    memory = signed(100 * (row["memory_change"] or 0.0), 0)
-    return (
-        f"{row['name']} {quality} the {title} ({points(difference['value'])} points, interval "
-        f"{signed_interval(difference)}{proof}) at {memory}% memory and "
-        f"{row['speed'] or 0.0:.2f}× the speed"
+    change, ends = points(difference["value"]), f"interval {signed_interval(difference)}{proof}"
+    quality = (
+        f"keeps {row['kept']:.0%} of the {title} ({change} points, {ends})"
+        if row["kept"] is not None
+        # Full precision has 0 of it, of which there are no shares.
+        else f"changes the {title} by {change} points ({ends})"
     )
+    memory = signed(100 * (row["memory_change"] or 0.0), 0)
+    return f"{row['name']} {quality} at {memory}% memory and {row['speed'] or 0.0:.2f}× the speed"

@@ -139,7 +139,10 @@ def _table_row(record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _nats(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    if value is None:
+        return ""
+    # A difference that rounds to 0 is still more than a limit of 0.
+    return f"{value:.1e}" if 0 < value < 5e-5 else f"{value:.4f}"
 
 
 def _usage(manifest: Manifest, to: str) -> str:
