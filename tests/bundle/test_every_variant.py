@@ -344,6 +344,22 @@ def questions(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathF
     return Run(values, result.folder, result.scores)
 
 
+def card_answer(bundle: Path, inputs: dict[str, str], change: tuple[str, str] = ("", "")) -> str:
+    """What the code in a bundle's card answers.
+
+    Args:
+        change: part of the code, and what takes its place.
+    """
+    blocks = (bundle / "README.md").read_text("utf-8").split("```python")[1:]
+    code = next(b.split("```")[0] for b in blocks if "import prooftune" not in b)
+    assert change[0] in code
+    code = code.replace(*change).replace("THIS_FOLDER", str(bundle))
+    names: dict[str, Any] = {}
+    exec(code.replace("THE_BASE_MODEL", str(prooftune.base_model_folder(bundle))), names)
+    answer: str = names["answer"](inputs)
+    return answer
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUESTION_VARIANTS)
 def test_a_bundle_of_answers_answers_as_its_variant_everywhere(
@@ -370,6 +386,15 @@ def test_a_bundle_of_answers_answers_as_its_variant_everywhere(
     finally:
         service.close()
     assert "bundle.json" in plan_upload(bundle, "me/it").files
+
+    # The card's code, as printed; and where no threshold turns answers into none.
+    assert [card_answer(bundle, inputs) for inputs in asked[:6]] == answers[:6]
+    own_threshold = repr(loaded.manifest["threshold"] or 0.0)
+    loaded.manifest["threshold"] = 1e9
+    given = [p.answer for p in loaded.predict(asked[:6])]
+    assert all(given)
+    change = f"> {own_threshold} else", "> 1e9 else"
+    assert [card_answer(bundle, inputs, change) for inputs in asked[:6]] == given
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
+from prooftune.bundle.answer_code import answer_code, answers_by_threshold
 from prooftune.bundle.card_sections import render_sections
 from prooftune.bundle.classifier_card import classifier_code
 from prooftune.bundle.layout import needs_local_base
@@ -128,14 +129,6 @@ _INSTRUCTION = """def log_probabilities(texts):
         log_probs = torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(answer)[:, None])
         sums.append(log_probs.SUM())
     return dict(zip(manifest["labels"], torch.log_softmax(torch.stack(sums), -1).tolist()))
-"""
-
-_GENERATION = """def answer(texts):
-    ids = torch.tensor([prompt(texts)])
-    stop = manifest["tokens"]["stop"]
-    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=LIMIT,
-                         do_sample=False, eos_token_id=stop, pad_token_id=stop)
-    return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
 """
 
 
@@ -274,13 +267,14 @@ def transformers_code(manifest: Manifest) -> str:
     """
     library_class = f"Auto{_model_class(manifest)}"
     if not manifest["labels"]:
-        score = _GENERATION.replace("LIMIT", str(manifest["answering"]["max_new_tokens"]))
+        score = answer_code(manifest)
     elif manifest["objective"] == "head":
         score = _LABEL_SETS_HEAD if manifest["task"] == "multilabel" else _HEAD
     else:
         by_length = manifest["scoring"]["normalize"] == "length"
         score = _INSTRUCTION.replace("SUM", "mean" if by_length else "sum")
-    return f"""import json
+    imports = "import json\nimport re" if "re.search(" in score else "import json"
+    return f"""{imports}
 import torch
 from transformers import AutoTokenizer, {library_class}
 
@@ -291,6 +285,8 @@ from transformers import AutoTokenizer, {library_class}
 
 def _note_extra_steps(manifest: Manifest) -> str:
     """Steps of Prooftune's own `predict` that the code above leaves out."""
+    if answers_by_threshold(manifest):
+        return " Prooftune's own `predict` also splits long contexts into windows, as in the study."
     if not manifest["labels"]:
         return (
             " Prooftune's own `predict` also splits long contexts into windows, retrieves, "

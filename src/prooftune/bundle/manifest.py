@@ -46,11 +46,13 @@ class TokenSection(TypedDict):
     Attributes:
         prompt: fixed parts as token ids, and names of input fields, in order.
         labels: label -> token ids of its text with the stop token; absent in question answering.
+        no_answer: token ids of the text for "no answer" with the stop token; in ``extractive-qa``.
         stop: id of the stop token.
     """
 
     prompt: list[list[int] | str]
     labels: NotRequired[dict[str, list[int]]]
+    no_answer: NotRequired[list[int]]
     stop: int
 
 

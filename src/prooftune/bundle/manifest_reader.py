@@ -36,6 +36,7 @@ class _Model(recipe.Model):
 class _Tokens(BaseModel):
     prompt: list[list[_Id] | str]
     labels: dict[str, Annotated[list[_Id], Field(min_length=1)]] = {}
+    no_answer: list[_Id] = []
     stop: _Id
 
 

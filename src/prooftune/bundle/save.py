@@ -231,6 +231,8 @@ def _make_manifest(
         # Passages are the first input, as in `with_passages`.
         fields = [*([CONTEXT] if retrieves else []), *(name for name in fields if name != CONTEXT)]
     model: Any = {**recipe.model.model_dump(), "sha256": loading.weights_digest(base)}
+    encoder = PromptEncoder(Rendering.from_json(rendering), tokenizer, fields)
+    no_answer = recipe.answering.no_answer if recipe.task == "extractive-qa" else None
     manifest: dict[str, Any] = {
         **common,
         "fields": fields,
@@ -238,7 +240,7 @@ def _make_manifest(
         "model": model,
         "quantization": recipe.quantization,
         "rendering": rendering,
-        "tokens": _token_section(PromptEncoder(Rendering.from_json(rendering), tokenizer, fields)),
+        "tokens": _token_section(encoder, no_answer),
         "scoring": recipe.scoring.model_dump(),
         "part": _part(recipe, result),
     }
@@ -265,10 +267,18 @@ def _audit_findings(run: Path) -> list[str]:
     return [str(finding["message"]) for finding in read_audit(run).get("findings", [])]
 
 
-def _token_section(encoder: PromptEncoder) -> TokenSection:
-    """Prompt and labels as token ids, for loading the bundle without Prooftune."""
+def _token_section(encoder: PromptEncoder, no_answer: str | None) -> TokenSection:
+    """Prompt and labels as token ids, for loading the bundle without Prooftune.
+
+    Args:
+        encoder: renders the prompts.
+        no_answer: text for "no answer" that competes with the answers; None where none does.
+    """
     if not encoder.label_ids:
-        return {"prompt": encoder.prompt_parts(), "stop": encoder.stop_token_id}
+        section: TokenSection = {"prompt": encoder.prompt_parts(), "stop": encoder.stop_token_id}
+        if no_answer is not None:
+            section["no_answer"] = [*encoder.encode_answer(no_answer), encoder.stop_token_id]
+        return section
     tree = label_tree(encoder.label_ids, encoder.stop_token_id)
     labels = {
         label: [token for _, token in reads]
