@@ -7,6 +7,7 @@ known.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,12 +22,12 @@ from prooftune import recipe as recipes
 from prooftune.study import estimate_tables
 from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.training.rows import TrainingRow
-from prooftune.types import Example, Prediction, Study
+from prooftune.types import HISTORY, Example, Prediction, Study
 from prooftune.utils import profiling
 from prooftune.variants.context import VariantContext
 from prooftune.variants.estimates import CostEstimate
 from prooftune.variants.measured_generation import FEW_TOKENS, extrapolate
-from prooftune.variants.measured_rates import measure_scoring, token_counter
+from prooftune.variants.measured_rates import _shortened, measure_scoring, token_counter
 from prooftune.variants.measured_training import training_rate
 from prooftune.variants.memory_model import MeasuredRate
 from prooftune.variants.time_budget import TimeBudget
@@ -133,6 +134,13 @@ def test_scoring_keeps_to_the_budget(
     elif clock.now < BUDGET / 3:
         assert not measured.is_extrapolated
     assert measured.additional_bytes == pytest.approx(whole.additional_bytes, rel=0.1)
+
+
+def test_a_conversation_is_measured_without_its_earlier_turns() -> None:
+    """Their JSON cannot be cut as a text can."""
+    history = json.dumps([{"role": "user", "content": "goal " * 40}])
+    short = _shortened(Example("1", {"question": "new? " * 40, HISTORY: history}))
+    assert short.inputs == {"question": ("new? " * 40)[:120], HISTORY: ""}
 
 
 def test_whole_answers_are_extrapolated_from_their_first_tokens() -> None:

@@ -24,7 +24,7 @@ from prooftune.recipe.model import CPU_ANSWERING_TOKENS
 from prooftune.tasks import classification
 from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.tasks.task import task_for
-from prooftune.types import Example, Prediction
+from prooftune.types import HISTORY, Example, Prediction
 from prooftune.utils import profiling
 from prooftune.variants.context import VariantContext
 from prooftune.variants.measured_generation import (
@@ -228,6 +228,8 @@ def _scoring_rate(
 
 def _shortened(example: Example) -> Example:
     cut = {name: text[:_PROBE_CHARACTERS] for name, text in example.inputs.items()}
+    if HISTORY in cut:
+        cut[HISTORY] = ""  # JSON, which cannot be cut
     return replace(example, inputs=cut)
 
 
