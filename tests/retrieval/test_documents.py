@@ -159,6 +159,13 @@ def test_encodings_are_told_apart(encoding: str, tmp_path: Path) -> None:
     ]
 
 
+def test_lines_of_two_encodings_are_read_as_they_were_written(tmp_path: Path) -> None:
+    first, second = "Ein Café in Köln\n" * 3, "Ein schönes Café in Zürich\n" * 2
+    document = read_one(tmp_path, "a.txt", first.encode() + second.encode("cp1252"))
+    assert document.parts == [DocumentPart((first + second).strip())]
+    assert document.note == "UTF-8 but for 2 lines, which are read as cp1252"
+
+
 def test_binary_and_blank_files_are_skipped(tmp_path: Path) -> None:
     assert "binary" in reason(tmp_path, "a.txt", bytes(range(256)) * 4)
     (tmp_path / "a.txt").unlink()

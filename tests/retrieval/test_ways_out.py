@@ -68,6 +68,10 @@ WAYS: list[tuple[str, str, bytes, str, bytes]] = [
     ("Outlook's own format: save the mail as .eml", "a.msg", compound("x"), "a.eml", LETTER),
     ("make a PDF with a text layer of it", "a.png", b"\x89PNG", "a.pdf", TEXT),
     ("an iWork document: export it as PDF", "a.pages", b"PK", "a.pdf", TEXT),
+    (
+        follows("a pointer of Git LFS and no document: run git lfs pull there"),
+        "a.pdf", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a.pdf", TEXT,
+    ),
     ("a Kindle book: convert it to .epub", "a.mobi", b"BOOK", "a.epub", epub()),
     (
         follows("unsupported file type {…}; supported: {…} .zip"),

@@ -39,6 +39,9 @@ def is_footer(cells: Sequence[str | None], width: int) -> bool:
         cells: the row.
         width: number of columns of the table.
     """
+    # Nearly all rows end here: without an empty cell, only totals are a footer.
+    if len(cells) >= width > 1 and all(cells) and not _TOTAL.match(cells[0] or ""):
+        return False
     filled = [cell.strip() for cell in cells if cell and cell.strip()]
     if not filled or width < 2:
         return filled == ["\x1a"]
@@ -69,7 +72,7 @@ class LastRows(Generic[_Row]):
         """Take the next row, and return those that can be no footer any more."""
         footer = is_footer(cells, width)
         if not footer and any(cell and cell.strip() for cell in cells):
-            return [*self.flush(), row]
+            return [*self.flush(), row] if self._held else [row]
         self._held.append((row, footer))
         return [self._held.pop(0)[0]] if len(self._held) > _MAX_ROWS else []
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from prooftune.retrieval.discovery import UnreadableDocument
-from prooftune.utils.encoding_detection import decodes, detect_encoding
+from prooftune.utils.encoding_detection import decodes, detect_encoding, mixes_utf_8
 
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -107,6 +107,8 @@ def decode(content: bytes, declared: str | None = None) -> DecodedText:
     damaged = None if decodes(content, "utf-8") else _mostly_utf8(content)
     if damaged is not None:
         return damaged
+    if mixes_utf_8(content):
+        return _two_encodings(content)
     guess = detect_encoding(content)
     text = _decode_as(content, guess.encoding)
     if guess.certain:
@@ -137,6 +139,19 @@ def _mostly_utf8(content: bytes) -> DecodedText | None:
     if sum(c > "\x7f" for c in text) < 11 * invalid:
         return None
     return DecodedText(_clean(text), f"invalid UTF-8 sequences, shown as \ufffd: {invalid}")
+
+
+def _two_encodings(content: bytes) -> DecodedText:
+    """The text of lines that are UTF-8 and lines that are not, each read as it was written."""
+    lines = content.splitlines(keepends=True)
+    others = [line for line in lines if not decodes(line, "utf-8")]
+    guess = detect_encoding(b"".join(others))
+    text = "".join(
+        _decode_as(line, "utf-8" if decodes(line, "utf-8") else guess.encoding) for line in lines
+    )
+    return DecodedText(
+        text, f"UTF-8 but for {len(others):,} lines, which are read as {guess.encoding}"
+    )
 
 
 def _declared_encoding(content: bytes, declared: str | None) -> str | None:

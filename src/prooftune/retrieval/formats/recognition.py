@@ -38,6 +38,8 @@ def recognise(content: bytes, file_type: str) -> str:
     """
     if content.startswith(b"%PDF"):
         return "pdf"
+    if content.startswith(b"version https://git-lfs"):
+        raise UnreadableDocument("a pointer of Git LFS and no document: run git lfs pull there")
     if content.startswith(_OLE):
         return _compound_file(content, file_type)
     if content.startswith(b"PK\x03\x04"):
