@@ -3,8 +3,8 @@
 Texts of three topics, most of them clear (``clear``) or many without a word of their topic
 (``ambiguous``), with costs of errors: tuned, then reward and preference from it. Questions whose
 training answers are wrong in 60% of the rows (``noisy``): tuned, then preference on pairs of a
-right and a wrong answer. Questions whose references differ (``consensus``): a third is one word,
-which is the likeliest answer, and two thirds are two answers that share two of their three words,
+right and a wrong answer. Questions whose references differ (``consensus``): 40% are one word,
+which is the likeliest answer, and the others are two answers that share three of their four words,
 either of which has more expected F1: tuned, then reward (GRPO). The same with one answer to each
 question (``agreed``), where nothing is left to gain.
 
@@ -52,27 +52,39 @@ def labels(model: Path, folder: Path, words: int) -> dict[str, Any]:
 
 def differing_answers(model: Path, folder: Path, *, agreed: bool) -> dict[str, Any]:
     """A study of questions whose references differ between rows, unless they are agreed."""
-    draw = random.Random(0)
-
-    def answer(topic: str) -> str:
-        if agreed:
-            return f"won scored {topic}"
-        # The first words differ, so that greedy decoding begins with the likeliest answer.
-        choices = (WRONG, f"won scored {topic}", f"match scored {topic}")
-        return draw.choices(choices, (0.36, 0.32, 0.32))[0]
 
     def rows(count: int, start: int) -> list[dict[str, str]]:
-        return [
-            {"question": f"was it a {ANSWERS[i % 2]} {i}", "answer": answer(ANSWERS[i % 2])}
-            for i in range(start, start + count)
-        ]
+        made, draw = [], random.Random(start)
+        numbers = draw.sample(range(count), count)
+        for i, number in zip(range(start, start + count), numbers, strict=True):
+            topic = ANSWERS[i % 2]
+            # The first words differ, so that greedy decoding begins with the likeliest answer.
+            first, second = (f"{word} scored {topic} science" for word in ("won", "match"))
+            # 4 of 10 rows have the one word; which ones, the question does not say.
+            choices = [first] * 10 if agreed else [WRONG] * 4 + [first] * 3 + [second] * 3
+            made.append({"question": f"was it a {topic} {i}", "answer": choices[number % 10]})
+        return made
 
-    parts = {"train": rows(240, 0), "validation": rows(60, 1000), "test": rows(400, 2000)}
+    values = _questions(
+        model,
+        folder,
+        {"train": rows(240, 0), "validation": rows(60, 1000), "test": rows(800, 2000)},
+    )
+    # Adapters leave the tiny model's output layer as it is, too flat for samples to be answers.
+    del values["lora"]
+    rates = {"num_train_epochs": 8, "learning_rate": 3e-3}
     return {
-        **_questions(model, folder, parts),
+        **values,
         "name": "agreed" if agreed else "consensus",
         "evaluation": {"primary": "f1"},
-        "variants": {"tuned": None, "reward": {**FURTHER, "objective": "reward"}},
+        "variants": {
+            "tuned": {"method": "full", "training": rates},
+            "reward": {
+                **FURTHER,
+                "objective": "reward",
+                "training": {"num_train_epochs": 3, "learning_rate": 3e-4},
+            },
+        },
     }
 
 
