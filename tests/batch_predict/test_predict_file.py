@@ -8,6 +8,7 @@ import functools
 import gzip
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from rich.progress import Progress
 
 from prooftune.batch_predict import columns, local, predict, predict_file
+from prooftune.batch_predict.conversion import as_json_lines
 from prooftune.bundle.load import load as bundle_load
 from prooftune.errors import UsageError
 from study.small import classifier
@@ -235,7 +237,7 @@ def test_generated_answers_have_no_probabilities(
         ("in.csv", "", "out.csv", "is empty"),
         ("in.csv", "text\n", "out.csv", "no rows"),
         (
-            "in.xlsx",
+            "in.docx",
             "text\ngoal\n",
             "out.csv",
             "the input's name must end in .csv, .tsv, .jsonl, .ndjson, .parquet",
@@ -306,6 +308,45 @@ def test_files_in_other_encodings_are_read_as_they_were_written(
     (tmp_path / "in.csv").write_bytes(f"text\r\n{texts}\r\ngoal scored\r\n".encode(encoding))
     predict_file(bundle, tmp_path / "in.csv", tmp_path / "out.csv")
     assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == [texts, "goal scored"]
+
+
+@pytest.mark.parametrize("kind", ["a.xlsx", "a.json", "a.db#rows", "a.feather"])
+def test_tables_that_are_read_as_a_whole(bundle: Path, tmp_path: Path, kind: str) -> None:
+    rows = [{"n": str(i), "text": text} for i, text in enumerate(("goal scored", "a, b", "vote"))]
+    path = tmp_path / kind.partition("#")[0]
+    if kind == "a.json":
+        path.write_text(json.dumps({"result": {"records": rows}}), encoding="utf-8")
+    elif kind == "a.xlsx":
+        workbook = pytest.importorskip("openpyxl").Workbook()
+        for row in (["n", "text"], *([r["n"], r["text"]] for r in rows), ["Total", None]):
+            workbook.active.append(row)
+        workbook.save(path)
+    elif kind == "a.feather":
+        from pyarrow import feather
+
+        feather.write_feather(pa.Table.from_pylist(rows), str(path))
+    else:
+        database = sqlite3.connect(path)
+        database.execute("CREATE TABLE rows (n, text)")
+        database.execute("CREATE TABLE others (n)")
+        database.executemany("INSERT INTO rows VALUES (:n, :text)", rows)
+        database.commit()
+        database.close()
+    predict_file(bundle, tmp_path / kind, tmp_path / "out.csv")
+    out = read_csv(tmp_path / "out.csv")
+    assert [{"n": row["n"], "text": row["text"]} for row in out] == rows
+    expected = classifier(bundle).predict([row["text"] for row in rows])
+    assert [row["label"] for row in out] == [p.label for p in expected]
+
+
+def test_a_converted_file_is_written_once_for_each_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{"text": "one"}]', encoding="utf-8")
+    first = as_json_lines(path, tmp_path / "in")
+    assert as_json_lines(path, tmp_path / "in") == first
+    assert first.read_text("utf-8") == '{"text": "one"}\n'
+    path.write_text('[{"text": "another"}]', encoding="utf-8")
+    assert as_json_lines(path, tmp_path / "in") != first
 
 
 def test_lines_above_the_header_are_left_out_and_said(

@@ -27,6 +27,7 @@ from prooftune.batch_predict.columns import (
     output_columns,
     resolve_output_names,
 )
+from prooftune.batch_predict.conversion import as_json_lines, is_convertible
 from prooftune.batch_predict.local import PartWriter, PredictionJob, predict_blocks
 from prooftune.batch_predict.writers import choose_format, join
 from prooftune.bundle.manifest import CommonManifest, is_text_classifier
@@ -93,9 +94,11 @@ def predict_file(
 
     Args:
         bundle: a bundle folder.
-        file: .csv, .tsv, .jsonl or .parquet with the input columns of the bundle's recipe. A bundle
-            with one input field also accepts a column named ``text``, or a file with one column. A
-            string may be a URL (s3://…, gs://…) of any storage that pyarrow supports.
+        file: .csv, .tsv, .jsonl or .parquet with the input columns of the bundle's recipe; a local
+            file may also be a spreadsheet, JSON, Arrow or SQLite, or a part of one
+            (``book.xlsx#Sheet2``), whose values become texts. A bundle with one input field also
+            accepts a column named ``text``, or a file with one column. A string may be a URL
+            (s3://…, gs://…) of any storage that pyarrow supports.
         out: .csv, .tsv, .jsonl or .parquet, as a path or a URL. Contains the file's columns, then
             ``label``, ``probability``, one ``probability_LABEL`` per label (empty or absent if
             labels are generated), ``abstained`` if the bundle has a threshold, and
@@ -119,6 +122,8 @@ def predict_file(
     )
     if storage.is_remote(file):
         storage.download(str(file), source)
+    elif is_convertible(source):
+        source = as_json_lines(source, folder / "in")
     source = uncompressed(source)
     expected = expected_columns(bundle, manifest)
     # Scan first: a file that cannot be read, or not written in this format, must fail at once.
@@ -205,6 +210,8 @@ def _check_engine(engine: str, workers: int | None) -> None:
 def _check_locations(file: Path | str, out: Path | str) -> None:
     for location, whose in ((file, "the input's"), (out, "the output's")):
         path = storage.path_of(location)
+        if location is file and not storage.is_remote(file) and is_convertible(path):
+            continue
         # Only the input may be compressed.
         packed = location is file and is_compressed_name(path.name)
         suffix = Path(path.stem).suffix if packed else path.suffix

@@ -19,8 +19,8 @@ def predict(
         str,
         typer.Argument(
             metavar="IN.csv",
-            help="File with the input columns (CSV, TSV, JSONL or Parquet), or its URL (s3://, "
-            "gs://).",
+            help="File with the input columns (CSV, TSV, JSONL or Parquet; also spreadsheets, "
+            "JSON, Arrow and SQLite), or its URL (s3://, gs://).",
         ),
     ],
     out: Annotated[
