@@ -14,6 +14,7 @@ from typer.main import get_command
 from prooftune import __version__
 from prooftune.cli import main
 from prooftune.cli.app import app
+from prooftune.cli.recipe_options import load_recipe
 from prooftune.exporters.formats import FORMATS
 from prooftune.recipe import shipped_names
 
@@ -308,3 +309,17 @@ def test_debug_shows_the_traceback_of_usage_errors(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Traceback" in done.stderr
     assert "UsageError" in done.stderr
+
+
+def test_another_model_keeps_the_other_options_of_the_section(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    model = "{name: a/b, revision: v1, dtype: float32, trust_remote_code: true}"
+    recipe.write_text(f"name: r\ndata: {{train: t.csv}}\nvariants: [tuned]\nmodel: {model}\n")
+    found = load_recipe(str(recipe), ["model.attention=eager"], "c/d")[0].model
+    assert (found.name, found.dtype, found.attention) == ("c/d", "float32", "eager")
+    assert found.revision is None and not found.trust_remote_code
+    found = load_recipe(str(recipe), ["model.dtype=bfloat16", "model.revision=v2"], "c/d")[0].model
+    assert (found.dtype, found.revision) == ("bfloat16", "v2")
+    recipe.write_text("name: r\ndata: {train: t.csv}\nvariants: [tuned]\nmodel: a/b\n")
+    assert load_recipe(str(recipe), None, "c/d")[0].model.name == "c/d"
+    assert load_recipe(str(recipe), ["model.dtype=float32"], None)[0].model.dtype == "float32"

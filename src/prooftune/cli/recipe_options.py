@@ -51,9 +51,19 @@ RecipeArgument = Annotated[
 
 
 def load_recipe(name: str, overrides: list[str] | None, model: str | None) -> tuple[Recipe, Path]:
+    """Load a recipe with the options of the command line.
+
+    Args:
+        name: a recipe file, or the name of a shipped recipe.
+        overrides: values of ``--set``.
+        model: ``--model``: another model with the recipe's dtype and attention. A revision belongs
+            to one model, and so does the trust in its code.
+    """
     from prooftune.recipe import load
 
-    return load(name, [*(overrides or []), *([f"model={model}"] if model else [])])
+    # First, so that `--set model.dtype=…` is about this model.
+    other = [f"model.name={model}", "model.revision=null", "model.trust_remote_code=false"]
+    return load(name, [*(other if model else []), *(overrides or [])])
 
 
 @contextmanager
