@@ -36,6 +36,7 @@ WAY_OUT = re.compile(
 )
 
 PROSE = (
+    "bundle/answer_code.py",
     "bundle/card",
     "bundle/classifier_card.py",
     "data/init/templates.py",
