@@ -86,6 +86,16 @@ def test_separators_and_lines_above_the_header_are_found(
         read_rows(file, manifest(), study(delimiter="|"))
 
 
+def test_a_header_that_the_studys_file_did_not_have(tmp_path: Path) -> None:
+    layout = study(header=False, columns=["label", "text"])
+    file = write(tmp_path / "a.csv", "text,extra,label\nx,1,good\n")
+    rows = read_rows(file, manifest(), layout)
+    assert [(e.inputs, e.target) for e in rows.examples] == [({"text": "x"}, "good")]
+    assert rows.notes == ["a.csv: the first row is a header, unlike in the study's file."]
+    file = write(tmp_path / "b.csv", "good,text\nbad,y\n")
+    assert [e.inputs["text"] for e in read_rows(file, manifest(), layout).examples] == ["text", "y"]
+
+
 def test_label_columns_are_read_as_in_the_study(tmp_path: Path) -> None:
     flags = study(label=None, label_columns=["good", "bad"])
     file = write(tmp_path / "a.csv", "text,good,bad,label\nx,1,0,bad\ny,0,1,bad\n")

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from prooftune.bundle.manifest import CommonManifest
@@ -188,8 +189,7 @@ def _with_header(
     """The separator and the header's line of a CSV file whose columns are known by their names,
     unless the study's file had other ones than usual."""
     file = uncompressed(_first_table(path, first))
-    own = source.delimiter or source.skip_lines or source.columns or not source.header
-    if own or not file.is_file() or (source.format or _format_of(file)) != "csv":
+    if not file.is_file() or (source.format or _format_of(file)) != "csv":
         return source, []
     text = source.text or ("text" if recipe.has_labels else "question")
     columns = (
@@ -198,8 +198,16 @@ def _with_header(
     columns += source.label_columns or [
         source.label or ("label" if recipe.has_labels else "answer")
     ]
-    usual = default_delimiter(file)
+    usual = source.delimiter or default_delimiter(file)
     lines = iter_delimited_lines(file, source)
+    if not source.header and not source.skip_lines:
+        # New data may have a header where the study's file had none.
+        if find_header(islice(lines, 1), [[column] for column in columns], (usual,)) is None:
+            return source, []
+        note = f"{path.name}: the first row is a header, unlike in the study's file."
+        return source.model_copy(update={"header": True, "columns": None}), [note]
+    if source.delimiter or source.skip_lines or source.columns:
+        return source, []
     found = find_header(lines, [[column] for column in columns], (usual, *",;\t|"))
     if found is None or found == (usual, 0):
         return source, []
