@@ -186,3 +186,22 @@ def test_damaged_trees_are_named(tmp_path: Path) -> None:
     loop = [message("a", "prompter", "x", parent_id="b"), message("b", "bot", "y", parent_id="a")]
     with pytest.raises(UsageError, match="so none begins"):
         drafted(jsonl(tmp_path / "b.jsonl", loop))
+
+
+@pytest.mark.parametrize("kind", ["turns", "ChatML", "Human and Assistant"])
+def test_labels_of_conversations_are_labels(tmp_path: Path, kind: str) -> None:
+    labels = [("safe", "unsafe")[i % 2] for i in range(48)]
+
+    def chat(q: str, a: str) -> dict[str, Any]:
+        if kind == "turns":
+            said = [("user", q), ("assistant", a)]
+            return {"messages": [{"role": role, "content": text} for role, text in said]}
+        return {
+            "text": CHATML.format(q, a) if kind == "ChatML" else f"Human: {q}\n\nAssistant: {a}"
+        }
+
+    records = [{**chat(*pair), "label": x} for pair, x in zip(ASKED, labels, strict=True)]
+    values, study, _ = drafted(jsonl(tmp_path / "a.jsonl", records))
+    assert (values["task"], values["data"]["label"]) == ("classification", "label")
+    expected = Counter((f"{q} {a}", x) for (q, a), x in zip(ASKED, labels, strict=True))
+    assert rows_of(study) == expected

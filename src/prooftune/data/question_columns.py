@@ -71,7 +71,11 @@ def detect_question_columns(table: Table) -> dict[str, str] | None:
     """
     if "paragraphs" in table.columns:
         return {}
-    table = conversations_to_questions(table)
+    converted = conversations_to_questions(table)
+    # A label beside a conversation is what it is, as in data on safety; it is no answer.
+    if converted is not table and _is_closed_label(converted):
+        return None
+    table = converted
     columns = {name.lower(): name for name in table.columns}
     if {"chosen", "rejected"} <= columns.keys():
         layout = "TRL" if "prompt" in columns else "hh-rlhf: whole conversations"
@@ -107,6 +111,12 @@ def detect_question_columns(table: Table) -> dict[str, str] | None:
             "answers": answer,
         }
     return None
+
+
+def _is_closed_label(table: Table) -> bool:
+    """Whether the column ``label`` has a few values that come again."""
+    values = _label_values(table)
+    return 1 < len(values) <= max(2, len(table.rows) // 3)
 
 
 def _repeat(table: Table, column: str) -> bool:

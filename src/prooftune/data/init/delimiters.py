@@ -153,8 +153,10 @@ def has_header(rows: Sequence[Sequence[str]]) -> bool:
     ):
         return False
     # A name that comes again below is a value: the first row is data.
+    known = any(name.lower() in KNOWN_NAMES for name in names.values())
     return bool(below) and not any(
-        cell in columns[i] or _has_shape_of(cell, columns[i]) for i, cell in names.items()
+        cell in columns[i] or (not known and _has_shape_of(cell, columns[i]))
+        for i, cell in names.items()
     )
 
 
@@ -175,7 +177,8 @@ def _has_shape_of(cell: str, column: Sequence[str]) -> bool:
 
 
 def _shape(cell: str) -> str:
-    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", cell.strip()))
+    digits = re.sub(r"\d+", "9", cell.strip())
+    return re.sub(r"[^\W\d_]+", lambda match: "A" if match[0].isupper() else "a", digits)
 
 
 def text_delimiter(name: str, text: str) -> str:

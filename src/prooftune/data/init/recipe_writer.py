@@ -40,7 +40,7 @@ from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import TASKS
 from prooftune.recipe.data import LABEL_TASKS
-from prooftune.types import CONTEXT
+from prooftune.types import CONTEXT, HISTORY
 from prooftune.utils.files import missing_file
 
 
@@ -93,6 +93,8 @@ def draft_recipe(
             "The column 'label' says which answers are right or wanted: read as classification of "
             "question and answer. To train on the wanted answers, keep only their rows."
         )
+    elif columns is None and converted is not table and HISTORY in converted.columns:
+        inferred.notes.append("Earlier turns of the conversations are not read.")
     if columns is None and choices.label is None:
         questions.refuse_unanswered(converted)
     as_labels = bool(columns) and (

@@ -17,7 +17,9 @@ _FOOTER = re.compile(
             r"(?: (?:affected|selected|returned|exported|in set.*))?\)?\.?",
             rf"(?:{_TOTALS})(?: (?:rows?|records?|count|number of \w+))?\s*[:=]?\s*(?:{_COUNT})?",
             r"[-/#*=<\s]*(?:end|eof)(?: of [\w ]{1,20})?[-/#*=>\s.]*",
-            r"(?:generated|exported|printed|downloaded)(?: by| on| at|:).{0,80}",
+            r"(?:report )?(?:generated|exported|printed|downloaded)(?: on| at|:| from)?"
+            r" .{0,60}\d.{0,20}",
+            r"(?:report )?(?:generated|exported|printed) by (?-i:[A-Z]).{0,60}",
             r"time: .{0,30}",
             r"[-=*_#]{3,}",
             # Control-Z, by which programs of DOS mark the end of a file.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prooftune.data.readers.table import MAX_FIELD_CHARS
 from prooftune.errors import UsageError
 
+_MANY_ROWS = 5
 Record = tuple[int, list[str]]
 """The line on which a row starts, and its fields."""
 
@@ -57,11 +58,14 @@ def detect_quoting(name: str, open_lines: OpenLines, delimiter: str, quoting: bo
 def _evenness(records: Iterator[Record], delimiter: str) -> tuple[bool, bool]:
     """Whether all rows have the same length, and whether a field contains lines that are rows."""
     lengths: set[int] = set()
-    swallows_rows = False
+    rows = swallowing = 0
     for _, fields in records:
         lengths.add(len(fields))
-        swallows_rows = swallows_rows or any("\n" in f and delimiter in f for f in fields)
-    return len(lengths) == 1, swallows_rows
+        rows += 1
+        swallowing += any("\n" in f and delimiter in f for f in fields)
+    # Stray quotes are few; where most of many rows have several lines, their texts do.
+    texts_of_lines = rows >= _MANY_ROWS and swallowing > rows / 2
+    return len(lengths) == 1, swallowing > 0 and not texts_of_lines
 
 
 def _split_lines(text: str) -> Iterator[str]:
