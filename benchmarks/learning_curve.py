@@ -77,11 +77,11 @@ def study(options: argparse.Namespace, rows: int, curve: bool) -> dict[str, Any]
             "test": str(folder / "test.tsv"),
             "header": False,
             "columns": ["text", "label"],
-            "limit": {"train": rows, "validation": 300, "test": options.test},
+            "limit": {"train": rows, "validation": options.validation, "test": options.test},
         },
         "audit": {"leak": "drop", "label_errors": 0},
         "model": options.model,
-        "prompt": {"max_length": 96},
+        "prompt": {"max_length": 160},
         "training": {"num_train_epochs": options.epochs, "per_device_train_batch_size": 16},
         **({"learning_curve": section} if curve else {}),
         "variants": {"majority": None, **dict.fromkeys(options.variants)},
@@ -129,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variants", nargs="+", default=["tfidf", "embedding", "tuned"])
     parser.add_argument("--rows", type=int, default=2000, help="training rows of the curve")
     parser.add_argument("--measured", type=int, default=6000, help="training rows to predict")
+    parser.add_argument("--validation", type=int, default=300)
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--model", default="smollm2-135m-instruct")

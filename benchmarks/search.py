@@ -38,7 +38,7 @@ SETS: dict[str, dict[str, Any]] = {
             "header": False,
             "columns": ["text", "label"],
         },
-        "prompt": {"max_length": 96},
+        "prompt": {"max_length": 160},
     },
     "sst2": {
         "data": {
@@ -48,7 +48,7 @@ SETS: dict[str, dict[str, Any]] = {
             "label": "label",
             "labels": {0: "negative", 1: "positive"},
         },
-        "prompt": {"max_length": 96},
+        "prompt": {"max_length": 160},
     },
     "phrasebank": {
         "data": {
@@ -57,7 +57,7 @@ SETS: dict[str, dict[str, Any]] = {
             "delimiter": "@",
             "encoding": "iso-8859-1",
         },
-        "prompt": {"max_length": 96},
+        "prompt": {"max_length": 160},
     },
     "swahili": {
         "data": {
