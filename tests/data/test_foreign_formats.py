@@ -41,6 +41,7 @@ FOREIGN: dict[str, tuple[str | bytes, str]] = {
     "a.arff": ("% mail\n@RELATION m\n@ATTRIBUTE t STRING\n@DATA\n'x',y\n", "ARFF file of Weka"),
     "a.ann": ("T1\tPER 0 3\tAnn\nT2\tLOC 4 9\tParis\n" * 9, "parts of a text .brat."),
     "a.svm": ("1 1:0.5 7:2\n-1 2:1 3:0.25\n1 9:3\n", "LIBSVM"),
+    "a.vw": ("1 |text a b\n-1 |text c d\n1 |text e f\n", "Vowpal Wabbit"),
     "a.conll": ("EU NNP B-NP B-ORG\nrejects VBZ B-VP O\nit PRP B-NP O\n\n" * 3, "tags of single"),
     "a.conllu": ("# text = a b\n1\ta\ta\tDET\t_\n2\tb\tb\tNOUN\t_\n", "CoNLL-U"),
     "a.yml": ("version: '3'\nnlu:\n- intent: a\n  examples: |\n    - hi\n", "Rasa's .* YAML"),

@@ -468,3 +468,12 @@ def test_questions_of_a_survey_are_names(tmp_path: Path) -> None:
     texts = "".join(f"{t} and a long text goes on and on,{t} here\n" for t in TEXTS)
     with pytest.raises(UsageError, match="no column looks like a label"):
         drafted(file(tmp_path, "b.csv", texts))
+
+
+def test_labels_that_are_paths(tmp_path: Path) -> None:
+    records = [{"text": t, "label": [[x]] if i % 3 else [["post", x]]} for i, (t, x) in
+               enumerate(ROWS)]  # fmt: skip
+    _, study, _ = drafted(jsonl(tmp_path / "a.jsonl", records))
+    assert rows_of(study) == Counter(
+        (t, x if i % 3 else f"post / {x}") for i, (t, x) in enumerate(ROWS)
+    )

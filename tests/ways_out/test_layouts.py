@@ -89,6 +89,10 @@ def test_texts_of_other_programs(tmp_path: Path) -> None:
         drafted(file(tmp_path, "a.yaml", yaml.safe_dump(records, sort_keys=False)))
     read = yaml.safe_load((tmp_path / "a.yaml").read_text("utf-8"))
     reads(file(tmp_path, "a.json", json.dumps(read)))
+    wabbit = "".join(f"{1 + (x == 'payment')} |text {t}\n" for t, x in ROWS)
+    with refused("Vowpal Wabbit. Write labels and texts as a table with the names of both in the"):
+        drafted(file(tmp_path, "a.vw", wabbit))
+    reads(file(tmp_path, "a.csv", CSV))
     mails = "".join(f"From a@b.org Mon Jan  1 10:00:00 2024\nSubject: x\n\n{t}\n\n" for t in TEXTS)
     with refused("Write its messages as a table with a label for each"):
         drafted(file(tmp_path, "a.mbox", mails))

@@ -36,6 +36,11 @@ def list_of_labels(cell: str) -> list[str] | None:
             continue
         if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
             return [str(v) for v in value]
+        # A label that is a path: [["animals", "birds"]].
+        if isinstance(value, list) and all(
+            isinstance(v, list) and v and all(isinstance(x, str) for x in v) for v in value
+        ):
+            return [" / ".join(v) for v in value]
     return None
 
 

@@ -67,6 +67,12 @@ _FORMATS: tuple[_Pattern, ...] = (
         "holds numbers of features (LIBSVM), and no texts",
     ),
     (
+        r"(?:-?\d+(?:\.\d+)? (?:\d\S* )?\|\w+ \S[^\n]*\n){3}",
+        r"\|",
+        "is in the format of Vowpal Wabbit. Write labels and texts as a table with the names of "
+        "both in the first line",
+    ),
+    (
         r"(?:-DOCSTART-[^\n]*\n\s*)?(?:#[^\n]*\n)*"
         r"(?-i:(?:\S+(?:[ \t]\S+)*[ \t](?:O|[BIES]-\S+)[ \t]*\n){2,})",
         r"(?-i:[ \t][BIES]-\S+)[ \t]*$",
