@@ -505,3 +505,12 @@ def test_recipe_and_command_line_have_the_same_chunking_defaults() -> None:
 
     section = recipe.Retrieval(documents="d")
     assert (section.chunk_words, section.overlap_words) == (CHUNK_WORDS, CHUNK_OVERLAP)
+
+
+@pytest.mark.parametrize("template", ["{text}", "{text}, {labels}", "Label: {text}", "{text}: 1"])
+def test_a_template_on_the_command_line_stays_a_text(template: str) -> None:
+    values = {"name": "r", "data": {"train": "t.csv"}, "variants": ["tuned"]}
+    assert recipe.parse(values, "r", [f"prompt.template={template}"]).prompt.template == template
+    quoted = recipe.parse(values, "r", ['prompt.template="{text}\\n"'])
+    assert quoted.prompt.template == "{text}\n"
+    assert recipe.parse(values, "r", ["prompt.system=null"]).prompt.system is None

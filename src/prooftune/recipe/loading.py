@@ -207,6 +207,10 @@ def _drop_default_nulls(section: BaseModel, values: dict[str, Any]) -> None:
                     _drop_default_nulls(item, values[name][key])
 
 
+_TEXT_KEYS = ("template", "system")
+"""Keys whose values are texts."""
+
+
 def _apply_override(values: dict[str, Any], override: str) -> None:
     """Set one ``dotted.key=value`` in a recipe's values."""
     key, equals, text = override.partition("=")
@@ -219,7 +223,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         section[parent] = _as_section(section.get(parent), parent, override)
         section = section[parent]
-    section[last] = _parse_override_value(text)
+    value = _parse_override_value(text)
+    # YAML reads the template {text} as a mapping.
+    is_text = last in _TEXT_KEYS and not isinstance(value, str | None)
+    section[last] = text if is_text else value
 
 
 def _parse_override_value(text: str) -> Any:
