@@ -1,7 +1,7 @@
 """Does `pretrain` help beyond tuning, where labels are few and texts are many?
 
-    python benchmarks/pretraining.py ag-news --data FOLDER [--labels 100] [--test 4000]
-        [--epochs 0.7] [--objective head] [--seed 0] [--out FOLDER]
+    python benchmarks/pretraining.py ag-news --data FOLDER [--labels 100] [--test 2000]
+        [--epochs 0.2] [--objective head] [--seed 0] [--out FOLDER]
 
 FOLDER contains the public data sets (ag_news/, sst2/, financial_phrasebank/, masakhanews_swa/). One
 study trains `tuned`, and `pretrained` with the same options after language modelling on all texts
@@ -24,7 +24,7 @@ from prooftune.report.step_effect import step_effect
 from prooftune.utils.files import read_json
 
 READER_OPTIONS = ("format", "delimiter", "encoding", "header", "columns")
-VALIDATION = 100
+VALIDATION = 40
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
     parser.add_argument("--labels", type=int, default=100, help="labelled training rows")
-    parser.add_argument("--test", type=int, default=4000)
-    parser.add_argument("--epochs", type=float, default=0.7, help="passes over the texts")
+    parser.add_argument("--test", type=int, default=2000)
+    parser.add_argument("--epochs", type=float, default=0.2, help="passes over the texts")
     parser.add_argument("--length", type=int, default=96, help="tokens of prompts and pieces")
     parser.add_argument("--tuning-epochs", type=float, default=6.0)
     parser.add_argument("--objective", choices=["head", "instruction"], default="head")
