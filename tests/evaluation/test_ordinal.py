@@ -16,6 +16,7 @@ from prooftune.evaluation.primary import classification_primary
 from prooftune.evaluation.resampling import label_prior
 from prooftune.evaluation.score_types import defined
 from prooftune.evaluation.scores import score
+from prooftune.evaluation.sentences import points
 from prooftune.recipe import Evaluation
 from prooftune.types import Example, Prediction, Study, VariantResult
 
@@ -133,3 +134,7 @@ def test_intervals_contain_the_true_value(metric: str) -> None:
         )
         missed += not figure["low"] <= true <= figure["high"]
     assert missed <= 15
+
+
+def test_negative_coefficients_have_a_minus_sign_in_sentences() -> None:
+    assert [points(value) for value in (-0.087, 0.004, 0.4282)] == ["−8.7", "0.4", "42.8"]

@@ -230,7 +230,8 @@ def p_value(entry: Reference) -> str:
 
 def points(share: float, digits: int = 1) -> str:
     """A share as points: 0.034 -> ``3.4``."""
-    return f"{100 * share:.{digits}f}"
+    # Kappa and correlations may be negative; the tables have a true minus sign, too.
+    return f"{100 * share:.{digits}f}".replace("-", "−")
 
 
 def signed(share: float) -> str:
