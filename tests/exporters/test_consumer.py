@@ -108,7 +108,7 @@ def card_manifest(**values: Any) -> Manifest:
         "labels": ["a", "b"],
         "fields": ["text"],
         "part": "model",
-        "model": {"name": "m"},
+        "model": {"name": "m", "trust_remote_code": False},
         "scoring": {"normalize": "length", "method": "likelihood", "max_new_tokens": 4},
         "answering": {"max_new_tokens": 9},
         "tokens": {"prompt": [[1], "text"], "labels": {"a": [2], "b": [3]}, "stop": 0},
