@@ -82,6 +82,21 @@ def test_a_name_decides_where_the_text_predicts_nothing() -> None:
     assert roles(columns) == (["text"], ["intent", "gender"])
 
 
+@pytest.mark.parametrize("stars", ["overall", "stars", "star_rating", "Score"])
+@pytest.mark.parametrize("other", ["asin", "useful", "product_isbn", "helpful_votes"])
+def test_the_stars_of_a_review_win_over_its_product(stars: str, other: str) -> None:
+    # The text tells the product exactly, and the stars in part, as in reviews.
+    partly = noise("0", "0", "1")
+    columns = table(
+        **{
+            "reviewText": sentence,
+            other: topic,
+            stars: lambda row: str(1 + row % 3 if partly(row) == "0" else 5),
+        }
+    )
+    assert roles(columns)[1] == [stars, other]
+
+
 @pytest.mark.parametrize(
     "pair",
     [

@@ -67,7 +67,7 @@ def audit_pretraining(
         keys[split] = DiskBackedList(map(example_dedup_key, examples))
         near[split] = DiskBackedList(map(near_key, examples))
     similar = (
-        duplicates.find_near_duplicates(near, [("texts", s) for s in rows], near_duplicates, keys)
+        duplicates.find_near_duplicates(near, [("pretraining", s) for s in rows], near_duplicates, keys)
         if near_duplicates is not None
         else {}
     )

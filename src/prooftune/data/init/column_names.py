@@ -9,6 +9,7 @@ LABEL_WORDS = {
     **dict.fromkeys(("label", "labels", "target", "class", "category", "gold"), 3.0),
     **dict.fromkeys(("sentiment", "intent", "topic", "emotion", "polarity", "stance"), 3.0),
     **dict.fromkeys(("y", "rating", "stars", "score", "tag", "tags", "genre", "relation"), 2.0),
+    **dict.fromkeys(("overall",), 2.0),
     **dict.fromkeys(
         ("kategorie", "klasse", "catégorie", "étiquette", "categoría", "etiqueta"), 3.0
     ),
@@ -34,6 +35,10 @@ METADATA_WORDS = {
     **dict.fromkeys(("url", "link", "email", "phone", "user", "author", "name", "source"), -1.5),
     **dict.fromkeys(("status", "channel", "version", "platform", "device", "annotator"), -1.0),
     **dict.fromkeys(("count", "length", "len", "num", "number", "price", "amount"), -1.5),
+    # Which product a review is about can be predicted from its text, often better than its stars.
+    **dict.fromkeys(("asin", "sku", "isbn", "ean", "barcode"), -3.0),
+    **dict.fromkeys(("helpful", "useful", "funny", "cool", "vote", "votes", "upvotes"), -2.0),
+    **dict.fromkeys(("likes", "retweets", "verified", "reviewer"), -1.5),
     **dict.fromkeys(
         ("geschlecht", "alter", "sexe", "sexo", "edad", "genere", "пол", "возраст"), -2.0
     ),
