@@ -61,13 +61,15 @@ def audit_pretraining(
     # The same normalisation on both sides: case and punctuation do not hide a copy.
     as_examples = DiskBackedList(Example("", {"text": t.text}) for t in texts)
     # On disk: texts may be many more than rows.
-    keys = {"texts": DiskBackedList(map(example_dedup_key, as_examples))}
-    near = {"texts": DiskBackedList(map(near_key, as_examples))}
+    keys = {"pretraining": DiskBackedList(map(example_dedup_key, as_examples))}
+    near = {"pretraining": DiskBackedList(map(near_key, as_examples))}
     for split, examples in rows.items():
         keys[split] = DiskBackedList(map(example_dedup_key, examples))
         near[split] = DiskBackedList(map(near_key, examples))
     similar = (
-        duplicates.find_near_duplicates(near, [("pretraining", s) for s in rows], near_duplicates, keys)
+        duplicates.find_near_duplicates(
+            near, [("pretraining", s) for s in rows], near_duplicates, keys
+        )
         if near_duplicates is not None
         else {}
     )
@@ -76,9 +78,9 @@ def audit_pretraining(
     for split, examples in rows.items():
         # A text that nearly equals a row is found by similarity; one that contains it among other
         # words is not, and is searched for.
-        exact = dict(find_parts(keys["texts"], keys[split]))
+        exact = dict(find_parts(keys["pretraining"], keys[split]))
         # A text that holds a row word for word is counted once, as that.
-        pairs = {**dict(similar.get(("texts", split), [])), **exact}
+        pairs = {**dict(similar.get(("pretraining", split), [])), **exact}
         if not pairs:
             continue
         leaked |= pairs.keys()
