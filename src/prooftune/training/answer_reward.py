@@ -250,8 +250,11 @@ class AnswerRewardModule(TuningModule):
         parameters = [*self._trainable()]
         present = [p.data for p in parameters]
         try:
-            for parameter, start in zip(parameters, self._start, strict=True):
-                parameter.data = start.to(parameter.device)
+            for i, parameter in enumerate(parameters):
+                # The Trainer may have moved the model since.
+                if self._start[i].device != parameter.device:
+                    self._start[i] = upload(self._start[i], parameter.device)
+                parameter.data = self._start[i]
             yield
         finally:
             for parameter, data in zip(parameters, present, strict=True):
