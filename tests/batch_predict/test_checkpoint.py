@@ -136,6 +136,7 @@ def test_what_was_done_is_not_done_again(
     assert any("2 rows had an empty text" in sentence for sentence in done.sentences())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm", ["torn line", "no journal", "half a part", "lost part", "strange file"]
 )

@@ -330,6 +330,7 @@ def test_swiglu_of_large_values() -> None:
     )
 
 
+@pytest.mark.slow
 def test_gradients_are_no_farther_from_float32_than_without_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -67,6 +67,7 @@ def edit_weights(folder: Path, name: str, change: Callable[[torch.Tensor], torch
     save_file(tensors, file, metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 @pytest.mark.failure(16)
 def test_a_changed_template_is_refused_with_the_place_where_the_prompts_part(
     make: Make, tmp_path: Path

@@ -97,6 +97,7 @@ def test_the_verdict_comes_before_everything_else(document, facts):
     assert isinstance(main.children[1], Element) and main.children[1].attributes["id"] == "verdict"
 
 
+@pytest.mark.slow
 def test_ids_are_unique_and_links_lead_somewhere(document):
     ids = [e.attributes["id"] for e in document.all() if "id" in e.attributes]
     assert len(ids) == len(set(ids))

@@ -174,6 +174,7 @@ def _documents(out: Path) -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_documents_that_cannot_be_read_are_skipped_and_leave_the_index(
     small: IndexSettings, tmp_path: Path
 ) -> None:

@@ -146,6 +146,7 @@ def test_the_untuned_model_has_no_threshold_and_a_head_has_no_untuned_model(
     )
 
 
+@pytest.mark.slow
 def test_words_are_left_out_one_by_one(client: httpx2.Client, folders: dict[str, Path]) -> None:
     text = "goal scored by the  cat"
     reply = client.post(

@@ -84,6 +84,7 @@ def test_without_its_rows_a_language_is_guessed(finished: pipeline.Result) -> No
     assert details["missing_languages"] == ["swa"]
 
 
+@pytest.mark.slow
 def test_variants_without_a_language_are_compared_there_only(finished: pipeline.Result) -> None:
     names = {name for c in finished.scores["comparisons"] for name in (c["a"], c["b"])}
     assert names == {"majority", "tfidf"}
