@@ -95,16 +95,16 @@ def measured(options: argparse.Namespace) -> None:
         out = options.out / ("curve" if curve else "measured")
         prooftune.run(study(options, rows, curve), out=out)
         scores.append(read_json(out / "scores.json"))
-    predicted, found = scores
-    curves, metric = predicted["learning_curve"], found["primary"]
+    predicted, actual = scores
+    curves, metric = predicted["learning_curve"], actual["primary"]
     sizes = [f"{point['rows']:,}" for point in curves["variants"][options.variants[0]]["points"]]
     print(
-        f"\n{metric}, {found['n']:,} test rows\n\n"
+        f"\n{metric}, {actual['n']:,} test rows\n\n"
         f"| | {' | '.join(sizes)} | predicted at {options.measured:,} | measured |\n"
         f"|---|{'---:|' * len(sizes)}---:|---:|"
     )
     for name in options.variants:
-        curve_of, own = curves["variants"][name], found["variants"][name]["metrics"][metric]
+        curve_of, own = curves["variants"][name], actual["variants"][name]["metrics"][metric]
         points = " | ".join(f"{point['value']:.1%}" for point in curve_of["points"])
         ahead = next(e for e in curve_of["extrapolated"] if e["rows"] == options.measured)
         inside = ahead["low"] <= own["value"] <= ahead["high"]

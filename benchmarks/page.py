@@ -126,7 +126,7 @@ _LIMITS = {
     ),
     "labels-8-shot-float32-avx2": (
         "The CPU has AVX512; `PROOFTUNE_COMPILE=0 ATEN_CPU_CAPABILITY=avx2 "
-        "ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2` stand in for one that lacks it, "
+        "ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2` emulate one that lacks it, "
         "for both tools. One pair."
     ),
     "labels-8-shot-float32": (

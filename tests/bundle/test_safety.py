@@ -278,7 +278,7 @@ def test_code_of_a_strangers_model_is_not_run_unasked(
     bundle: Path, tmp_path: Path, manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = changed(bundle, tmp_path / "b", model={**manifest["model"], "trust_remote_code": True})
-    with pytest.raises(UsageError, match="may run code of its own"):
+    with pytest.raises(UsageError, match="may run custom code"):
         load(folder)
     monkeypatch.setenv("PROOFTUNE_TRUST_REMOTE_CODE", "1")
     assert load(folder).predict(["goal"], progress=False)

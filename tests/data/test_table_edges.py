@@ -124,7 +124,7 @@ DATA = [["a good long text of words", "spam"], ["another text of words", "ham"]]
     [
         (["Open-Ended Response", "Response"], 1),
         (["text", "label"], 1),
-        # A row of data, with a label of its own and with one that comes again.
+        # A row of data, with a label that occurs once and with one that comes again.
         (["a text that is as long", "other"], 0),
         (["short", "spam"], 0),
         (["short", "other"], 0),

@@ -215,7 +215,7 @@ def test_a_bundle_with_code_of_its_own_runs_it_only_if_trusted(
         prooftune.run(values(), out=tmp_path / "refused")
     bundle = prooftune.run(values(trust_remote_code=True), out=tmp_path / "run").bundle
     assert bundle is not None
-    with pytest.raises(UsageError, match="may run code of its own"):
+    with pytest.raises(UsageError, match="may run custom code"):
         prooftune.load(bundle)
     monkeypatch.setenv("PROOFTUNE_TRUST_REMOTE_CODE", "1")
     loaded = prooftune.load(bundle)

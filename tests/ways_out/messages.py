@@ -81,7 +81,7 @@ def texts(node: ast.AST, hidden: frozenset[str] = frozenset()) -> Iterator[tuple
     if isinstance(node, ast.JoinedStr):
         parts = [p.value if isinstance(p, ast.Constant) else HOLE for p in node.values]
         yield node.lineno, "".join(map(str, parts))
-        # A string inside of a hole, as in `{'; set x' if y else ''}`, is a message of its own.
+        # A string inside of a hole, as in `{'; set x' if y else ''}`, is a separate message.
         for part in node.values:
             if isinstance(part, ast.FormattedValue):
                 yield from texts(part.value, hidden)

@@ -67,7 +67,7 @@ WAYS: list[Way] = [
         "a.jsonl", None, InitChoices(label="topic"),
     ),
     (
-        follows("holds objects, such as {…}. Write the label as a column of its own, and name it"),
+        follows("holds objects, such as {…}. Write the label as a separate column, and name it"),
         "a.jsonl", lines([{"text": t, "label": {"name": x}} for t, x in ROWS]),
         InitChoices(label="label"),
         "a.jsonl", lines([{"text": t, "own": x} for t, x in ROWS]), InitChoices(label="own"),

@@ -54,8 +54,8 @@ def detect_source(file: Path, expected: Mapping[str, Sequence[str]], bundle: Pat
         # Limited, so that a file without line ends is not read whole.
         lines = iter(lambda: handle.readline(1_000_000), "")
         # The suffix's own delimiter first: the first that gives all columns counts.
-        found = find_header(lines, expected.values(), (default, ",", ";", "\t", "|"))
-    delimiter, above = found or (default, 0)
+        layout = find_header(lines, expected.values(), (default, ",", ";", "\t", "|"))
+    delimiter, above = layout or (default, 0)
     if above:
         notify(f"{file.name}: the first {above} line(s) are above the header and left out")
     return recipe.Source(path=str(file), delimiter=delimiter, encoding=encoding, skip_lines=above)

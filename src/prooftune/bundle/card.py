@@ -251,7 +251,7 @@ def _load_call(manifest: Manifest, library_class: str) -> str:
 
 
 def _trust_argument(trusted: bool) -> str:
-    """The argument for a model with code of its own, for which transformers otherwise asks."""
+    """The argument for a model with custom code, for which transformers otherwise asks."""
     return ", trust_remote_code=True" if trusted else ""
 
 

@@ -80,7 +80,7 @@ def load(
     section = manifest["encoder"] if is_encoder(manifest) else manifest["model"]
     if section.get("trust_remote_code") and not trusted:
         raise UsageError(
-            f"{folder} says that its model {section['name']} may run code of its own. "
+            f"{folder} says that its model {section['name']} may run custom code. "
             "If you trust both, set PROOFTUNE_TRUST_REMOTE_CODE=1."
         )
     if is_encoder(manifest):

@@ -251,7 +251,7 @@ class EncoderSection(TypedDict):
         dtype: compute dtype.
         max_length: tokens to which a text is truncated.
         batch_tokens: tokens per batch, padding included.
-        trust_remote_code: whether the model runs Python code of its own, which is in the bundle.
+        trust_remote_code: whether the model runs custom Python code, which is in the bundle.
     """
 
     name: str

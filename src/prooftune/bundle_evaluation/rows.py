@@ -174,8 +174,8 @@ def _source(
     if codecs.lookup(encoding).name != codecs.lookup(study.encoding).name:
         notes.append(f"{path.name} was read as {encoding}; the study's data is {study.encoding}.")
     source = source.model_copy(update={"encoding": encoding})
-    source, found = _with_header(source, path, first, recipe)
-    notes += found
+    source, more_notes = _with_header(source, path, first, recipe)
+    notes += more_notes
     # Groups are a matter of the study's file; a new file may have none.
     if source.group and source.group not in read_table(_first_table(path, first), source).columns:
         notes.append(f"{path.name} has no column '{source.group}' (data.group): rows count alone.")
@@ -208,10 +208,10 @@ def _with_header(
         return source.model_copy(update={"header": True, "columns": None}), [note]
     if source.delimiter or source.skip_lines or source.columns:
         return source, []
-    found = find_header(lines, [[column] for column in columns], (usual, *",;\t|"))
-    if found is None or found == (usual, 0):
+    layout = find_header(lines, [[column] for column in columns], (usual, *",;\t|"))
+    if layout is None or layout == (usual, 0):
         return source, []
-    delimiter, above = found
+    delimiter, above = layout
     note = f"{path.name}: columns are between {delimiter!r}"
     note += f", and the first {above} line(s) are above the header." if above else "."
     return source.model_copy(update={"delimiter": delimiter, "skip_lines": above}), [note]

@@ -72,7 +72,7 @@ def detect_question_columns(table: Table) -> dict[str, str] | None:
     if "paragraphs" in table.columns:
         return {}
     converted = conversations_to_questions(table)
-    # A label beside a conversation is what it is, as in data on safety; it is no answer.
+    # A label beside a conversation is a class, as in data on safety, and not an answer.
     if converted is not table and _is_closed_label(converted):
         return None
     table = converted

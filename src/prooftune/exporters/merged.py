@@ -88,7 +88,7 @@ def _plain(folder: Path, labels: list[str] | None, several: bool) -> Any:
     Args:
         folder: of the weights.
         labels: label names of a classification head; None for a causal language model.
-        several: whether the head gives each label a probability of its own.
+        several: whether the head gives each label an independent probability.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 

@@ -84,13 +84,7 @@ def _encode(context: VariantContext, variant: Variant) -> None:
     shots: tuple[Shot, ...] = ()
     # Where examples are of some languages only, they are not those of all rows.
     if variant.kind == "few-shot" and not (variant.languages or variant.without):
-        shots = sample_few_shot(
-            context.study.train,
-            context.study.strata(),
-            variant.shots,
-            context.recipe.seed,
-            context.task_adapter.target_text,
-        )
+        shots = sample_few_shot(context, variant.shots)
     context.encoder(context.rendering(variant.prompt, shots=shots))
 
 

@@ -111,7 +111,7 @@ class Sampling:
 
 
 class AnswerRewardModule(TuningModule):
-    """A causal model that is trained on the rewards of its own answers.
+    """A causal model that is trained on the rewards of the answers that it samples.
 
     In training mode answers are sampled; else the greedy answer is measured.
 

@@ -88,13 +88,7 @@ def _rendering(context: VariantContext, variant: Variant) -> Rendering:
     default = default_template(recipe.task, context.fields, recipe.answering.no_answer)
     shots: tuple[Shot, ...] = ()
     if variant.prompting == "few-shot":
-        shots = sample_few_shot(
-            study.train,
-            study.strata(),
-            variant.shots,
-            recipe.seed,
-            context.task_adapter.target_text,
-        )
+        shots = sample_few_shot(context, variant.shots)
     # Neither chat template nor maximum length: both are the server's.
     rendering = Rendering(
         prompt.template or default,

@@ -210,13 +210,7 @@ def _estimate_prompted(
         return _cost_estimate(name, context, longest, rate, search, memory.peak(rate))
     shots: tuple[Shot, ...] = ()
     if variant.kind == "few-shot":
-        shots = sample_few_shot(
-            study.train,
-            study.strata(),
-            variant.shots,
-            context.recipe.seed,
-            context.task_adapter.target_text,
-        )
+        shots = sample_few_shot(context, variant.shots)
     encoder = context.encoder(context.rendering(variant.prompt, shots=shots))
     rate = measure_scoring(context, encoder, model, False, budget)
     counter = token_counter(context, encoder, False)

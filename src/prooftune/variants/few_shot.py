@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from prooftune.tasks.rendering import Shot
-from prooftune.types import Example
+
+if TYPE_CHECKING:
+    from prooftune.variants.context import VariantContext
 
 
-def sample_few_shot(
-    train: Sequence[Example],
-    strata: list[str],
-    count: int,
-    seed: int,
-    target_text: Callable[[Example], str],
-) -> tuple[Shot, ...]:
-    """Sample few-shot examples, the strata (labels) in turn.
+def sample_few_shot(context: VariantContext, count: int) -> tuple[Shot, ...]:
+    """Sample few-shot examples from the training rows, the strata (labels) in turn.
 
     Each stratum's examples are drawn from the shorter half of its training rows: long ones would
     leave too little of the prompt for the input.
 
     Args:
-        train: rows to draw from.
-        strata: see `Study.strata`.
+        context: its study has the rows, its recipe the seed.
         count: number of examples; fewer if there are not enough rows.
-        seed: of the sampling.
-        target_text: example -> the answer shown with it.
     """
-    generator = random.Random(seed)
+    train, strata = context.study.train, context.study.strata()
+    generator = random.Random(context.recipe.seed)
     pools: dict[str, list[tuple[int, str, int]]] = {label: [] for label in strata}
     for i, example in enumerate(train):
         if example.stratum in pools:
@@ -44,5 +38,5 @@ def sample_few_shot(
         for label in order:
             if pools[label] and len(shots) < count:
                 example = train[pools[label].pop()[2]]
-                shots.append(Shot(example.inputs, target_text(example)))
+                shots.append(Shot(example.inputs, context.task_adapter.target_text(example)))
     return tuple(shots)

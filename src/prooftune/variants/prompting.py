@@ -33,13 +33,7 @@ def run_few_shot(
     context: VariantContext, variant: Variant, handle: ModelHandle, name: str
 ) -> VariantOutput:
     """Predict with ``shots`` training examples in the prompt."""
-    shots = sample_few_shot(
-        context.study.train,
-        context.study.strata(),
-        variant.shots,
-        context.recipe.seed,
-        context.task_adapter.target_text,
-    )
+    shots = sample_few_shot(context, variant.shots)
     rendering = context.rendering(variant.prompt, shots=shots)
     description = f"{len(shots)} training examples shown in the prompt"
     return _run_prompt(context, handle, rendering, name, description)

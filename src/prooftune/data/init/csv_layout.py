@@ -135,7 +135,7 @@ def separators(text: str) -> str:
 
 
 def has_row_names(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether every row has one cell more than the header, and begins with a name of its own: R's
+    """Whether every row has one cell more than the header, and begins with a different name: R's
     ``write.table`` writes tables so."""
     if len(rows) < 3 or len(rows[0]) < 1:
         return False
@@ -144,7 +144,7 @@ def has_row_names(rows: Sequence[Sequence[str]]) -> bool:
     return (
         all(len(row) == width for row in rows[1:])
         and len(names) == len(rows) - 1
-        # 1, 2, 3 where the table has no names of its own.
+        # 1, 2, 3 where the table has no row names.
         and rows[1][0].strip('"') == "1"
         and has_header([rows[0], *(row[1:] for row in rows[1:])])
     )

@@ -107,7 +107,7 @@ def _refuse_objects_and_tags(table: Table, label: Column) -> None:
     if values and all(re.fullmatch(r"\{.*\}|\[\{.*\}\]", value, re.DOTALL) for value in values):
         raise UsageError(
             f"{table.name}: column '{label.name}' holds objects, such as {values[0][:60]}. Write "
-            "the label as a column of its own, and name it with --label"
+            "the label as a separate column, and name it with --label"
         )
     if len(values) > 1 and {value.lower() for value in values} <= _ROLES:
         raise UsageError(

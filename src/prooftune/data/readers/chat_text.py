@@ -180,8 +180,8 @@ def _split(template: _Template, turns: list[tuple[str, str, str]]) -> list[list[
     for role, said, gap in turns:
         if role == "input" and conversations:
             # The input belongs to the instruction before it.
-            told = conversations[-1][-1]["content"]
-            conversations[-1][-1]["content"] = f"{told}\n\n{said.strip()}".strip()
+            input_text = conversations[-1][-1]["content"]
+            conversations[-1][-1]["content"] = f"{input_text}\n\n{said.strip()}".strip()
             continue
         begins = template.first == "instruction" and role == "user"
         ended = before in _ANSWERING and not inside and template.ends.search(gap)

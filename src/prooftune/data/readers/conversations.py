@@ -34,7 +34,7 @@ _PAIRS = (("human", "assistant"), ("user", "assistant"), ("input", "output"))
 """Keys of a turn that holds both a message and its answer, after an optional ``system``."""
 _ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
 _TEXT_KEYS = ("content", "value", "text", "message", "utterance", "parts")
-"""Keys of a turn for who speaks, and for what is said."""
+"""Keys of a turn for the speaker, and for the message."""
 
 
 def conversations_to_questions(table: Table) -> Table:
@@ -110,7 +110,7 @@ def conversations_to_questions(table: Table) -> Table:
 
 def _turns_column(table: Table) -> str | None:
     """The only column that holds conversations with answers, whatever its name."""
-    found = []
+    names = []
     rows = list(islice(table.rows, 20))
     for index, name in enumerate(table.columns):
         cells = [cell for row in rows if (cell := row[index])]
@@ -118,8 +118,8 @@ def _turns_column(table: Table) -> str | None:
         if cells and all(cell.startswith("[{") for cell in cells):
             roles = [_roles_of(cell) for cell in cells]
             if all(roles) and any(r[-1] == "assistant" and "user" in r for r in roles):
-                found.append(name)
-    return found[0] if len(found) == 1 else None
+                names.append(name)
+    return names[0] if len(names) == 1 else None
 
 
 def _roles_of(cell: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Formats that are no tables of texts and labels: what they are, and what to do instead."""
+"""Formats that are no tables of texts and labels: their names, and what to do instead."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BINARY_FORMATS = {
         "CSV (in Python: pandas.read_pickle(…).to_csv(…), for files that you trust)",
     ),
 }
-"""First bytes of binary files -> what they are and what to do."""
+"""First bytes of binary files -> name of the format and what to do."""
 _SAS = bytes.fromhex("c2ea8160b31411cfbd92080009c7318c")
 """At byte 12 of SAS's data sets."""
 _SAS_DATA = "a SAS data set: save it as CSV (in Python: pandas.read_sas(…).to_csv(…))"
@@ -35,7 +35,7 @@ _QUESTIONS = (
     "answer; to search it, see 'prooftune index'"
 )
 _Pattern = tuple[str, str, str]
-"""How a text begins; what it also has; what it is and what to do."""
+"""How a text begins; what else it contains; name of the format and what to do."""
 _FORMATS: tuple[_Pattern, ...] = (
     (r"\s*(?:<!doctype|<html|<table|<head|<body|<div|<p>)", r"<", _PAGE),
     (

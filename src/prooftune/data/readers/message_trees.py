@@ -89,8 +89,8 @@ def _from_messages(table: Table) -> Table:
         turns = [_turn(m) for m in _best_path(root, lambda m: replies.get(m["message_id"], ()))]
         read += len(turns)
         first = table.rows[root["row"]]
-        kept = [first[places[name]] for name in others]
-        rows.append([*kept, json.dumps(turns, ensure_ascii=False)])
+        other_cells = [first[places[name]] for name in others]
+        rows.append([*other_cells, json.dumps(turns, ensure_ascii=False)])
     return _with_note(
         replace(
             table,
