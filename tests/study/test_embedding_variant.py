@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import prooftune
-from prooftune.errors import UsageError
+from prooftune.errors import Failure, UsageError
 from prooftune.models import embeddings
 from prooftune.run_folder import read_predictions
 from prooftune.variants.embedding import STRENGTHS, fit_classifier
@@ -86,7 +86,8 @@ def test_a_label_of_one_row_leaves_nothing_to_cross_validate() -> None:
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        ({"kind": "embedding", "model": "./nowhere"}, "no model './nowhere'.*all-minilm"),
+        ({"kind": "embedding", "model": "./nowhere"}, "no embedding model './nowhere'.*all-minilm"),
+        ({"kind": "tuned", "model": ""}, "model.name: .*at least 1 character"),
         ({"kind": "embedding", "prompt": {"max_length": 9}}, "'prompt' does not apply"),
         ({"kind": "tfidf", "model": "x"}, "'model' does not apply to kind: tfidf"),
     ],
@@ -98,6 +99,23 @@ def test_impossible_options_are_rejected_before_anything_is_computed(
     recipe = {"name": "x", "data": {"train": str(train)}, "variants": {"a": variant}}
     with pytest.raises(UsageError, match=message):
         prooftune.run(recipe, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "variants").exists()
+
+
+@pytest.mark.parametrize("kind", ["embedding", "encoder", "tuned"])
+def test_folders_that_transformers_does_not_know_stop_before_anything_is_trained(
+    tmp_path: Path, kind: str
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    train = write_rows(tmp_path / "train.csv", 30, 0)
+    variants = {"majority": None, "rival": {"kind": kind, "model": str(model)}}
+    with pytest.raises(Failure, match="model could not be loaded"):
+        prooftune.run(
+            {"name": "x", "data": {"train": str(train)}, "variants": variants},
+            out=tmp_path / "run",
+        )
     assert not (tmp_path / "run" / "variants").exists()
 
 

@@ -328,8 +328,8 @@ def test_a_killed_run_asks_for_nothing_twice(chat: server.Judge, tmp_path: Path)
     result = prooftune.run(values, out=out)
     now = [json.dumps(json.loads(body)["messages"]) for body in chat.seen[before:]]
     assert len(now) == 78 - len(cached) and not cached & set(now)
-    # The ledger counts the first run's requests, too, but those whose replies the kill lost.
-    assert len(cached) + len(now) <= details_of(result.folder, "api")["endpoint"]["sent"]
+    # The ledger counts the first run's requests, too, with those whose replies the kill lost.
+    assert len(chat.seen) <= details_of(result.folder, "api")["endpoint"]["sent"]
 
 
 @pytest.mark.slow
@@ -396,7 +396,11 @@ def test_messages() -> None:
         ({"endpoint": {"base_url": "http://user:pass@host/v1"}}, "must not contain a key"),
         ({"endpoint": {"price": {"input": 1}}}, "price.output: required"),
         ({"endpoint": {"budget": {"euros": 3}}}, "budget.euros: unknown key"),
+        ({"endpoint": {"price": {"input": 1, "output": math.inf}}}, "output: .* finite number"),
+        ({"endpoint": {"api_key_env": "sk-very-secret"}}, "expected the name of an environment"),
         ({"shots": 3, "lora": {"r": 3}}, "'lora' does not apply to kind: endpoint"),
+        ({"shots": 3}, "'shots' needs prompting: few-shot"),
+        ({"prompting": "few-shot", "candidates": ["{text}"]}, "'candidates' needs prompting"),
     ],
 )
 def test_bad_input_is_one_message_before_any_request(
@@ -408,8 +412,9 @@ def test_bad_input_is_one_message_before_any_request(
     if message.startswith("'endpoint'"):
         del options["endpoint"]
     values = {"name": "x", "data": {"train": str(train)}, "variants": {"api": options}}
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as error:
         prooftune.run(values, out=tmp_path / "run")
+    assert "secret" not in str(error.value)
     assert not chat.seen and not (tmp_path / "run" / "variants").exists()
 
 
@@ -423,6 +428,8 @@ def test_a_refused_key_is_an_error_at_once(
     with pytest.raises(UsageError, match=r"variants\.api\.endpoint: .*refuses the key in .API_KEY"):
         prooftune.run(values, out=tmp_path / "run")
     assert len(chat.seen) <= 3 and chat.keys[0] == "Bearer sk-very-secret-key"
+    # Before the variants in front of it in the recipe.
+    assert not (tmp_path / "run/variants/majority").exists()
     files = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
     assert not any(b"sk-very-secret" in p.read_bytes() for p in files)
 
@@ -474,3 +481,22 @@ def test_an_entry_of_the_ledger_that_a_kill_cut_off_costs_no_other_one(tmp_path:
     budget.settle(bound, 7, 2)
     spent = Budget(Limits(), ledger).spent
     assert (spent.requests, spent.prompt_tokens, spent.completion_tokens) == (2, 12, 3)
+
+
+def test_requests_on_the_way_at_a_kill_count_at_their_bound(tmp_path: Path) -> None:
+    ledger = tmp_path / "spent.jsonl"
+    # A line of version 0.2, which wrote finished requests only.
+    ledger.write_text('{"prompt_tokens": 5, "completion_tokens": 1}\n', "utf-8")
+    request: Any = {"messages": [{"role": "user", "content": "ä" * 10}]}  # 20 bytes, 16 for markup
+    killed = Budget(Limits(), ledger)
+    killed.reserve(request, 4)
+    killed.settle(killed.reserve(request, 4), 7, 2)
+    for _ in range(2):  # reading changes nothing
+        next_run = Budget(Limits(tokens=91), ledger)
+        assert (next_run.spent.requests, next_run.on_the_way) == (3, 0)
+        assert (next_run.spent.prompt_tokens, next_run.spent.completion_tokens) == (48, 7)
+    with pytest.raises(BudgetExceeded, match="95 in all"):
+        next_run.reserve(request, 4)
+    next_run.limits = Limits(tokens=95)
+    next_run.settle(next_run.reserve(request, 4), 0, 0)
+    assert Budget(Limits(), ledger).spent.requests == 4

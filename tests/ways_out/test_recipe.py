@@ -248,6 +248,16 @@ WAYS: list[tuple[str, Recipe, list[Recipe]]] = [
         [variants(api=endpoint(base_url="http://localhost:1/v1", api_key_env="KEY"))],
     ),
     (
+        follows("expected the name of an environment variable, such as OPENAI_API_KEY"),
+        variants(api=endpoint(api_key_env="sk-proj-1234")),
+        [variants(api=endpoint(api_key_env="OPENAI_API_KEY"))],
+    ),
+    (
+        follows("'{…}' needs prompting: {…}"),
+        variants(api={**endpoint(), "shots": 3}),
+        [variants(api={**endpoint(), "shots": 3, "prompting": "few-shot"})],
+    ),
+    (
         follows("budget.money needs the prices of the model: price: {input: …, output: …}"),
         variants(api=endpoint(budget={"money": 3})),
         [variants(api=endpoint(budget={"money": 3}, price={"input": 1, "output": 2}))],

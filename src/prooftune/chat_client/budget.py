@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +51,11 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Upper bounds of what a request may use."""
+    """Upper bounds of what a request may use, and its number in the ledger."""
 
     prompt_tokens: int
     completion_tokens: int
+    number: int = 0
 
 
 class Budget:
@@ -65,7 +65,7 @@ class Budget:
     limit: the tokens of a text are at most its UTF-8 bytes. Only one event loop may use a budget.
 
     Attributes:
-        spent: by all finished requests.
+        spent: by all finished requests, and at most by those that were on the way in a killed run.
     """
 
     def __init__(self, limits: Limits, ledger: Path | None = None) -> None:
@@ -73,13 +73,17 @@ class Budget:
 
         Args:
             limits: the budget.
-            ledger: JSON lines, one for each finished attempt; None: nothing is kept.
+            ledger: JSON lines: the upper bound of a request before it is sent, and what it used
+                once it has ended, both with its number. Of a killed run, the bounds count for the
+                requests that were on the way. None: nothing is kept.
         """
         self.limits, self._ledger = limits, ledger
         self.spent = Spent()
         self._reserved: list[Reservation] = []
-        for line in _lines(ledger):
-            self._add(line["prompt_tokens"], line["completion_tokens"])
+        entries = _last_entries(ledger)
+        for prompt_tokens, completion_tokens in entries:
+            self._add(prompt_tokens, completion_tokens)
+        self._next_number = len(entries)
         _end_last_line(ledger)
 
     @property
@@ -111,6 +115,7 @@ class Budget:
         bound = Reservation(
             sum(len(m["content"].encode()) + MESSAGE_TOKENS for m in request["messages"]),
             max_tokens,
+            self._next_number,
         )
         # Requests on their way may all cost their bound: only then is the budget never exceeded.
         pending = [*self._reserved, bound]
@@ -129,28 +134,39 @@ class Budget:
             if limit is not None and total > limit:
                 raise BudgetExceeded(f"{name}: the next request could bring {total:,.10g} in all, "
                                      f"and the budget is {limit:,.10g}")  # fmt: skip
+        # Before it is sent: a kill would else hide requests that the server answers and bills.
+        self._write(bound.number, bound.prompt_tokens, bound.completion_tokens)
         self._reserved.append(bound)
+        self._next_number += 1
         return bound
 
     def settle(
         self, bound: Reservation, prompt_tokens: int | None, completion_tokens: int | None
     ) -> None:
         """Replace a reservation by what the request used; None: unknown, so the upper bound."""
-        # By value: equal reservations are interchangeable.
         self._reserved.remove(bound)
         # A server that reports no usage is charged the bound.
         prompt = bound.prompt_tokens if prompt_tokens is None else prompt_tokens
         completion = bound.completion_tokens if completion_tokens is None else completion_tokens
         self._add(prompt, completion)
-        if self._ledger is not None:
-            line = json.dumps({"prompt_tokens": prompt, "completion_tokens": completion})
-            try:
-                self._ledger.parent.mkdir(parents=True, exist_ok=True)
-                # Appended at once, so that a killed run knows what it spent.
-                with self._ledger.open("a", encoding="utf-8") as handle:
-                    handle.write(line + "\n")
-            except OSError as error:
-                raise Failure(f"{self._ledger} cannot be written: {error}") from error
+        self._write(bound.number, prompt, completion)
+
+    def _write(self, number: int, prompt_tokens: int, completion_tokens: int) -> None:
+        """Append an entry to the ledger.
+
+        Raises:
+            Failure: the ledger cannot be written.
+        """
+        if self._ledger is None:
+            return
+        tokens = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+        line = json.dumps({"request": number, **tokens})
+        try:
+            self._ledger.parent.mkdir(parents=True, exist_ok=True)
+            with self._ledger.open("a", encoding="utf-8") as handle:
+                handle.write(line + "\n")
+        except OSError as error:
+            raise Failure(f"{self._ledger} cannot be written: {error}") from error
 
     def _add(self, prompt_tokens: int, completion_tokens: int) -> None:
         self.spent.requests += 1
@@ -167,13 +183,19 @@ def _end_last_line(ledger: Path | None) -> None:
         handle.write("\n")
 
 
-def _lines(ledger: Path | None) -> Iterator[dict[str, int]]:
-    """The ledger's entries; a last line that a kill cut off is left out."""
-    if ledger is None or not ledger.is_file():
-        return
-    for line in ledger.read_text("utf-8").splitlines():
+def _last_entries(ledger: Path | None) -> list[tuple[int, int]]:
+    """Prompt and completion tokens of every request in the ledger, by its last entry.
+
+    A line that a kill cut off is left out. Lines of version 0.2 have no number and are one request
+    each.
+    """
+    entries: dict[object, tuple[int, int]] = {}
+    lines = ledger.read_text("utf-8").splitlines() if ledger and ledger.is_file() else []
+    for position, line in enumerate(lines):
         try:
             entry = json.loads(line)
         except ValueError:
             continue
-        yield {key: int(entry[key]) for key in ("prompt_tokens", "completion_tokens")}
+        key = entry.get("request", ("line", position))
+        entries[key] = int(entry["prompt_tokens"]), int(entry["completion_tokens"])
+    return list(entries.values())

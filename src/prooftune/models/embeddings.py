@@ -41,8 +41,36 @@ BATCH_TOKENS = 4096
 Vectors = NDArray[np.float32]
 
 
-def resolve(name: str, revision: str | None = None) -> Path:
-    """The local folder of an embedding model: from a package, a local folder, or the hub.
+def check_model_name(name: str, what: str = "embedding model") -> None:
+    """Reject a name that cannot be a model, before anything is downloaded or computed.
+
+    Args:
+        name: of the model.
+        what: the model is to be, for the message.
+
+    Raises:
+        UsageError: it is neither a model folder, nor an alias, nor a hub name.
+    """
+    reference = ALIASES.get(name.lower(), name)
+    if package_files.is_reference(reference):
+        return
+    if Path(reference).is_dir():
+        loading.check_model_name(reference)
+    elif not loading.is_hub_name(reference):
+        raise UsageError(
+            f"no {what} '{name}'{nearest(name, ALIASES)}: neither a folder, nor "
+            f"'{DEFAULT_EMBEDDING}', nor a hub name like OWNER/NAME"
+        )
+
+
+def resolve(name: str, revision: str | None = None, what: str = "embedding model") -> Path:
+    """The local folder of an embedding model or encoder: from a package, a local folder, or the
+    hub.
+
+    Args:
+        name: of the model.
+        revision: branch, tag or commit of a hub model.
+        what: the model is to be, for messages.
 
     Raises:
         UsageError: there is no such folder, or it contains no model.
@@ -57,12 +85,7 @@ def resolve(name: str, revision: str | None = None) -> Path:
                 "pypi:NAME==VERSION#FOLDER/ where FOLDER contains config.json"
             )
         return folder
-    if not Path(reference).is_dir() and reference.count("/") != 1:
-        raise UsageError(
-            f"no embedding model '{name}'{nearest(name, ALIASES)}: neither a folder, nor "
-            f"'{DEFAULT_EMBEDDING}', nor a hub "
-            "name like OWNER/NAME"
-        )
+    check_model_name(name, what)
     try:
         return loading.resolve(reference, revision)
     except (Failure, UsageError) as error:
@@ -70,6 +93,27 @@ def resolve(name: str, revision: str | None = None) -> Path:
         raise type(error)(
             str(error).replace(f"'{loading.DEFAULT_MODEL}'", f"'{DEFAULT_EMBEDDING}'")
         ) from error
+
+
+def check_config(folder: Path) -> None:
+    """Check that transformers knows the architecture of a model folder, without its weights.
+
+    Raises:
+        Failure: it does not.
+    """
+    configure_libraries()
+    from transformers import AutoConfig
+
+    with _explain_load_errors(folder):
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+@contextmanager
+def _explain_load_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+        raise Failure(f"{folder} could not be loaded as an embedding model: {error}") from error
 
 
 @lru_cache(maxsize=2)
@@ -82,13 +126,11 @@ def load_embedding_model(folder: Path) -> SentenceTransformer:
     configure_libraries()
     from sentence_transformers import SentenceTransformer
 
-    try:
+    with _explain_load_errors(folder):
         # Weights stay float32; `embed` lowers the matmuls by autocast.
         return SentenceTransformer(
             str(folder), device=str(loading.device()), model_kwargs={"dtype": "float32"}
         )
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
-        raise Failure(f"{folder} could not be loaded as an embedding model: {error}") from error
 
 
 def dimension(folder: Path) -> int:

@@ -133,10 +133,7 @@ def load_tokenizer(
         Failure: the folder has no tokenizer that can be loaded.
     """
     config = load_config(folder, trust_remote_code)
-    try:
-        tokenizer = loading.load_tokenizer(folder)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise Failure(f"{folder} could not be loaded as an encoder: {error}") from error
+    tokenizer = loading.load_tokenizer(folder)
     limit = int(tokenizer.model_max_length)
     if config.model_type in OFFSET_POSITIONS:
         # Positions start at pad_token_id + 1: RoBERTa's 514 hold 512 tokens.

@@ -84,12 +84,18 @@ def check_model_name(name: str) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UsageError(f"{path} contains no model: it has no config.json")
-    # A path that does not exist must not be looked up on the hub.
-    elif path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
+    elif not is_hub_name(reference):
         raise UsageError(
             f"no model '{name}'{nearest(name, ALIASES)}: neither a folder, nor "
             f"'{DEFAULT_MODEL}', nor a hub name like OWNER/NAME"
         )
+
+
+def is_hub_name(reference: str) -> bool:
+    """Whether a reference that is no folder has the form OWNER/NAME."""
+    # A path that does not exist must not be looked up on the hub.
+    is_path = Path(reference).is_absolute() or reference.startswith((".", "~"))
+    return not is_path and reference.count("/") == 1
 
 
 def check_hub_access(name: str, revision: str | None) -> None:
@@ -109,12 +115,21 @@ def check_hub_access(name: str, revision: str | None) -> None:
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder, with a padding token (always masked) and the model's maximum
-    length."""
+    length.
+
+    Raises:
+        Failure: the folder has no tokenizer that can be loaded.
+    """
     configure_libraries()
     from transformers import AutoTokenizer
 
     # By default, transformers asks on the terminal whether to run code from the folder.
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+        raise Failure(
+            f"the tokenizer in {folder} could not be loaded: {str(error)[:500]}"
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if (folder / "config.json").is_file():

@@ -121,6 +121,9 @@ def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
     result += list(check_templates(recipe, fields)) or list(check_prompts(recipe, study))
     for name, _ in encoders(recipe):
         result += refusal_of(f"variants.{name}.model", partial(_check_encoder, recipe, name))
+    for name, variant in recipe.variants.items():
+        if variant.kind == "embedding":
+            result += refusal_of(f"variants.{name}.model", partial(_check_embedding, variant))
     # A model that is no encoder has no layers to try LoRA on.
     if any(finding.severity == "error" for finding in result):
         return result
@@ -142,8 +145,9 @@ def _model_folder(view: Recipe, variant: Variant) -> Path:
     """The local folder of a variant's model, fetched if needed."""
     from prooftune.models import embeddings, loading
 
-    resolve = embeddings.resolve if variant.kind == "encoder" else loading.resolve
-    return resolve(view.model.name, view.model.revision)
+    if variant.kind == "encoder":
+        return embeddings.resolve(view.model.name, view.model.revision, "encoder")
+    return loading.resolve(view.model.name, view.model.revision)
 
 
 def _check_encoder(recipe: Recipe, name: str) -> None:
@@ -152,6 +156,13 @@ def _check_encoder(recipe: Recipe, name: str) -> None:
     view = recipe.for_variant(name)
     folder = _model_folder(view, recipe.variants[name])
     check_is_encoder(load_config(folder, view.model.trust_remote_code), folder)
+
+
+def _check_embedding(variant: Variant) -> None:
+    from prooftune.models import embeddings
+
+    model = variant.embedding_model or embeddings.DEFAULT_EMBEDDING
+    embeddings.check_config(embeddings.resolve(model))
 
 
 def _unused(recipe: Recipe) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from prooftune.data.source_files import check_files_exist, check_source_exists
 from prooftune.errors import Failure, UsageError
 from prooftune.preflight.findings import Finding, error
-from prooftune.preflight.trained_variants import trained
+from prooftune.preflight.trained_variants import encoders, trained
 from prooftune.recipe import Recipe, Variant
 from prooftune.types import SPLITS
 
@@ -28,6 +28,13 @@ def check_sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
         yield from refusal_of(model_key(recipe, name), partial(check_model_name, view.model.name))
     yield from _pretraining_files(recipe, base)
     yield from _embedding_models(recipe)
+    for name, _ in encoders(recipe):
+        from prooftune.models import embeddings
+
+        model = recipe.for_variant(name).model.name
+        yield from refusal_of(
+            f"variants.{name}.model", partial(embeddings.check_model_name, model, "encoder")
+        )
     yield from _endpoints(recipe)
     if not recipe.has_labels:
         from prooftune.evaluation.answers.scores import require_libraries

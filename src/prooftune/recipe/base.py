@@ -17,7 +17,12 @@ class Section(BaseModel):
     # Numbers are accepted as text: columns without a header are named 0, 1, 2, and labels may be
     # 1, 2, 3.
     model_config = ConfigDict(
-        extra="forbid", frozen=True, coerce_numbers_to_str=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        coerce_numbers_to_str=True,
+        use_attribute_docstrings=True,
+        # A price or limit of `.inf` or `.nan` passes every comparison and then means nothing.
+        allow_inf_nan=False,
     )
 
 

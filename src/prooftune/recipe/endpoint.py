@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import re
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from prooftune.recipe.base import Section
 
@@ -34,6 +35,20 @@ def check_url(value: str | None) -> str | None:
     return value
 
 
+def _check_variable(value: str) -> str:
+    # The value is not shown: it may be the key.
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError(
+            "expected the name of an environment variable, such as OPENAI_API_KEY; the key itself "
+            "must not be in a recipe"
+        )
+    return value
+
+
+EnvironmentVariable = Annotated[str, AfterValidator(_check_variable)]
+"""Name of an environment variable; its value is in no file."""
+
+
 class Price(Section):
     input: float = Field(ge=0)
     """Price of a million input tokens."""
@@ -60,7 +75,7 @@ class Endpoint(Section):
     base_url: str
     """URL of the server: ``https://api.openai.com/v1``, ``http://localhost:11434/v1`` (Ollama), a
     vLLM or llama.cpp server."""
-    api_key_env: str | None = None
+    api_key_env: EnvironmentVariable | None = None
     """Environment variable that holds the API key. Default: no key."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     """Sampling temperature. 0: greedy decoding."""

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from prooftune.recipe.base import Section
-from prooftune.recipe.endpoint import QUEUE_SECONDS, SLOWEST_TOKENS_PER_SECOND, check_url
+from prooftune.recipe.endpoint import (
+    QUEUE_SECONDS,
+    SLOWEST_TOKENS_PER_SECOND,
+    EnvironmentVariable,
+    check_url,
+)
 
 CRITERIA = {
     "coherence": (
@@ -31,7 +36,7 @@ class Judge(Section):
     base_url: str | None = None
     """URL of an OpenAI-compatible endpoint: ``http://localhost:11434/v1`` (Ollama), a vLLM or
     llama.cpp server. Default: run a local model."""
-    api_key_env: str | None = None
+    api_key_env: EnvironmentVariable | None = None
     """Environment variable that holds the API key. Default: no key."""
     criteria: dict[str, str] = CRITERIA
     """Criterion -> the question that the judge answers with a score; or a list of names of built-in

@@ -10,7 +10,7 @@ from prooftune.recipe.base import Section
 
 
 class Model(Section):
-    name: str = "smollm2-135m-instruct"
+    name: str = Field(default="smollm2-135m-instruct", min_length=1)
     """``smollm2-135m-instruct``, a local folder, a hub name, or ``pypi:NAME==VERSION#FILE``."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""

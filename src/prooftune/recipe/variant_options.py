@@ -36,6 +36,13 @@ LANGUAGE_OPTIONS = ("languages", "without", "leave_one_language_out")
 WEIGHTED_KINDS = ("tfidf", "embedding", "encoder", "tuned")
 """Kinds of variants whose training rows can be weighted by label."""
 
+PROMPTING_OPTIONS = {
+    "shots": "few-shot",
+    "candidates": "prompted",
+    "validation_rows": "prompted",
+}
+"""Option of kind: endpoint -> the ``prompting`` that it belongs to."""
+
 TRAINING_OPTIONS = (
     "objective",
     "start_from",

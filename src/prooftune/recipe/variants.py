@@ -15,6 +15,7 @@ from prooftune.recipe.variant_options import (
     CONTINUED_OBJECTIVES,
     LANGUAGE_OPTIONS,
     OPTIONS_BY_KIND,
+    PROMPTING_OPTIONS,
     TRAINED_KINDS,
     TRAINING_OPTIONS,
 )
@@ -248,6 +249,12 @@ class Variant(Section):
             problems.append("'languages' contradicts without: give one of them")
         if self.kind == "endpoint" and self.endpoint is None:
             problems.append("'endpoint' is required: {model: …, base_url: …}")
+        if self.kind == "endpoint":
+            problems += [
+                f"'{option}' needs prompting: {prompting}"
+                for option, prompting in PROMPTING_OPTIONS.items()
+                if option in self.model_fields_set and self.prompting != prompting
+            ]
         if self.kind == "encoder" and self.pretrain is not None:
             problems[problems.index("'pretrain' does not apply to kind: encoder")] = (
                 "'pretrain' does not apply to kind: encoder: encoders are pretrained by filling in "

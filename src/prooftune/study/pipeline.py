@@ -116,10 +116,19 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
             PassageProvider(recipe, base, folder),
             pretraining_folder=folder / run_folder.PRETRAINING_FOLDER,
         )
+        # Before anything is trained: a refused key or a server that is down stops the study.
+        answered = {
+            name: stage.run(name, variant)
+            for name, variant in recipe.variants.items()
+            if variant.kind == "endpoint"
+        }
         # From here on with the values that the search has chosen.
         trained = run_search(stage)
         stage = replace(stage, recipe=trained)
-        results = [stage.run(name, variant) for name, variant in trained.variants.items()]
+        results = [
+            answered[name] if name in answered else stage.run(name, variant)
+            for name, variant in trained.variants.items()
+        ]
         curves = run_learning_curve(stage)
         del stage  # frees the base model and the index
         scores, costs = evaluate(recipe, study, results, folder, base, curves=curves)

@@ -78,7 +78,18 @@ def _unlabelled(study: Study) -> list[Finding]:
     findings = []
     for name, examples in study.splits().items():
         rows = row_locations(e for e in examples if not e.targets)
-        if rows:
+        if rows and len(rows) == len(examples):
+            # An empty label says that none applies, so a file without its labels looks the same.
+            findings.append(
+                Finding(
+                    "no-labels",
+                    "error" if name == "test" else "warning",
+                    f"none of the {len(rows):,} {name} rows has a label, so they cannot tell "
+                    "variants apart. Is data.label the right column of their file?",
+                    rows,
+                )
+            )
+        elif rows:
             findings.append(
                 Finding(
                     "no-labels",
