@@ -25,11 +25,14 @@ import matmuls
 
 from prooftune.models.environment import cpu_name
 from prooftune.tasks.prompt_encoding import PromptEncoder
+from prooftune.utils import library_settings
 from prooftune.utils.profiling import Cost
 
 Run = Callable[[argparse.Namespace], dict[str, Any]]
 OURS = "prooftune"
 MEASURED = Path(__file__).parent / "measured"
+LIBGOMP_SPIN_COUNT = "300000"
+"""GNU OpenMP's default (libgomp manual, GOMP_SPINCOUNT), with which other tools run."""
 LIBRARIES = ("torch", "transformers", "peft", "trl", "lm-eval")
 
 
@@ -89,7 +92,9 @@ def contest(
                 "--seed",
                 str(options.seed + repeat),
             ]
-            done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(
+                words, stdout=subprocess.PIPE, text=True, check=True, env=_environment(contestant)
+            )
             several.append(json.loads(done.stdout.splitlines()[-1]))
             several[-1]["product_rate"] = product_rate(facts.get("dtype", "bfloat16"))
             print(f"{repeat + 1}/{options.repeats} {contestant}: {_line(several[-1])}", flush=True)
@@ -113,6 +118,19 @@ def contest(
     whole = "-".join(filter(None, [name or Path(script).stem, options.name]))
     (MEASURED / f"{whole}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps({"medians": result["medians"], "ratios": result["ratios"]}, indent=1))
+
+
+def _environment(contestant: str) -> dict[str, str]:
+    """Environment of a contestant's process, with the way of waiting of its own OpenMP threads.
+
+    All scripts import Prooftune, whose settings would apply to the other tools as well.
+    """
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("OMP_WAIT_POLICY", *library_settings.OTHER_WAIT_SETTINGS)
+    }
+    return own if _is_ours(contestant) else {**own, "GOMP_SPINCOUNT": LIBGOMP_SPIN_COUNT}
 
 
 def _note_shares(results: Mapping[str, list[dict[str, Any]]]) -> None:

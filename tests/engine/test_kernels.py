@@ -210,7 +210,8 @@ def test_number_of_threads_does_not_change_results() -> None:
         [],
     )
     try:
-        for threads in (1, 2, 3):
+        # With many threads, a backward task is a query head instead of a key head.
+        for threads in (1, 2, 8):
             torch.set_num_threads(threads)
             out = attend(inputs, 20, [130, 64, 9, 300])
             results.append([out, *torch.autograd.grad(out.sum(), inputs)])

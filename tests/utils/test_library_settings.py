@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+
+from prooftune.utils import library_settings
 
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "PYTORCH_ENABLE_MPS_FALLBACK")
 
@@ -27,7 +31,36 @@ def settings(platform: str = "linux", **own: str) -> dict[str, str]:
 
 
 def test_waiting_threads_sleep() -> None:
-    assert settings() == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert settings()["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_they_spin_for_a_moment_where_nothing_else_runs(
+    idle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(library_settings, "machine_is_idle", lambda: idle)
+    library_settings.set_library_defaults()
+    assert environment.get("GOMP_SPINCOUNT") == ("5000" if idle else None)
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+@pytest.mark.parametrize(("running", "idle"), [("1", True), ("2", False), ("12", False)])
+def test_an_idle_machine_runs_one_thread(running: str, idle: bool, tmp_path: Path) -> None:
+    statistics = tmp_path / "stat"
+    statistics.write_text(f"cpu  4705 356\nctxt 1990473\nprocs_running {running}\nsoftirq 7\n")
+    assert library_settings.machine_is_idle(statistics) is idle
+    assert not library_settings.machine_is_idle(tmp_path / "missing")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/stat")
+def test_a_busy_process_is_seen() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        time.sleep(0.1)
+        idle = library_settings.machine_is_idle()
+        busy.kill()
+    assert not idle
 
 
 def test_operators_that_apple_gpus_lack_run_on_the_cpu() -> None:

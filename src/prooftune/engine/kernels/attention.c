@@ -105,14 +105,15 @@ static void attend_block(const packed_layout_t *layout, const long *offsets, lon
             k0 = (past + q0 - layout->window + 1 - offset) / PANEL * PANEL;
         for (; k0 < end; k0 += BLOCK) {
             long num_keys = min(end - k0, BLOCK);
-            matmul(n, BLOCK, query, stride / 2, keys + (offsets[source] + k0) * HEAD_PAIRS, PANEL,
-                   0, HEAD_PAIRS, scores, BLOCK, 0);
+            const long width = round_up_to_vector(num_keys); /* of scores */
+            matmul_into(n, width, query, stride / 2, keys + (offsets[source] + k0) * HEAD_PAIRS,
+                        PANEL, 0, HEAD_PAIRS, scores, BLOCK);
             for (long i = 0; i < n; i++) {
                 const float *score = scores + i * BLOCK;
                 long position = past + q0 + i - offset - k0, to = min(position + 1, num_keys);
                 long low = layout->window ? position - layout->window + 1 : 0;
                 __m512 max_score = _mm512_set1_ps(-INFINITY);
-                for (long j = 0; j < BLOCK; j += VECTOR) {
+                for (long j = 0; j < width; j += VECTOR) {
                     visible[j / VECTOR] = range_mask(j, low, to);
                     max_score = _mm512_mask_max_ps(max_score, visible[j / VECTOR], max_score,
                                                    _mm512_load_ps(score + j));
@@ -127,7 +128,7 @@ static void attend_block(const packed_layout_t *layout, const long *offsets, lon
                     max_exponent[i] = new_max;
                     rescale_above[i] = (new_max + RESCALE_MARGIN) / factor;
                 }
-                for (long j = 0; j < BLOCK; j += VECTOR) {
+                for (long j = 0; j < width; j += VECTOR) {
                     __m512 x = _mm512_load_ps(score + j);
                     x = _mm512_maskz_mov_ps(
                         visible[j / VECTOR],
@@ -137,8 +138,8 @@ static void attend_block(const packed_layout_t *layout, const long *offsets, lon
                     store_bf16(weights + i * BLOCK + j, x);
                 }
             }
-            matmul(n, SIZE, weights, BLOCK / 2, values + (offsets[source] + k0) / 2 * SIZE, SIZE,
-                   PANEL, BLOCK / 2, acc, SIZE, 1);
+            add_matmul(n, SIZE, weights, BLOCK / 2, values + (offsets[source] + k0) / 2 * SIZE,
+                       SIZE, PANEL, (num_keys + 1) / 2, acc, SIZE);
         }
     }
     for (long i = 0; i < n; i++) {

@@ -1,70 +1,133 @@
-/* Backward pass of attention.c, which includes this file after its layout helpers. */
+/* Backward pass of attention.c, which includes this file after its layout helpers.
+ *
+ * A task is some sequences of one key head, or of one of its query heads where there are too few
+ * sequences for all threads. What is computed for one head of a sequence stays in arrays of the
+ * thread, which fit the L2 cache for sequences of some hundred tokens. Sums have the same order for
+ * every number of threads. */
 
-/* Inputs of one head's gradients. Unpacked: keys and values, from the first of the head's key head.
- * Packed: the keys, the head's queries and its output gradients. Per query: `logsumexp` of the
- * forward pass, and the dot product of output and its gradient. */
+enum {
+    QUERY_BLOCK = 2 * BLOCK, /* queries computed at a time for BLOCK keys */
+};
+
+/* Arrays of a thread, for one head of one sequence: packed inputs, the dot product of each output
+ * and its gradient, and gradients in float32 [tokens][SIZE]. The `sum_` arrays take those of keys
+ * and values of all query heads. */
 typedef struct {
-    const bf16_t *keys, *values;
-    const bf16x2_t *paired_keys, *transposed_queries, *paired_queries, *transposed_grads,
-        *paired_grads;
-    const float *logsumexp, *dots;
-} head_inputs_t;
+    bf16x2_t *transposed_queries, *paired_queries, *transposed_grads, *paired_grads, *paired_keys;
+    float *dots, *grad_queries, *grad_keys, *grad_values, *sum_keys, *sum_values;
+} workspace_t;
+
+/* Gives the workspace its arrays within one block of memory, which is returned; NULL: none left. */
+static void *alloc_workspace(workspace_t *workspace, long longest)
+{
+    const size_t rows = (size_t)round_up_to_panel(longest), packed = rows * HEAD_PAIRS;
+    bf16x2_t **const packed_arrays[] = {&workspace->transposed_queries, &workspace->paired_queries,
+                                        &workspace->transposed_grads, &workspace->paired_grads,
+                                        &workspace->paired_keys};
+    float **const sums[] = {&workspace->grad_queries, &workspace->grad_keys,
+                            &workspace->grad_values, &workspace->sum_keys, &workspace->sum_values};
+    const size_t count = sizeof sums / sizeof *sums;
+    bf16x2_t *memory = alloc(4 * count * (packed + rows * SIZE) + 4 * rows);
+    if (!memory) return NULL;
+    for (size_t i = 0; i < count; i++) {
+        *packed_arrays[i] = memory + i * packed;
+        *sums[i] = (float *)(memory + count * packed) + i * rows * SIZE;
+    }
+    workspace->dots = (float *)(memory + count * (packed + rows * SIZE));
+    return memory;
+}
 
 /* Adds the contribution of a sequence's queries and the keys of `source` (the sequence itself, or
- * the prefix: 0) to the gradients of both [tokens][SIZE]. Scores are transposed here,
- * [keys][queries], so that two of the three matmuls with them use them as they are. */
-static void add_gradients(const packed_layout_t *layout, const long *offsets, long sequence,
-                          long source, const head_inputs_t *inputs, float *grad_queries,
-                          float *grad_keys, float *grad_values)
+ * the prefix: 0) to the gradients of both [tokens][SIZE]; `keys` and `values` are those of the
+ * source's head, `paired_keys` its packed keys. Scores are transposed here, [keys][queries], so
+ * that two of the three matmuls with them use them as they are. */
+static void add_gradients(const packed_layout_t *layout, long sequence, long source,
+                          const bf16_t *keys, const bf16_t *values, const bf16x2_t *paired_keys,
+                          const float *logsumexp, const workspace_t *workspace, float *grad_keys,
+                          float *grad_values)
 {
-    float scores[BLOCK * BLOCK] __attribute__((aligned(64))),
-        grad_weights[BLOCK * BLOCK] __attribute__((aligned(64)));
-    bf16_t weights[BLOCK * BLOCK] __attribute__((aligned(64))),
-        grad_scores[BLOCK * BLOCK] __attribute__((aligned(64)));
-    bf16x2_t grad_scores_by_query[BLOCK * BLOCK / 2] __attribute__((aligned(64)));
+    float scores[BLOCK * QUERY_BLOCK] __attribute__((aligned(64))),
+        grad_weights[BLOCK * QUERY_BLOCK] __attribute__((aligned(64)));
+    bf16_t weights[BLOCK * QUERY_BLOCK] __attribute__((aligned(64))),
+        grad_scores[BLOCK * QUERY_BLOCK] __attribute__((aligned(64)));
+    bf16x2_t grad_scores_by_query[QUERY_BLOCK * BLOCK / 2] __attribute__((aligned(64)));
     const long stride = layout->heads * SIZE, length = layout->lengths[sequence],
                offset = source == sequence ? 0 : layout->prefix;
-    const bf16_t *keys = inputs->keys + layout->starts[source] * stride,
-                 *values = inputs->values + layout->starts[source] * stride;
-    const float *logsumexp = inputs->logsumexp + layout->starts[sequence],
-                *dots = inputs->dots + layout->starts[sequence];
+    const float *dots = workspace->dots;
     const __m512 factor = _mm512_set1_ps(log2_scaling(layout)),
                  scaling = _mm512_set1_ps(layout->scaling);
     for (long k0 = 0; k0 < layout->lengths[source]; k0 += BLOCK) {
         long num_keys = min(layout->lengths[source] - k0, BLOCK), last = length;
         if (layout->window) last = min(last, k0 + num_keys - 1 + layout->window - offset);
-        for (long q0 = source == sequence ? k0 : 0; q0 < last; q0 += BLOCK) {
-            long n = min(last - q0, BLOCK), at = (offsets[sequence] + q0) * HEAD_PAIRS;
-            matmul(num_keys, BLOCK, keys + k0 * stride, stride / 2, inputs->transposed_queries + at,
-                   PANEL, 0, HEAD_PAIRS, scores, BLOCK, 0);
-            matmul(num_keys, BLOCK, values + k0 * stride, stride / 2, inputs->transposed_grads + at,
-                   PANEL, 0, HEAD_PAIRS, grad_weights, BLOCK, 0);
+        for (long q0 = source == sequence ? k0 : 0; q0 < last; q0 += QUERY_BLOCK) {
+            const long n = min(last - q0, QUERY_BLOCK), width = round_up_to_vector(n),
+                       at = q0 * HEAD_PAIRS;
+            matmul_into(num_keys, width, keys + k0 * stride, stride / 2,
+                        workspace->transposed_queries + at, PANEL, PANEL * HEAD_PAIRS, HEAD_PAIRS,
+                        scores, QUERY_BLOCK);
+            matmul_into(num_keys, width, values + k0 * stride, stride / 2,
+                        workspace->transposed_grads + at, PANEL, PANEL * HEAD_PAIRS, HEAD_PAIRS,
+                        grad_weights, QUERY_BLOCK);
             for (long i = 0; i < num_keys; i++) {
                 long low = k0 + i - offset - q0,
                      end = layout->window ? min(low + layout->window, n) : n;
-                for (long j = 0; j < BLOCK; j += VECTOR) {
+                for (long j = 0; j < width; j += VECTOR) {
                     __mmask16 visible = range_mask(j, low, end);
-                    __m512 x = _mm512_load_ps(scores + i * BLOCK + j),
-                           grad = _mm512_load_ps(grad_weights + i * BLOCK + j);
+                    __m512 x = _mm512_load_ps(scores + i * QUERY_BLOCK + j),
+                           grad = _mm512_load_ps(grad_weights + i * QUERY_BLOCK + j);
                     x = exp2_ps(_mm512_fmsub_ps(
                         x, factor, _mm512_maskz_loadu_ps(visible, logsumexp + q0 + j)));
                     x = _mm512_maskz_mov_ps(visible, x);
                     grad = _mm512_mul_ps(
                         _mm512_sub_ps(grad, _mm512_maskz_loadu_ps(visible, dots + q0 + j)),
                         scaling);
-                    store_bf16(weights + i * BLOCK + j, x);
-                    store_bf16(grad_scores + i * BLOCK + j, _mm512_mul_ps(grad, x));
+                    store_bf16(weights + i * QUERY_BLOCK + j, x);
+                    store_bf16(grad_scores + i * QUERY_BLOCK + j, _mm512_mul_ps(grad, x));
                 }
             }
-            matmul(num_keys, SIZE, weights, BLOCK / 2, inputs->paired_grads + at, SIZE, PANEL,
-                   BLOCK / 2, grad_values + k0 * SIZE, SIZE, 1);
-            matmul(num_keys, SIZE, grad_scores, BLOCK / 2, inputs->paired_queries + at, SIZE, PANEL,
-                   BLOCK / 2, grad_keys + k0 * SIZE, SIZE, 1);
-            transpose_block(grad_scores, num_keys, grad_scores_by_query);
-            matmul(n, SIZE, grad_scores_by_query, BLOCK / 2,
-                   inputs->paired_keys + (offsets[source] + k0) * HEAD_PAIRS, SIZE, PANEL,
-                   BLOCK / 2, grad_queries + q0 * SIZE, SIZE, 1);
+            add_matmul(num_keys, SIZE, weights, QUERY_BLOCK / 2, workspace->paired_grads + at, SIZE,
+                       PANEL, (n + 1) / 2, grad_values + k0 * SIZE, SIZE);
+            add_matmul(num_keys, SIZE, grad_scores, QUERY_BLOCK / 2, workspace->paired_queries + at,
+                       SIZE, PANEL, (n + 1) / 2, grad_keys + k0 * SIZE, SIZE);
+            for (long j = 0; j < n; j += BLOCK)
+                transpose_block(grad_scores + j, QUERY_BLOCK, num_keys,
+                                grad_scores_by_query + j * BLOCK / 2);
+            add_matmul(n, SIZE, grad_scores_by_query, BLOCK / 2, paired_keys + k0 * HEAD_PAIRS,
+                       SIZE, PANEL, (num_keys + 1) / 2, workspace->grad_queries + q0 * SIZE, SIZE);
         }
+    }
+}
+
+/* sums += more, [n]; n is a multiple of 16. */
+static void add_to(float *sums, const float *more, long n)
+{
+    for (long i = 0; i < n; i += VECTOR)
+        _mm512_storeu_ps(sums + i,
+                         _mm512_add_ps(_mm512_loadu_ps(sums + i), _mm512_loadu_ps(more + i)));
+}
+
+/* Rounds [n][SIZE] to rows of `to`. */
+static void store_rows(const float *from, long n, bf16_t *to, long stride)
+{
+    for (long i = 0; i < n; i++)
+        for (long d = 0; d < SIZE; d += VECTOR)
+            store_bf16(to + i * stride + d, _mm512_loadu_ps(from + i * SIZE + d));
+}
+
+/* Packs the queries and output gradients of one head of a sequence, from their first rows on, and
+ * computes the dot products of outputs and their gradients. */
+static void pack_inputs(const bf16_t *query, const bf16_t *out, const bf16_t *grad_out, long stride,
+                        long n, const workspace_t *workspace)
+{
+    pack_transposed(query, stride, n, SIZE, workspace->transposed_queries);
+    pack_pairs(query, stride, n, SIZE, workspace->paired_queries, SIZE);
+    pack_transposed(grad_out, stride, n, SIZE, workspace->transposed_grads);
+    pack_pairs(grad_out, stride, n, SIZE, workspace->paired_grads, SIZE);
+    for (long i = 0; i < n; i++) {
+        __m512 sum = _mm512_setzero_ps();
+        for (long d = i * stride; d < i * stride + SIZE; d += VECTOR)
+            sum = _mm512_fmadd_ps(load_bf16(grad_out + d), load_bf16(out + d), sum);
+        workspace->dots[i] = _mm512_reduce_add_ps(sum);
     }
 }
 
@@ -83,12 +146,19 @@ int flash_attention_backward(const bf16_t *query, const bf16_t *key, const bf16_
      */
     const long partials = prefix && sequences ? min(sequences, tokens / prefix) : 0,
                units = partials ? partials : sequences;
-    long *offsets = malloc(sizeof(long) * (2 * sequences + 2)), *order = offsets + sequences + 1;
-    if (!offsets) return 1;
-    const long padded = panel_offsets(layout, offsets),
-               head_pairs = padded * HEAD_PAIRS; /* bf16 pairs of one head */
-    long longest = 0;
-    for (long i = 0; i <= sequences;
+    /* Tasks of one query head each need the key gradients of all heads in memory. */
+    const int split = layout->groups > 1 && (units + 1) * layout->heads < 4 * threads;
+    const long task_heads = split ? 1 : layout->groups, columns = heads / task_heads,
+               step = units ? units : 1;
+    const size_t prefix_size = 2 * (size_t)prefix * SIZE; /* gradients of the keys and the values */
+    long *order = malloc(sizeof(long) * (sequences + 1)), longest = 0;
+    /* Of the prefix: packed keys, and per query head its own gradients, then those of each partial.
+     */
+    bf16x2_t *prefix_keys = alloc(4 * layout->heads * round_up_to_panel(prefix) * HEAD_PAIRS);
+    float *prefix_sums = alloc(4 * (partials + 1) * heads * prefix_size),
+          *head_sums = alloc(split ? 8 * (size_t)heads * tokens * SIZE : 0);
+    int failed = !order || !prefix_keys || !prefix_sums || !head_sums;
+    for (long i = 0; i <= sequences && !failed;
          i++) { /* insertion sort: long sequences first, the prefix last */
         long j = i;
         longest = layout->lengths[i] > longest ? layout->lengths[i] : longest;
@@ -96,111 +166,90 @@ int flash_attention_backward(const bf16_t *query, const bf16_t *key, const bf16_
             order[j] = order[j - 1];
         order[j] = i;
     }
-    bf16x2_t *paired_keys = alloc(4 * layout->heads * head_pairs),
-             *transposed_queries = alloc(4 * heads * head_pairs);
-    bf16x2_t *paired_queries = alloc(4 * heads * head_pairs);
-    bf16x2_t *transposed_grads = alloc(4 * heads * head_pairs),
-             *paired_grads = alloc(4 * heads * head_pairs);
-    float *key_acc = alloc(8 * heads * head_pairs), *value_acc = alloc(8 * heads * head_pairs),
-          *dots = alloc(4 * heads * tokens);
-    float *prefix_acc = alloc(8 * partials * heads * prefix * SIZE),
-          *query_acc = alloc(4 * threads * longest * SIZE);
-    void *buffers[] = {
-        paired_keys, transposed_queries, paired_queries, transposed_grads, paired_grads,
-        key_acc,     value_acc,          dots,           prefix_acc,       query_acc,
-        offsets};
-    int failed = 0;
-    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) failed |= !buffers[i];
     if (!failed) {
 #pragma omp parallel num_threads((int)threads)
         {
-            /* Pack all inputs, and compute the dot products of outputs and their gradients. */
+            workspace_t workspace;
+            void *memory = alloc_workspace(&workspace, longest);
+            if (!memory)
+#pragma omp atomic write
+                failed = 1;
+#pragma omp for schedule(static)
+            for (long h = 0; h < layout->heads; h++)
+                pack_pairs(key + h * SIZE, key_stride, prefix, SIZE,
+                           prefix_keys + h * round_up_to_panel(prefix) * HEAD_PAIRS, SIZE);
 #pragma omp for schedule(dynamic)
-            for (long task = 0; task < (sequences + 1) * heads; task++) {
-                long i = order[task / heads], head = task % heads, h = head / layout->groups,
-                     n = layout->lengths[i];
-                long at = head * head_pairs + offsets[i] * HEAD_PAIRS;
-                const bf16_t *q = query + layout->starts[i] * stride + head * SIZE,
-                             *g = grad_out + layout->starts[i] * stride + head * SIZE;
-                const bf16_t *o = out + layout->starts[i] * stride + head * SIZE,
-                             *k = key + layout->starts[i] * key_stride + h * SIZE;
-                pack_transposed(q, stride, n, SIZE, transposed_queries + at);
-                pack_pairs(q, stride, n, SIZE, paired_queries + at, SIZE);
-                pack_transposed(g, stride, n, SIZE, transposed_grads + at);
-                pack_pairs(g, stride, n, SIZE, paired_grads + at, SIZE);
-                if (head % layout->groups == 0)
-                    pack_pairs(k, key_stride, n, SIZE,
-                               paired_keys + h * head_pairs + offsets[i] * HEAD_PAIRS, SIZE);
-                for (long j = 0; j < n; j++) {
-                    __m512 sum = _mm512_setzero_ps();
-                    for (long d = j * stride; d < j * stride + SIZE; d += VECTOR)
-                        sum = _mm512_fmadd_ps(load_bf16(g + d), load_bf16(o + d), sum);
-                    dots[head * tokens + layout->starts[i] + j] = _mm512_reduce_add_ps(sum);
-                }
-            }
-            /* Gradients per query head, in float32; those of queries are final and rounded at once.
-             */
-#pragma omp for schedule(dynamic)
-            for (long task = 0; task < (units + 1) * heads;
-                 task++) { /* some sequences of one head; the prefix last */
-                long head = task % heads, h = head / layout->groups, first = task / heads,
-                     step = units ? units : 1;
-                head_inputs_t inputs = {key + h * SIZE,
-                                        value + h * SIZE,
-                                        paired_keys + h * head_pairs,
-                                        transposed_queries + head * head_pairs,
-                                        paired_queries + head * head_pairs,
-                                        transposed_grads + head * head_pairs,
-                                        paired_grads + head * head_pairs,
-                                        logsumexp + head * tokens,
-                                        dots + head * tokens};
-                float *prefix_keys = prefix_acc + 2 * (first * heads + head) * prefix * SIZE,
-                      *prefix_values = prefix_keys + prefix * SIZE;
-                if (first < partials) memset(prefix_keys, 0, 8 * prefix * SIZE);
-                for (long r = first < units ? first : sequences;
-                     r <= (first < units ? sequences - 1 : sequences); r += step) {
-                    long i = order[r], at = 2 * (head * head_pairs + offsets[i] * HEAD_PAIRS);
-                    float *acc = query_acc + thread_index() * longest * SIZE;
-                    memset(acc, 0, 4 * layout->lengths[i] * SIZE);
-                    memset(key_acc + at, 0, 4 * layout->lengths[i] * SIZE);
-                    memset(value_acc + at, 0, 4 * layout->lengths[i] * SIZE);
-                    if (i && partials)
-                        add_gradients(layout, offsets, i, 0, &inputs, acc, prefix_keys,
-                                      prefix_values);
-                    add_gradients(layout, offsets, i, i, &inputs, acc, key_acc + at,
-                                  value_acc + at);
-                    for (long j = 0; j < layout->lengths[i]; j++)
-                        for (long d = 0; d < SIZE; d += VECTOR)
-                            store_bf16(grad_query + (layout->starts[i] + j) * stride + head * SIZE +
-                                           d,
-                                       _mm512_load_ps(acc + j * SIZE + d));
-                }
-            }
-            /* Gradients of keys and values: the sum over the query heads of each key head, and for
-             * the prefix over the partials. */
-#pragma omp for schedule(dynamic)
-            for (long task = 0; task < (sequences + 1) * layout->heads; task++) {
-                long i = task / layout->heads, h = task % layout->heads;
-                for (long j = 0; j < layout->lengths[i] * SIZE; j += VECTOR) {
-                    __m512 grad_k = _mm512_setzero_ps(), grad_v = _mm512_setzero_ps();
-                    for (long head = h * layout->groups; head < (h + 1) * layout->groups; head++) {
-                        long at = 2 * (head * head_pairs + offsets[i] * HEAD_PAIRS) + j;
-                        grad_k = _mm512_add_ps(grad_k, _mm512_load_ps(key_acc + at));
-                        grad_v = _mm512_add_ps(grad_v, _mm512_load_ps(value_acc + at));
-                        for (long partial = 0; !i && partial < partials; partial++) {
-                            const float *more =
-                                prefix_acc + 2 * (partial * heads + head) * prefix * SIZE + j;
-                            grad_k = _mm512_add_ps(grad_k, _mm512_loadu_ps(more));
-                            grad_v = _mm512_add_ps(grad_v, _mm512_loadu_ps(more + prefix * SIZE));
+            for (long task = 0; task < (units + 1) * columns; task++) { /* the prefix last */
+                const long unit = task / columns, first_head = task % columns * task_heads,
+                           h = first_head / layout->groups;
+                const bf16x2_t *packed_prefix =
+                    prefix_keys + h * round_up_to_panel(prefix) * HEAD_PAIRS;
+                if (!memory) continue;
+                if (unit < partials)
+                    memset(prefix_sums + ((unit + 1) * heads + first_head) * prefix_size, 0,
+                           4 * task_heads * prefix_size);
+                for (long r = unit < units ? unit : sequences;
+                     r < (unit < units ? sequences : sequences + 1); r += step) {
+                    const long i = order[r], n = layout->lengths[i], start = layout->starts[i],
+                               from = start * key_stride + h * SIZE;
+                    pack_pairs(key + from, key_stride, n, SIZE, workspace.paired_keys, SIZE);
+                    memset(workspace.sum_keys, 0, 4 * n * SIZE);
+                    memset(workspace.sum_values, 0, 4 * n * SIZE);
+                    for (long head = first_head; head < first_head + task_heads; head++) {
+                        const long at = start * stride + head * SIZE;
+                        float *own = !i      ? prefix_sums + head * prefix_size
+                                     : split ? head_sums + 2 * (head * tokens + start) * SIZE
+                                             : NULL,
+                              *own_keys = own ? own : workspace.grad_keys,
+                              *own_values = own ? own + n * SIZE : workspace.grad_values,
+                              *partial = prefix_sums + ((unit + 1) * heads + head) * prefix_size;
+                        const float *logsums = logsumexp + head * tokens + start;
+                        pack_inputs(query + at, out + at, grad_out + at, stride, n, &workspace);
+                        memset(workspace.grad_queries, 0, 4 * n * SIZE);
+                        memset(own_keys, 0, 4 * n * SIZE);
+                        memset(own_values, 0, 4 * n * SIZE);
+                        if (i && partials)
+                            add_gradients(layout, i, 0, key + h * SIZE, value + h * SIZE,
+                                          packed_prefix, logsums, &workspace, partial,
+                                          partial + prefix * SIZE);
+                        add_gradients(layout, i, i, key + from, value + from, workspace.paired_keys,
+                                      logsums, &workspace, own_keys, own_values);
+                        store_rows(workspace.grad_queries, n, grad_query + at, stride);
+                        if (!own) {
+                            add_to(workspace.sum_keys, own_keys, n * SIZE);
+                            add_to(workspace.sum_values, own_values, n * SIZE);
                         }
                     }
-                    long to = (layout->starts[i] + j / SIZE) * key_stride + h * SIZE + j % SIZE;
-                    store_bf16(grad_key + to, grad_k);
-                    store_bf16(grad_value + to, grad_v);
+                    if (i && !split) {
+                        store_rows(workspace.sum_keys, n, grad_key + from, key_stride);
+                        store_rows(workspace.sum_values, n, grad_value + from, key_stride);
+                    }
                 }
             }
+            /* The rest of the gradients of keys and values: sums over the query heads of a key
+             * head, and for the prefix over the partials. */
+#pragma omp for schedule(dynamic)
+            for (long task = 0; task < (split ? sequences + 1 : 1) * layout->heads; task++) {
+                const long i = task / layout->heads, h = task % layout->heads,
+                           n = layout->lengths[i];
+                const long to = layout->starts[i] * key_stride + h * SIZE;
+                if (!memory) continue;
+                memset(workspace.sum_keys, 0, 4 * n * SIZE);
+                memset(workspace.sum_values, 0, 4 * n * SIZE);
+                for (long head = h * layout->groups; head < (h + 1) * layout->groups; head++)
+                    for (long partial = 0; partial <= (i ? 0 : partials); partial++) {
+                        const float *more =
+                            i ? head_sums + 2 * (head * tokens + layout->starts[i]) * SIZE
+                              : prefix_sums + (partial * heads + head) * prefix_size;
+                        add_to(workspace.sum_keys, more, n * SIZE);
+                        add_to(workspace.sum_values, more + n * SIZE, n * SIZE);
+                    }
+                store_rows(workspace.sum_keys, n, grad_key + to, key_stride);
+                store_rows(workspace.sum_values, n, grad_value + to, key_stride);
+            }
+            free(memory);
         }
     }
-    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
+    free(order), free(prefix_keys), free(prefix_sums), free(head_sums);
     return failed;
 }

@@ -30,6 +30,10 @@ static inline long round_up_to_panel(long n)
 {
     return (n + PANEL - 1) / PANEL * PANEL;
 }
+static inline long round_up_to_vector(long n)
+{
+    return (n + VECTOR - 1) / VECTOR * VECTOR;
+}
 static inline long min(long a, long b)
 {
     return a < b ? a : b;
@@ -55,81 +59,107 @@ static inline __m512 load_bf16(const bf16_t *x)
 
 /* ---- matmul ---- */
 
-/* acc [rows][32] += a [rows][pairs] b [pairs][32], for at most TILE_ROWS rows. */
-static inline __attribute__((always_inline)) void accumulate_tile(int rows, const bf16x2_t *a,
-                                                                  long a_stride, const bf16x2_t *b,
-                                                                  long b_stride, long pairs,
-                                                                  __m512 acc[][2])
+/* acc [rows][16 x vectors] += a [rows][pairs] b [pairs][16 x vectors], for at most TILE_ROWS rows
+ * of two vectors or VECTOR rows of one. */
+static inline __attribute__((always_inline)) void accumulate_tile(int rows, int vectors,
+                                                                  const bf16x2_t *a, long a_stride,
+                                                                  const bf16x2_t *b, long b_stride,
+                                                                  long pairs, __m512 acc[][2])
 {
     for (long k = 0; k < pairs; k++) {
-        __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + k * b_stride),
-                 b1 = (__m512bh)_mm512_loadu_si512(b + k * b_stride + VECTOR);
-#pragma GCC unroll 8
+        __m512bh columns[2];
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++)
+            columns[j] = (__m512bh)_mm512_loadu_si512(b + k * b_stride + j * VECTOR);
+#pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
             __m512bh a_pair = (__m512bh)_mm512_set1_epi32((int)a[i * a_stride + k]);
-            acc[i][0] = _mm512_dpbf16_ps(acc[i][0], a_pair, b0);
-            acc[i][1] = _mm512_dpbf16_ps(acc[i][1], a_pair, b1);
+#pragma GCC unroll 2
+            for (int j = 0; j < vectors; j++)
+                acc[i][j] = _mm512_dpbf16_ps(acc[i][j], a_pair, columns[j]);
         }
     }
 }
 
-/* out [rows][32] = a b, or out += a b if `accumulate`. */
-static inline __attribute__((always_inline)) void matmul_tile(int rows, const bf16x2_t *a,
-                                                              long a_stride, const bf16x2_t *b,
-                                                              long b_stride, long pairs, float *out,
-                                                              long out_stride, int accumulate)
+/* out [rows][16 x vectors] = a b, or out += a b if `accumulate`. */
+static inline __attribute__((always_inline)) void
+matmul_tile(int rows, int vectors, const bf16x2_t *a, long a_stride, const bf16x2_t *b,
+            long b_stride, long pairs, float *out, long out_stride, int accumulate)
 {
-    __m512 acc[TILE_ROWS][2];
-#pragma GCC unroll 8
+    __m512 acc[VECTOR][2];
+#pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < 2; j++)
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++)
             acc[i][j] = accumulate ? _mm512_loadu_ps(out + i * out_stride + j * VECTOR)
                                    : _mm512_setzero_ps();
-    accumulate_tile(rows, a, a_stride, b, b_stride, pairs, acc);
-#pragma GCC unroll 8
+    accumulate_tile(rows, vectors, a, a_stride, b, b_stride, pairs, acc);
+#pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < 2; j++) _mm512_storeu_ps(out + i * out_stride + j * VECTOR, acc[i][j]);
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++)
+            _mm512_storeu_ps(out + i * out_stride + j * VECTOR, acc[i][j]);
 }
 
-/* out [m][n] = a [m][pairs] b, or out += a b if `accumulate`; n is a multiple of 32. b is packed in
- * panels of 32 columns, `b_panel` apart. */
-MAY_BE_UNUSED static void matmul(long m, long n, const void *a, long a_stride, const bf16x2_t *b,
-                                 long b_stride, long b_panel, long pairs, float *out,
-                                 long out_stride, int accumulate)
+/* `matmul_tile` of a variable number of rows: a constant one in each case, so that the compiler
+ * keeps the accumulators in registers. */
+static inline __attribute__((always_inline)) void
+matmul_rows(long rows, int vectors, const bf16x2_t *a, long a_stride, const bf16x2_t *b,
+            long b_stride, long pairs, float *out, long out_stride, int accumulate)
 {
-    for (long j = 0; j < n; j += PANEL, b += b_panel)
-        for (long i = 0; i < m; i += TILE_ROWS) {
-            const bf16x2_t *rows = (const bf16x2_t *)a + i * a_stride;
+    /* clang-format off */
+    switch (rows) {
+#define ROWS(n)                                                                                    \
+    case n:                                                                                        \
+        matmul_tile(n, vectors, a, a_stride, b, b_stride, pairs, out, out_stride, accumulate);     \
+        break;
+    ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8)
+    ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14) ROWS(15) ROWS(16)
+#undef ROWS
+    }
+    /* clang-format on */
+}
+
+/* out [m][n] = a [m][pairs] b, or out += a b if `accumulate`; n is a multiple of 16. b is packed in
+ * panels of 32 columns, `b_panel` apart. */
+static inline __attribute__((always_inline)) void
+matmul(long m, long n, const void *a, long a_stride, const bf16x2_t *b, long b_stride, long b_panel,
+       long pairs, float *out, long out_stride, int accumulate)
+{
+    for (long j = 0; j < n; j += PANEL, b += b_panel) {
+        const int vectors = n - j < PANEL ? 1 : 2;
+        const long most = vectors == 1 ? VECTOR : TILE_ROWS, tiles = (m + most - 1) / most;
+        /* Tiles of about equal height: a low one has too few accumulators to keep the units for
+         * VDPBF16PS busy. */
+        for (long i = 0, tile = 0; tile < tiles; tile++) {
+            const long rows = (m - i + tiles - tile - 1) / (tiles - tile);
+            const bf16x2_t *from = (const bf16x2_t *)a + i * a_stride;
             float *to = out + i * out_stride + j;
-            /* The number of rows is a constant in each case, so that the compiler keeps the
-             * accumulators in registers. */
-            switch (min(m - i, TILE_ROWS)) {
-            case 8:
-                if (accumulate)
-                    matmul_tile(8, rows, a_stride, b, b_stride, pairs, to, out_stride, 1);
-                else matmul_tile(8, rows, a_stride, b, b_stride, pairs, to, out_stride, 0);
-                break;
-            case 7:
-                matmul_tile(7, rows, a_stride, b, b_stride, pairs, to, out_stride, accumulate);
-                break;
-            case 6:
-                matmul_tile(6, rows, a_stride, b, b_stride, pairs, to, out_stride, accumulate);
-                break;
-            case 5:
-                matmul_tile(5, rows, a_stride, b, b_stride, pairs, to, out_stride, accumulate);
-                break;
-            case 4:
-                matmul_tile(4, rows, a_stride, b, b_stride, pairs, to, out_stride, accumulate);
-                break;
-            case 3:
-                matmul_tile(3, rows, a_stride, b, b_stride, pairs, to, out_stride, accumulate);
-                break;
-            case 2:
-                matmul_tile(2, rows, a_stride, b, b_stride, pairs, to, out_stride, accumulate);
-                break;
-            default: matmul_tile(1, rows, a_stride, b, b_stride, pairs, to, out_stride, accumulate);
-            }
+            if (vectors == 1)
+                matmul_rows(rows, 1, from, a_stride, b, b_stride, pairs, to, out_stride,
+                            accumulate);
+            else
+                matmul_rows(rows, 2, from, a_stride, b, b_stride, pairs, to, out_stride,
+                            accumulate);
+            i += rows;
         }
+    }
+}
+
+/* `matmul` without and with accumulation: functions of their own, because inlining every use
+ * multiplies the code. */
+MAY_BE_UNUSED static __attribute__((noinline)) void
+matmul_into(long m, long n, const void *a, long a_stride, const bf16x2_t *b, long b_stride,
+            long b_panel, long pairs, float *out, long out_stride)
+{
+    matmul(m, n, a, a_stride, b, b_stride, b_panel, pairs, out, out_stride, 0);
+}
+
+MAY_BE_UNUSED static __attribute__((noinline)) void
+add_matmul(long m, long n, const void *a, long a_stride, const bf16x2_t *b, long b_stride,
+           long b_panel, long pairs, float *out, long out_stride)
+{
+    matmul(m, n, a, a_stride, b, b_stride, b_panel, pairs, out, out_stride, 1);
 }
 
 /* ---- packing ---- */
@@ -204,10 +234,11 @@ MAY_BE_UNUSED static void pack_pairs(const bf16_t *from, long from_stride, long 
 
 /* Transposes [n][BLOCK] values, n at most BLOCK, into pairs [BLOCK][pairs of the n], zero-padded.
  */
-MAY_BE_UNUSED static void transpose_block(const bf16_t *from, long n, bf16x2_t *to)
+MAY_BE_UNUSED static void transpose_block(const bf16_t *from, long from_stride, long n,
+                                          bf16x2_t *to)
 {
     bf16x2_t interleaved[BLOCK / 2 * BLOCK] __attribute__((aligned(64)));
-    pack_pairs(from, BLOCK, n, BLOCK, interleaved, BLOCK);
+    pack_pairs(from, from_stride, n, BLOCK, interleaved, BLOCK);
     for (long j = 0; j < BLOCK; j += 16)
         transpose_16x16(interleaved + j, BLOCK, 16, to + j * (BLOCK / 2), BLOCK / 2);
 }

@@ -190,7 +190,7 @@ add_adapter(int rows, __m512 acc[INT8_ROWS][2], const bf16x2_t *hidden, long hid
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++)
         acc[i][0] = round_to_bf16(acc[i][0]), acc[i][1] = round_to_bf16(acc[i][1]);
-    accumulate_tile(rows, hidden, hidden_stride, up, PANEL, pairs, acc);
+    accumulate_tile(rows, 2, hidden, hidden_stride, up, PANEL, pairs, acc);
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++)
         store_bf16(out + i * out_stride, acc[i][0]),

@@ -61,11 +61,6 @@ narrow_tile(int rows, int vectors, __mmask16 last, const bf16x2_t *a, const bf16
                                      (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(acc[i][v], scale)));
 }
 
-static inline long round_up_to_vector(long width)
-{
-    return (width + VECTOR - 1) / VECTOR * VECTOR;
-}
-
 /* out [rows][width] = scaling a [rows][pairs] b, b [pairs][round_up_to_vector(width)]. */
 static void narrow_matmul(long rows, const bf16x2_t *a, const bf16x2_t *b, long pairs, long width,
                           float scaling, bf16_t *out, long out_stride)
@@ -143,14 +138,14 @@ wide_tile(int rows, const bf16_t *const *a, const long *depths, long arrays, lon
     for (int i = 0; i < rows; i++) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
     for (long p = 0; p < arrays; p++) {
         long row_pairs = depths[p] / 2;
-        accumulate_tile(rows, (const bf16x2_t *)a[p] + first * row_pairs, row_pairs, panel, PANEL,
-                        row_pairs, acc);
+        accumulate_tile(rows, 2, (const bf16x2_t *)a[p] + first * row_pairs, row_pairs, panel,
+                        PANEL, row_pairs, acc);
         panel += row_pairs * PANEL;
     }
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
         acc[i][0] = round_to_bf16(acc[i][0]), acc[i][1] = round_to_bf16(acc[i][1]);
-    accumulate_tile(rows, hidden + first * hidden_stride, hidden_stride, up, PANEL, pairs, acc);
+    accumulate_tile(rows, 2, hidden + first * hidden_stride, hidden_stride, up, PANEL, pairs, acc);
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
         store_bf16(out + (first + i) * out_stride, acc[i][0]),
@@ -208,7 +203,7 @@ static void reduce_panel(const bf16x2_t *a, long n, long rank, const bf16_t *b, 
         const long rows = min(REDUCTION_ROWS, n - k);
         pack_pairs(b + k * b_stride, b_stride, rows, PANEL, packed, PANEL);
         for (long i = 0; i < rank; i += TILE_ROWS)
-            matmul_tile(TILE_ROWS, a + i * pairs + k / 2, pairs, packed, PANEL, (rows + 1) / 2,
+            matmul_tile(TILE_ROWS, 2, a + i * pairs + k / 2, pairs, packed, PANEL, (rows + 1) / 2,
                         sums + i * PANEL, PANEL, k > 0);
     }
 }
