@@ -92,7 +92,8 @@ def predict(
         file: CSV, TSV, JSONL or Parquet with the bundle's input columns; a string may be a URL
             (``s3://``, ``gs://``).
         out: the output file, or a URL. Its extension sets its format.
-        engine: ``local``, or ``ray`` for the workers of a Ray cluster.
+        engine: ``local``; ``ray`` for the workers of a Ray cluster; or ``vllm``, if its outputs on
+            the bundle's golden set agree with the bundle's.
         workers: number of Ray workers. Default: one per GPU, or per four CPU cores.
 
     Returns:
@@ -100,7 +101,8 @@ def predict(
 
     Raises:
         UsageError: the bundle, the file, the output's name or the engine cannot be used.
-        Failure: the base model is missing, the output cannot be written, or Ray workers died.
+        Failure: the base model is missing, the output cannot be written, Ray workers died, or vLLM
+            disagrees with the bundle.
     """
     from prooftune.batch_predict import predict_file
 

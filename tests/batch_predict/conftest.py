@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from bundle.conftest import bundle, bundles
+from exporters.conftest import make
 
-__all__ = ["bundle", "bundles"]
+__all__ = ["bundle", "bundles", "make"]

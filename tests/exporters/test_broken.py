@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -292,14 +291,19 @@ def test_free_texts_are_judged_by_their_tokens() -> None:
         GoldenResult("one half as it was", False, (0.01,), None, None, (39, 40)),
         GoldenResult("b", True, (0.0,), None, None, (10, 10)),
     ]
-    parity_result = summarize_parity(Mock(), outcomes, [True, True], Cost(1.0, 1), 0.0, "F1")
+    parity_result = summarize_parity("library 1", outcomes, [True, True], Cost(1.0, 1), 0.0, "F1")
     assert (parity_result.agreement, parity_result.token_agreement) == (0.5, 0.98)
     assert not parity_result.misses(ParityLimits(0.98, 0.05))
     assert parity_result.misses(ParityLimits(0.99, 0.05)) == [
         "98.0% of the tokens of the bundle's answers are the export's too; 99.0% must be"
     ]
     labels = summarize_parity(
-        Mock(), [replace(one, tokens=None) for one in outcomes], [], Cost(1.0, 1), 0.0, "accuracy"
+        "library 1",
+        [replace(one, tokens=None) for one in outcomes],
+        [],
+        Cost(1.0, 1),
+        0.0,
+        "accuracy",
     )
     assert labels.misses(ParityLimits(0.98, 0.05)) == [
         "50.0% of 2 golden rows get the bundle's answer; 98.0% must"

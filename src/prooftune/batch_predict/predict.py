@@ -42,7 +42,7 @@ from prooftune.version import __version__
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-ENGINES = ("local", "ray")
+ENGINES = ("local", "ray", "vllm")
 BLOCK_ROWS = 2048
 """Rows per block: enough to batch rows of similar length, few enough to hold in memory."""
 BLOCK_CHARS = 1 << 24
@@ -104,16 +104,22 @@ def predict_file(
             labels are generated), ``abstained`` if the bundle has a threshold, and
             ``truncated_tokens``. For questions: ``answer``, ``sources`` (cited passages as JSON),
             ``truncated_tokens``. Names that the file already uses get the prefix ``predicted_``.
-        engine: ``local`` (this process) or ``ray`` (workers of a Ray cluster), with equal outputs.
+        engine: ``local`` (this process), ``ray`` (workers of a Ray cluster, with equal outputs) or
+            ``vllm`` (vLLM, after its outputs on the bundle's golden set agree with the bundle's).
         workers: number of Ray workers. Default: one per GPU, or per four cores without GPUs.
 
     Raises:
         UsageError: the bundle, the file, the output's name or the engine is unusable; checked
             before any computation.
-        Failure: the base model is unavailable, the output cannot be written, or Ray's workers died.
+        Failure: the base model is unavailable, the output cannot be written, Ray's workers died, or
+            vLLM's outputs on the golden set differ from the bundle's.
     """
     _check_engine(engine, workers)
     manifest = read_manifest(bundle)
+    if engine == "vllm":
+        from prooftune.batch_predict import vllm_engine
+
+        vllm_engine.check_bundle(bundle, manifest)
     _check_locations(file, out)
     folder = storage.cache_folder_for(out, file)
     source, target = (
@@ -195,16 +201,20 @@ def predict_file(
 def _check_engine(engine: str, workers: int | None) -> None:
     if engine not in ENGINES:
         raise UsageError(
-            f"no engine '{engine}'{nearest(engine, ENGINES)}; there are {' and '.join(ENGINES)}"
+            f"no engine '{engine}'{nearest(engine, ENGINES)}; there are {', '.join(ENGINES)}"
+        )
+    if workers is not None and engine != "ray":
+        raise UsageError(
+            "--workers is an option of --engine ray; leave it out, or add --engine ray"
         )
     if engine == "ray":
         from prooftune.batch_predict import ray_cluster
 
         ray_cluster.check_installed()
-    elif workers is not None:
-        raise UsageError(
-            "--workers is an option of --engine ray; leave it out, or add --engine ray"
-        )
+    elif engine == "vllm":
+        from prooftune.batch_predict import vllm_requests
+
+        vllm_requests.installed_version()
 
 
 def _check_locations(file: Path | str, out: Path | str) -> None:
@@ -233,6 +243,11 @@ def _engine(
     """The engine's device, and its function from a job to part writers."""
     if name == "local":
         yield _local_device(manifest), predict_blocks
+        return
+    if name == "vllm":
+        from prooftune.batch_predict import vllm_engine, vllm_requests
+
+        yield f"vllm {vllm_requests.installed_version()}", vllm_engine.predict_blocks
         return
     from prooftune.batch_predict import ray_cluster
 

@@ -15,7 +15,7 @@ from prooftune.evaluation.answers.no_answer import final_outputs
 from prooftune.models import adapters
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.tasks.question_answering import predict
-from prooftune.types import CONTEXT, QUESTION, Example
+from prooftune.types import CONTEXT, QUESTION, Example, Prediction
 from prooftune.utils.progress import Subtask
 from prooftune.variants.passages import with_passages
 
@@ -75,6 +75,7 @@ class QuestionAnswerer:
         manifest: content of ``bundle.json``.
         model: the transformers or peft model.
         encoder: renders and tokenizes prompts.
+        settings: the recipe's ``answering`` section.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class QuestionAnswerer:
         )
         # With an index, the context is retrieved and not given.
         self.fields: list[str] = [f for f in manifest["fields"] if index is None or f != CONTEXT]
-        self._settings = recipe.Answering(**manifest["answering"])
+        self.settings = recipe.Answering(**manifest["answering"])
         self._index: Index | None = None
 
     @property
@@ -138,15 +139,9 @@ class QuestionAnswerer:
         examples, passages_of = self._with_passages(questions, retrieve)
         if not examples:
             return []
-        with select_model(self.manifest, self.model, self._adapter, tuned):
-            predictions = predict(
-                self.model,
-                self.encoder,
-                examples,
-                self._settings,
-                self.manifest["task"],
-                description=progress_label(progress, "Answering", len(examples)),
-            )
+        predictions = self._answer(
+            examples, tuned, progress_label(progress, "Answering", len(examples))
+        )
         outputs = final_outputs(predictions, self.manifest["threshold"] if tuned else None)
         results = []
         for prediction, output, passages in zip(predictions, outputs, passages_of, strict=True):
@@ -164,6 +159,20 @@ class QuestionAnswerer:
                 )
             )
         return results
+
+    def _answer(
+        self, examples: Sequence[Example], tuned: bool, description: str | Subtask | None
+    ) -> list[Prediction]:
+        """Predictions before the no-answer threshold; overridden where another engine computes."""
+        with select_model(self.manifest, self.model, self._adapter, tuned):
+            return predict(
+                self.model,
+                self.encoder,
+                examples,
+                self.settings,
+                self.manifest["task"],
+                description=description,
+            )
 
     def examples(self, questions: Sequence[str | Mapping[str, str]]) -> list[Example]:
         """The questions as examples, with retrieved passages as context, in order."""

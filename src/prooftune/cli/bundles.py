@@ -35,7 +35,8 @@ def predict(
         str,
         typer.Option(
             help="local: this process. ray: workers of the Ray cluster in RAY_ADDRESS, or of a "
-            "cluster started on this machine."
+            "cluster started on this machine. vllm: vLLM (pip install 'vllm>=0.33'), if it agrees "
+            "with the bundle on its golden set; for labels by prompt and free-text answers."
         ),
     ] = "local",
     workers: Annotated[

@@ -24,7 +24,7 @@ from prooftune.utils.progress import spinner
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_METRICS = {"classification": "accuracy", "multilabel": "example-based F1"}
+METRICS = {"classification": "accuracy", "multilabel": "example-based F1"}
 """Names of what `GoldenResult.quality` is, by task; of answers it is their F1."""
 
 
@@ -66,12 +66,12 @@ def check_export(
             for row, ids in zip(rows, prompts, strict=True)
         ]
     parity = summarize_parity(
-        runtime,
+        runtime.name,
         results,
         [ids == row.prompt for ids, row in zip(retokenized, rows, strict=True)],
         cost,
         load_seconds,
-        _METRICS.get(manifest["task"], "F1"),
+        METRICS.get(manifest["task"], "F1"),
     )
     if misses := parity.misses(limits):
         diagnosis_text = (

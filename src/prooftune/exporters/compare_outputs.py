@@ -1,4 +1,4 @@
-"""Run golden rows through an exported artefact and compare its outputs, without our engine."""
+"""Compare an artefact's outputs with the golden rows; run these through it without our engine."""
 
 from __future__ import annotations
 
@@ -42,6 +42,19 @@ class GoldenResult:
     tokens: tuple[int, int] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ForcedAnswer:
+    """An artefact's figures for the bundle's answer, fed after the prompt (teacher forcing).
+
+    Attributes:
+        log_probs: natural-log probability of each token of the answer, given those before it.
+        is_argmax: whether it is the artefact's most likely token there.
+    """
+
+    log_probs: list[float]
+    is_argmax: list[bool]
+
+
 def tokenize_by_part(runtime: Runtime, manifest: Manifest, row: GoldenRow) -> list[int]:
     """Token ids of the prompt as in the model card; fields are tokenized separately."""
     ids: list[int] = []
@@ -77,6 +90,26 @@ def run_row(
     if not scores_labels(manifest):
         return _run_generation(runtime, manifest, row, ids)
     log_probs = _label_log_probs(runtime, manifest, ids)
+    if not written:
+        return compare_label_scores(manifest, row, log_probs)
+    generated = runtime.generate_ids(ids, manifest["tokens"]["stop"], max_label_tokens(manifest))
+    label = parse_label(_text(runtime, manifest, generated), manifest["labels"]) or ""
+    return compare_label_scores(manifest, row, log_probs, label)
+
+
+def compare_label_scores(
+    manifest: Manifest, row: GoldenRow, log_probs: FloatArray, written: str | None = None
+) -> GoldenResult:
+    """Compare log-probabilities of the labels.
+
+    Args:
+        manifest: the bundle's manifest.
+        row: the golden row.
+        log_probs: natural-log probabilities, shape [labels]; normalised over them, unless a text
+            may have several.
+        written: the generated label, compared instead of the most likely one; empty if the text
+            names none.
+    """
     differences = tuple(abs(float(a - b)) for a, b in zip(log_probs, row.log_probs, strict=True))
     if manifest["task"] == "multilabel":
         return _compare_label_sets(manifest, row, log_probs, differences)
@@ -85,11 +118,8 @@ def run_row(
     shift = np.array(row.shift or (0.0,))
     reference = manifest["labels"][int(np.argmax(np.array(row.log_probs) + shift))]
     output = manifest["labels"][int(np.argmax(log_probs + shift))]
-    if written:
-        generated = runtime.generate_ids(
-            ids, manifest["tokens"]["stop"], max_label_tokens(manifest)
-        )
-        output = parse_label(_text(runtime, manifest, generated), manifest["labels"]) or ""
+    if written is not None:
+        output = written
     correctness = (
         None
         if row.target is None
@@ -149,18 +179,38 @@ def _run_generation(
         manifest,
         runtime.generate_ids(ids, manifest["tokens"]["stop"], max_new_tokens(manifest)),
     )
-    differences: tuple[float, ...] = ()
-    tokens: tuple[int, int] | None = None
-    if row.answer_ids and row.answer_log_prob is not None:
+    forced: ForcedAnswer | None = None
+    if row.answer_ids:
         # Teacher forcing: the bundle's answer is fed, so that one near-tie does not change the
         # rest.
         rows = runtime.log_probs([*ids, *row.answer_ids[:-1]], len(row.answer_ids))
-        total = sum(
-            float(token_log_probs[token])
-            for token_log_probs, token in zip(rows, row.answer_ids, strict=True)
+        forced = ForcedAnswer(
+            [float(log_probs[i]) for log_probs, i in zip(rows, row.answer_ids, strict=True)],
+            [
+                bool(log_probs.argmax() == i)
+                for log_probs, i in zip(rows, row.answer_ids, strict=True)
+            ],
         )
-        differences = (abs(total - row.answer_log_prob) / len(row.answer_ids),)
-        tokens = int((rows.argmax(axis=1) == np.array(row.answer_ids)).sum()), len(row.answer_ids)
+    return compare_text(manifest, row, text, forced)
+
+
+def compare_text(
+    manifest: Manifest, row: GoldenRow, text: str, forced: ForcedAnswer | None
+) -> GoldenResult:
+    """Compare a generated label or answer.
+
+    Args:
+        manifest: the bundle's manifest.
+        row: the golden row.
+        text: as generated, without the stop token.
+        forced: figures of the bundle's answer after the prompt; None if the row has none.
+    """
+    differences: tuple[float, ...] = ()
+    tokens: tuple[int, int] | None = None
+    if forced and forced.log_probs and row.answer_log_prob is not None:
+        count = len(forced.log_probs)
+        differences = (abs(sum(forced.log_probs) - row.answer_log_prob) / count,)
+        tokens = sum(forced.is_argmax), count
     if manifest["labels"]:
         output, reference = (
             parse_label(text, manifest["labels"]) or "",

@@ -119,7 +119,7 @@ class Parity:
 
 
 def summarize_parity(
-    runtime: Runtime,
+    runtime: str,
     results: Sequence[GoldenResult],
     retokenization_match: Sequence[bool],
     cost: Cost,
@@ -129,7 +129,7 @@ def summarize_parity(
     """Aggregate the results of the golden rows.
 
     Args:
-        runtime: the runtime.
+        runtime: library that ran the rows, with its version.
         results: one result per golden row.
         retokenization_match: per row, whether tokenizing its prompt as a single text gives the
             golden ids; empty if not measured.
@@ -146,7 +146,7 @@ def summarize_parity(
     # Speed is that of running alone; memory includes loading, whose peak may be the higher one.
     seconds = cost.seconds - load_seconds
     return Parity(
-        runtime.name,
+        runtime,
         rows,
         agreeing / rows,
         low,

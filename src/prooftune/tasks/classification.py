@@ -5,7 +5,7 @@ All variants, loaded bundles and the server predict through this module.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prooftune import recipe as recipes
 from prooftune.engine import scoring
 from prooftune.engine.precision import autocast
+from prooftune.engine.sequences import Generated
 from prooftune.engine.token_budget import token_budget
 from prooftune.errors import UsageError
 from prooftune.recipe.model import CPU_SCORING_TOKENS
@@ -25,6 +26,10 @@ from prooftune.utils.progress import Subtask, progress_bar
 
 _CONTENT_FREE = ("N/A", "[MASK]", "")
 """Content-free inputs of contextual calibration (Zhao et al. 2021, arXiv 2102.09690)."""
+
+LabelScorer = Callable[[Sequence[Sequence[int]], str | Subtask | None], Tensor]
+"""(token ids of rows after the prefix, description of the progress bar) -> scores as of
+`label_scores`."""
 
 
 def predict(
@@ -49,27 +54,52 @@ def predict(
             labels above `utils.label_sets.DEFAULT_THRESHOLD`.
         description: text of the progress bar, or the bar of which this is a part; None: no bar.
     """
-    encoded = [encoder.encode(example.inputs) for example in examples]
     if not head and settings.method == "generation":
-        return _generated(model, encoder, examples, encoded, settings, description)
-    scores = label_scores(
-        model,
+        return _generated(model, encoder, examples, settings, description)
+
+    def score(rows: Sequence[Sequence[int]], bar: str | Subtask | None) -> Tensor:
+        return label_scores(
+            model, encoder, rows, settings, head=head, several=several, description=bar
+        )
+
+    return predict_by_scores(
         encoder,
-        [e.token_ids for e in encoded],
-        settings,
-        head=head,
+        examples,
+        score,
+        calibration=settings.calibration and not head,
         several=several,
         description=description,
     )
-    if not head and settings.calibration:
+
+
+def predict_by_scores(
+    encoder: PromptEncoder,
+    examples: Sequence[Example],
+    score: LabelScorer,
+    *,
+    calibration: bool,
+    several: bool = False,
+    description: str | Subtask | None = None,
+) -> list[Prediction]:
+    """Predictions from label scores, whatever library computes them.
+
+    Args:
+        encoder: renders the prompts.
+        examples: their targets are not used.
+        score: computes the scores.
+        calibration: whether scores are calibrated by content-free inputs.
+        several: see `predict`.
+        description: see `predict`.
+    """
+    encoded = [encoder.encode(example.inputs) for example in examples]
+    scores = score([e.token_ids for e in encoded], description)
+    if calibration:
         fields = examples[0].inputs if examples else {}
         content_free = [
             encoder.encode(dict.fromkeys(fields, text)).token_ids for text in _CONTENT_FREE
         ]
         # Dividing by the mean probabilities for inputs without content is a difference of logs.
-        neutral = torch.softmax(
-            label_scores(model, encoder, content_free, settings, description=None), dim=1
-        ).mean(dim=0)
+        neutral = torch.softmax(score(content_free, None), dim=1).mean(dim=0)
         scores = scores - neutral.log()
     log_probs = scores if several else torch.log_softmax(scores, dim=1)
     labels = encoder.rendering.labels
@@ -155,17 +185,15 @@ def _generated(
     model: nn.Module,
     encoder: PromptEncoder,
     examples: Sequence[Example],
-    encoded: list[EncodedPrompt],
     settings: recipes.Scoring,
     description: str | Subtask | None,
 ) -> list[Prediction]:
     from prooftune.engine.generation import generate
 
-    predictions = []
+    encoded = [encoder.encode(example.inputs) for example in examples]
+    outputs = [Generated() for _ in examples]
     with autocast(model), progress_bar(description, len(examples)) as progress:
-        texts: dict[int, str] = {}
-        tokens: dict[int, int] = {}
-        for numbers, written in generate(
+        for numbers, generated in generate(
             model,
             encoder.prefix,
             [e.token_ids for e in encoded],
@@ -180,12 +208,28 @@ def _generated(
                 keeps_cache=True,
             ),
         ):
-            for number, done in zip(numbers, written, strict=True):
-                texts[number] = encoder.decode_answer(done.ids)
-                tokens[number] = len(done.ids) + done.stopped
+            for number, output in zip(numbers, generated, strict=True):
+                outputs[number] = output
             progress.advance(0, len(numbers))  # type: ignore[arg-type]
-    for i, (example, e) in enumerate(zip(examples, encoded, strict=True)):
-        label = parse_label(texts[i], encoder.rendering.labels)
+    return predictions_from_texts(encoder, examples, encoded, outputs)
+
+
+def predictions_from_texts(
+    encoder: PromptEncoder,
+    examples: Sequence[Example],
+    encoded: Sequence[EncodedPrompt],
+    outputs: Sequence[Generated],
+) -> list[Prediction]:
+    """Predictions from generated texts; the output is empty where a text names no label.
+
+    Args:
+        encoder: rendered the prompts.
+        examples, encoded, outputs: example, prompt and generated tokens of every row.
+    """
+    predictions = []
+    for example, e, generated in zip(examples, encoded, outputs, strict=True):
+        text = encoder.decode_answer(generated.ids)
+        label = parse_label(text, encoder.rendering.labels)
         predictions.append(
             Prediction(
                 example.id,
@@ -194,8 +238,8 @@ def _generated(
                 (),
                 len(encoder.prefix) + len(e.token_ids),
                 e.truncated_tokens,
-                texts[i],
-                generated_tokens=tokens[i],
+                text,
+                generated_tokens=len(generated.ids) + generated.stopped,
             )
         )
     return predictions

@@ -40,6 +40,7 @@ class PromptEncoder:
         prefix: token ids with which every prompt of this rendering begins.
         label_ids: token ids of each label, in label order, without the stop token.
         stop_token_id: id of the token that ends an answer.
+        max_prompt_tokens: most tokens of a prompt, prefix included.
 
     Raises:
         UsageError: the template names an unknown field, the prompt begins with two BOS tokens, a
@@ -71,7 +72,8 @@ class PromptEncoder:
             self._text_budget = PromptEncoder(
                 replace(rendering, shots=()), tokenizer, fields
             )._text_budget
-        self._check_context(self._fixed_tokens + self._text_budget + longest)
+        self.max_prompt_tokens = self._fixed_tokens + self._text_budget
+        self._check_context(self.max_prompt_tokens + longest)
         if self._text_budget < 8:
             raise UsageError(
                 f"prompt.max_length is {rendering.max_length}, but the prompt's fixed text takes "

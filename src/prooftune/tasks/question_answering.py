@@ -82,6 +82,28 @@ def predict(
             for index, output in zip(indices, outputs, strict=True):
                 generated[index] = output
             progress.advance(0, len(indices))  # type: ignore[arg-type]
+    return predictions_from_answers(encoder, examples, windows, generated, settings, task)
+
+
+def predictions_from_answers(
+    encoder: PromptEncoder,
+    examples: Sequence[Example],
+    windows: Sequence[list[EncodedPrompt]],
+    generated: Sequence[Generated],
+    settings: Answering,
+    task: Task,
+) -> list[Prediction]:
+    """Predictions from generated answers, whatever library generated them.
+
+    Args:
+        encoder: rendered the prompts.
+        examples: the questions.
+        windows: prompts of every question.
+        generated: the answers to the prompts of all questions, in order.
+        settings: see `predict`.
+        task: see `predict`.
+    """
+    is_extractive = task == "extractive-qa"
     predictions, start = [], 0
     for example, example_windows in zip(examples, windows, strict=True):
         end = start + len(example_windows)
@@ -97,8 +119,8 @@ def predict(
 def _prediction(
     encoder: PromptEncoder,
     example: Example,
-    windows: list[EncodedPrompt],
-    generated: list[Generated],
+    windows: Sequence[EncodedPrompt],
+    generated: Sequence[Generated],
     settings: Answering,
     is_extractive: bool,
 ) -> Prediction:
