@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prooftune import recipe
-from prooftune.engine.batching import PADDING_BUDGET, UnpaddedLayout, batch_by_token_budget
+from prooftune.engine.batching import (
+    PADDING_BUDGET,
+    Batch,
+    UnpaddedLayout,
+    batch_by_token_budget,
+    collate,
+)
 from prooftune.engine.compatibility import check_output_head
 from prooftune.engine.generation import generate
 from prooftune.engine.model_parts import get_backbone, get_output_head
@@ -124,7 +130,8 @@ def test_padding_is_not_computed(model_folder: Path) -> None:
 @given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=5))
 def test_unpadded_rows_are_padded_back_to_their_positions(mask: list[list[bool]]) -> None:
     token_mask = torch.tensor(mask)
-    unpadded = UnpaddedLayout.from_mask(token_mask)
+    rows, length = token_mask.shape
+    unpadded = UnpaddedLayout.from_positions(rows, length, token_mask.flatten().nonzero().flatten())
     if unpadded is None:
         assert 32 * int((~token_mask).sum()) < token_mask.numel()
         return
@@ -139,6 +146,17 @@ def test_unpadded_rows_are_padded_back_to_their_positions(mask: list[list[bool]]
         assert torch.equal(heads[:, 0, :, 0][token_mask], row_ids[token_mask]) and torch.equal(
             heads[:, 1, :, 0][token_mask], -row_ids[token_mask]
         )
+
+
+@pytest.mark.parametrize("lengths", [[9, 4, 1], [8, 8, 8], [5]])
+def test_the_layout_of_known_lengths_is_that_of_the_mask(lengths: list[int]) -> None:
+    batch = collate([list(range(n)) for n in lengths], [[0]] * len(lengths), 3)
+    assert batch.row_lengths == tuple(lengths) and batch.last_position == 3 + max(lengths) - 1
+    known, read = UnpaddedLayout.of(batch), UnpaddedLayout.of(Batch(**batch.tensors()))
+    assert (known is None) == (read is None) == (len(set(lengths)) == 1)
+    if known is not None and read is not None:
+        assert torch.equal(known.to_packed, read.to_packed)
+        assert torch.equal(known.to_padded, read.to_padded)
 
 
 def test_sdpa_and_eager_agree(model_folders: dict[str, Path]) -> None:

@@ -28,12 +28,27 @@ class Batch:
         position_ids: [rows, length] positions, counted from the start of the prefix.
         logit_positions: [n] indices into the flattened rows x length whose hidden states (and
             logits) are needed.
+        row_lengths: tokens of each row; None where only the mask has them.
+        last_position: largest of the position ids; None where only the device has them.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
     logit_positions: Tensor
+    # On the host: reading them from a GPU would wait for all queued work.
+    row_lengths: tuple[int, ...] | None = None
+    last_position: int | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        # `dataclasses.asdict` would deep-copy them.
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "position_ids": self.position_ids,
+            "logit_positions": self.logit_positions,
+        }
 
     @property
     def token_mask(self) -> Tensor:
@@ -63,16 +78,33 @@ class UnpaddedLayout:
     to_padded: Tensor
 
     @classmethod
-    def from_mask(cls, token_mask: Tensor) -> UnpaddedLayout | None:
-        """Layout for a mask [rows, length], True for tokens; None if too little is padding."""
-        rows, length = token_mask.shape
-        to_padded = token_mask.flatten().nonzero().flatten()  # (tokens,)
+    def of(cls, batch: Batch) -> UnpaddedLayout | None:
+        """Layout of a batch; None if too little is padding."""
+        rows, length = batch.input_ids.shape
+        if batch.row_lengths is None:
+            return cls.from_positions(rows, length, batch.token_mask.flatten().nonzero().flatten())
+        starts = range(0, rows * length, length)
+        to_padded = torch.cat(
+            [
+                torch.arange(start, start + tokens)
+                for start, tokens in zip(starts, batch.row_lengths, strict=True)
+            ]
+        )
+        layout = cls.from_positions(rows, length, to_padded)
+        if layout is None:
+            return None
+        device = batch.input_ids.device
+        return cls(rows, length, upload(layout.to_packed, device), upload(layout.to_padded, device))
+
+    @classmethod
+    def from_positions(cls, rows: int, length: int, to_padded: Tensor) -> UnpaddedLayout | None:
+        """Layout of the tokens at ascending positions; None if too little is padding."""
         # The index lookups cost more than a little padding.
         if _INVERSE_MIN_PADDING * (rows * length - len(to_padded)) < rows * length:
             return None
         # Padding maps to token 0; what is read there is masked or dropped.
-        to_packed = torch.zeros(rows * length, dtype=torch.long, device=token_mask.device)
-        to_packed[to_padded] = torch.arange(len(to_padded), device=token_mask.device)
+        to_packed = torch.zeros(rows * length, dtype=torch.long, device=to_padded.device)
+        to_packed[to_padded] = torch.arange(len(to_padded), device=to_padded.device)
         return cls(rows, length, to_packed, to_padded)
 
     def unpad(self, values: Tensor) -> Tensor:
@@ -233,11 +265,18 @@ def collate(
     flat = [i * length + position for i, own in enumerate(logit_positions) for position in own]
     # Padding gets positions too; nothing attends to it.
     positions = (torch.arange(length) + prefix_length).expand(len(rows), -1)  # (rows, length)
-    batch = Batch(ids, mask, positions, torch.tensor(flat, dtype=torch.long))
+    batch = Batch(
+        ids,
+        mask,
+        positions,
+        torch.tensor(flat, dtype=torch.long),
+        tuple(len(row) for row in rows),
+        prefix_length + length - 1,
+    )
     return to_device(batch, device) if device is not None else batch
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move all tensors of a batch to a device."""
-    # `dataclasses.astuple` would deep-copy the tensors.
-    return Batch(*(upload(getattr(batch, name), device) for name in Batch.__slots__))
+    uploaded = {name: upload(tensor, device) for name, tensor in batch.tensors().items()}
+    return Batch(**uploaded, row_lengths=batch.row_lengths, last_position=batch.last_position)

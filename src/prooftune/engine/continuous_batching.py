@@ -146,7 +146,9 @@ class ContinuousBatcher:
         self._cache.set_write_positions(cached[:, 0], len(key_index))
         # Positions differ by row: those of `collate` are replaced.
         batch = replace(
-            collate(tokens, [[0]] * len(tokens), 0, self._device), position_ids=first + cached
+            collate(tokens, [[0]] * len(tokens), 0, self._device),
+            position_ids=first + cached,
+            last_position=max(s.first_position + s.cached_tokens for s in self._sequences),
         )
         hidden = self._hidden_states(
             (key_index <= cached)[:, None],
@@ -154,7 +156,6 @@ class ContinuousBatcher:
             first + key_index,
             self._shared,
             self._cache,
-            max(s.first_position + s.cached_tokens for s in self._sequences),
         )
         for sequence in self._sequences:
             sequence.cached_tokens += not sequence.finished  # finished ones overwrite their last
@@ -178,7 +179,6 @@ class ContinuousBatcher:
         key_positions: Tensor,
         shared: SharedPrefixCache,
         cache: KVCache,
-        last_position: int,
     ) -> Tensor:
         """Hidden states [n, d] at the batch's logit positions.
 
@@ -188,7 +188,6 @@ class ContinuousBatcher:
             key_positions: [rows, keys], counted from the start of the prefix.
             shared: the prefixes before the rows' own tokens.
             cache: the rows' own keys and values; takes the new ones.
-            last_position: largest position of a query.
         """
         context = AttentionContext(
             allowed,
@@ -196,7 +195,7 @@ class ContinuousBatcher:
             key_positions,
             shared.layers,
             shared.groups,
-            last_position=last_position,
+            last_position=batch.last_position,
         )
         return hidden_states_in_context(self._backbone, batch, context, cache)
 
@@ -244,13 +243,13 @@ class ContinuousBatcher:
         positions = index + first[:, None]  # (rows, tokens)
         # Right padding follows a row's tokens, so the causal mask hides it as well.
         causal_mask = (index[:, None] >= index).expand(len(sequences), -1, -1)
+        last = max(s.first_position for s in sequences) + len(index) - 1
         hidden = self._hidden_states(
             causal_mask,
-            replace(batch, position_ids=positions),
+            replace(batch, position_ids=positions, last_position=last),
             positions,
             shared,
             cache,
-            max(s.first_position for s in sequences) + len(index) - 1,
         )
         log_probs = torch.log_softmax(self._output_head(hidden), dim=-1)
         log_probs = log_probs.view(len(sequences), count, -1)

@@ -106,7 +106,13 @@ def hidden_states(
     # Padding comes after all tokens of a row, so the causal mask hides it.
     allowed = _causal_mask(batch.input_ids) if mask.dim() == 2 else mask[:, 0, :, -length:]
     # The prefix's columns of the mask are dropped, since every row sees all of it.
-    context = AttentionContext(allowed, batch.position_ids, batch.position_ids, prefix)
+    context = AttentionContext(
+        allowed,
+        batch.position_ids,
+        batch.position_ids,
+        prefix,
+        last_position=batch.last_position,
+    )
     return hidden_states_in_context(backbone, batch, context, cache)
 
 
@@ -119,7 +125,7 @@ def hidden_states_in_context(
     logit_positions = batch.logit_positions
     # A decode step has one token per row, and nothing to unpad.
     one_token = batch.input_ids.shape[1] == 1
-    unpadded = None if one_token else UnpaddedLayout.from_mask(batch.token_mask)
+    unpadded = None if one_token else UnpaddedLayout.of(batch)
     if unpadded is not None:
         ids, positions, logit_positions = (
             unpadded.unpad(ids),

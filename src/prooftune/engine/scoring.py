@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -226,7 +226,12 @@ def tree_batch(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: in
     # Every token of every row sees the whole prefix.
     prefix = torch.ones(count, length, prefix_length, dtype=torch.bool)
     mask = torch.cat([prefix, allowed], dim=2)[:, None]  # (rows, 1, length, prefix + length)
-    return Batch(batch.input_ids, mask, positions, batch.logit_positions)
+    return replace(
+        batch,
+        attention_mask=mask,
+        position_ids=positions,
+        last_position=int(positions.max()),
+    )
 
 
 def _tree_logit_positions(rows: Sequence[Sequence[int]], tree: LabelTree) -> list[list[int]]:

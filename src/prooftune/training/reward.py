@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -102,7 +102,7 @@ def reward_collator(labels: ScoredLabels) -> Callable[[Sequence[RewardRow]], dic
         batch = tree_batch([row.ids for row in rows] or [[0]], labels.tree, len(labels.prefix))
         reference = torch.tensor([row.reference.tolist() for row in rows])
         return {
-            **{field.name: getattr(batch, field.name) for field in fields(batch)},
+            **batch.tensors(),
             "labels": torch.tensor([row.targets[0] for row in rows], dtype=torch.long),
             "reference": reference.reshape(len(rows), len(labels.divisors)),
             **weight_inputs(rows),
@@ -207,6 +207,8 @@ def with_copied_prefix(batch: Batch, prefix: Sequence[int]) -> Batch:
         position_ids=torch.cat([positions, batch.position_ids], dim=1),
         # Indices into the flattened rows, each of which is longer now.
         logit_positions=at + (torch.div(at, length, rounding_mode="floor") + 1) * added,
+        row_lengths=None,
+        last_position=None,
     )
 
 

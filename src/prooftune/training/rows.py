@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from prooftune.engine.batching import Batch, collate
-from prooftune.engine.packing import PAD_MULTIPLE, PackedBatch, pack_sequences
+from prooftune.engine.batching import collate
+from prooftune.engine.packing import PAD_MULTIPLE, pack_sequences
 from prooftune.errors import UsageError
 from prooftune.tasks.rendering import TokenPair
 from prooftune.utils.disk_list import DiskBackedList
@@ -191,21 +191,21 @@ def make_collator(
     """
 
     def collator(rows: Sequence[TrainingRow]) -> dict[str, Any]:
-        batch: PackedBatch | Batch
         rows = rows or [TrainingRow([0], [], [])]
+        values: dict[str, Any]
         if packed:
             batch = pack_sequences(
                 prefix, [r.ids for r in rows], [r.label_positions for r in rows], multiple
             )
+            values = {f.name: getattr(batch, f.name) for f in fields(batch)}
         else:
             # Padded rows repeat the prefix, so label positions move behind it.
             shift = len(prefix)
-            batch = collate(
+            values = collate(
                 [[*prefix, *r.ids] for r in rows],
                 [[p + shift for p in r.label_positions] for r in rows],
                 0,
-            )
-        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+            ).tensors()
         return {
             **values,
             "labels": torch.tensor([t for r in rows for t in r.targets], dtype=torch.long),
