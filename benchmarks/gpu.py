@@ -10,6 +10,8 @@ tokens of each row. Two shapes: rows of 100 tokens of which 50 are shared, and o
 are shared. Every contestant has a process of its own per model, with a limit of 45 seconds per
 shape; results are written to ``gpu.jsonl`` after each, the largest model first, and printed. A
 contestant whose library is missing is named. Before all, a preflight runs one backward pass.
+``benchmarks/page.py`` writes the table of docs/benchmarks.md from ``benchmarks/measured/gpu`` and
+``benchmarks/measured/gpu-dry-run``.
 
 * ``prooftune``: as a study trains, with the attention that ``auto`` chooses.
 * ``prooftune-matmuls``: with ``model.attention: shared-prefix``.
@@ -28,6 +30,7 @@ because adapters start at zero.
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib.util
 import json
 import math
@@ -122,7 +125,9 @@ def run_all(options: argparse.Namespace) -> None:
                 limit = min(left, SECONDS_PER_SHAPE * len(SHAPES))
                 for figures in _in_process(model, name, options, limit):
                     record({**label, **figures})
-    print(f"{time.perf_counter() - started:.0f} s, results in {results}")
+    seconds = round(time.perf_counter() - started)
+    record({"finished": datetime.date.today().isoformat(), "seconds": seconds})
+    print(f"{seconds} s, results in {results}")
     _print_table([json.loads(line) for line in results.read_text().splitlines()])
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from contest import MEASURED, OURS
+from gpu_page import gpu_section
 
 TARGET = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -34,6 +35,7 @@ _TITLES = {
     "step": "Where a training step's time goes",
     "step-int8": "Where a training step's time goes with int8 frozen weights",
 }
+_GPU_TITLE = "On a GPU"
 _LIMITS = {
     "training-bfloat16": (
         "Prooftune's operations were recounted after these runs (4.17 TFLOP), because the counter "
@@ -176,7 +178,7 @@ and no AMX, so Prooftune's compiled kernels ([engine.md](engine.md)) are in use;
 without them. A larger model, a shorter shared prefix or another CPU change the ratios.
 
 Nothing was measured on GPUs: the code for them is tested on CPUs only. `benchmarks/gpu.py` is ready
-to measure it: one command of at most 8 minutes, with a dry run on a CPU (`--dry-run`).
+to measure it in one command of at most 8 minutes ([what it measures, and its dry run](#on-a-gpu)).
 
 - `prooftune-int8`: `model.int8_training: true`.
 - `trl-defaults`, `trl-best`: TRL's `SFTTrainer` with its defaults, and without gradient
@@ -211,6 +213,11 @@ def main() -> None:
             ]
         elif title in before:
             parts += [f"## {title}", before[title], ""]
+    gpu = gpu_section(MEASURED)
+    if gpu is not None:
+        parts += [f"## {_GPU_TITLE}", "", *gpu, ""]
+    elif _GPU_TITLE in before:
+        parts += [f"## {_GPU_TITLE}", before[_GPU_TITLE], ""]
     TARGET.write_text("\n".join(parts).rstrip() + "\n", "utf-8")
 
 

@@ -145,6 +145,49 @@ def test_the_gpu_benchmark_runs_dry(
     gpu.main()
     lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
     assert lines[0]["preflight"]["backward"] and lines[0]["preflight"]["flex_works"]
-    assert [line["contestant"] for line in lines[1:]] == ["prooftune", "prooftune", "trl-liger"]
-    assert lines[-1]["skipped"] == "not installed: trl, liger_kernel"
+    contestants = [line["contestant"] for line in lines[1:-1]]
+    assert contestants == ["prooftune", "prooftune", "trl-liger"] and "seconds" in lines[-1]
+    assert lines[-2]["skipped"] == "not installed: trl, liger_kernel"
     assert "| llama-3.2-1b | prooftune | 20 tokens, 10 shared |" in capsys.readouterr().out
+
+
+def test_the_page_says_what_would_be_measured_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    gpu, page = importlib.import_module("gpu"), importlib.import_module("gpu_page")
+    assert page.gpu_section(tmp_path) is None
+    training = {"model": "llama-2-7b", "contestant": "prooftune", "shape": [100, 50, 64],
+                "tokens_per_second": 4321.0, "rows_per_second": 43.2, "mfu": 0.41,
+                "peak_allocated": 20_000_000_000, "first_loss": 10.0}  # fmt: skip
+    lines = [
+        {"preflight": {"device": "cpu", "torch": "2", "backward": True, "flex_works": True}},
+        training,
+        {**training, "contestant": "prooftune-sdpa", "first_loss": 10.01},
+        {"model": "llama-2-7b", "contestant": "vllm", "skipped": "not installed: vllm"},
+        {"finished": "2026-11-29", "seconds": 95},
+    ]
+
+    def write(folder: str, content: list[dict[str, object]]) -> None:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        text = "".join(json.dumps(line) + "\n" for line in content)
+        (tmp_path / folder / "gpu.jsonl").write_text(text)
+
+    def rows(content: list[str]) -> list[list[str]]:
+        cells = [line.strip("| ").split(" | ") for line in content if line.startswith("| ")]
+        return [row for row in cells if row[0] in gpu.MODELS]
+
+    write("gpu-dry-run", lines)
+    dry = page.gpu_section(tmp_path)
+    table = rows(dry)
+    assert len(table) == len(gpu.MODELS) * len(gpu.CONTESTANTS)
+    # No figure of a dry run is taken for one of a GPU.
+    assert {cell for row in table for cell in row[2:]} <= {"", "not measured"}
+    text = "\n".join(dry)
+    assert "2026-11-29, 95 s" in text and "| first losses | agree |" in text
+    assert "| left out | vllm: not installed: vllm |" in text and "| errors | none |" in text
+    write("gpu-dry-run", [*lines[:2], {**lines[2], "first_loss": 11.0}, lines[4]])
+    assert "| first losses | differ |" in page.gpu_section(tmp_path)
+    write("gpu", lines)
+    row = next(r for r in rows(page.gpu_section(tmp_path)) if r[:2] == ["llama-2-7b", "prooftune"])
+    assert row[2:6] == ["4,321", "41%", "20.0", "not measured"]
