@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from prooftune import recipe
-from prooftune.engine.attention import backends, flex, flex_trial, shared_prefix
+from prooftune.engine.attention import backends, flex, flex_layout, flex_trial, shared_prefix
 from prooftune.engine.attention.flex_trial import FlexKernel, FlexUse, flex_works
 from prooftune.engine.packing import pack_sequences
 from prooftune.engine.precision import autocast
@@ -239,7 +239,9 @@ def test_classes_are_scored_by_packed_rows() -> None:
         torch.testing.assert_close(other, scores[0], atol=1e-4, rtol=1e-4)
 
 
-def visible(layout: flex.FlexLayout, tokens: int, window: int | None) -> np.ndarray[Any, Any]:
+def visible(
+    layout: flex_layout.FlexLayout, tokens: int, window: int | None
+) -> np.ndarray[Any, Any]:
     """The attention matrix [queries, keys] by its definition, one pair at a time."""
     row_of, node = [0] * layout.prefix_length, [-1] * layout.prefix_length
     position, parents = list(range(layout.prefix_length)), dict[int, set[int]]()
@@ -291,7 +293,7 @@ def test_blocks_and_masks_are_those_of_the_definition(
     """No block that holds a visible pair is left out; blocks without a mask are visible throughout;
     and the mask is exact."""
     lengths = [length + len(parents) for length in lengths]
-    layout = flex.FlexLayout(
+    layout = flex_layout.FlexLayout(
         prefix, lengths, torch.device("cpu"), parents, [] if cached and prefix else None
     )
     tokens = sum(lengths) + padding + (0 if layout.prefix is not None else prefix)
@@ -327,14 +329,16 @@ def test_blocks_and_masks_are_those_of_the_definition(
 
 def test_whole_blocks_of_a_long_row_and_prefix_need_no_mask() -> None:
     """A prefix of 2 blocks and a row of 4: half of the 36 pairs of blocks, 6 on the diagonal."""
-    layout = flex.FlexLayout(2 * flex.BLOCK, [4 * flex.BLOCK], torch.device("cpu"))
-    mask = layout.block_mask(None, 6 * flex.BLOCK)
+    layout = flex_layout.FlexLayout(
+        2 * flex_layout.BLOCK, [4 * flex_layout.BLOCK], torch.device("cpu")
+    )
+    mask = layout.block_mask(None, 6 * flex_layout.BLOCK)
     assert mask.kv_num_blocks.tolist() == [[[1] * 6]]
     assert mask.full_kv_num_blocks is not None
     assert mask.full_kv_num_blocks.tolist() == [[[0, 1, 2, 3, 4, 5]]]
     # Two rows of 2 blocks: the second does not see the first.
-    layout = flex.FlexLayout(0, [2 * flex.BLOCK] * 2, torch.device("cpu"))
-    mask = layout.block_mask(None, 4 * flex.BLOCK)
+    layout = flex_layout.FlexLayout(0, [2 * flex_layout.BLOCK] * 2, torch.device("cpu"))
+    mask = layout.block_mask(None, 4 * flex_layout.BLOCK)
     assert mask.full_kv_num_blocks is not None
     assert mask.full_kv_num_blocks.tolist() == [[[0, 1, 0, 1]]]
 
@@ -474,7 +478,7 @@ def test_one_compiled_kernel_is_right_for_many_layouts(monkeypatch: pytest.Monke
         (256, [128, 128, 128], tree, 200),
     ]
     for prefix, lengths, parents, window in layouts:
-        layout = flex.FlexLayout(prefix, lengths, device, parents)
+        layout = flex_layout.FlexLayout(prefix, lengths, device, parents)
         tokens = prefix + sum(lengths)
         mask, cap = layout.block_mask(window, tokens), flex._score_mod(3.0, device)
         generator = torch.Generator().manual_seed(0)
@@ -504,13 +508,13 @@ def test_recipes_name_the_backend(model_folders: Any) -> None:
     model = loading.load_model(model_folders["llama"], options)
     assert backends.uses_flex(model)
     batch = pack_sequences([1, 2], [[3, 4], [5]], [[1], [0]])
-    assert isinstance(backends.packed_layout(model, batch), flex.FlexLayout)
+    assert isinstance(backends.packed_layout(model, batch), flex_layout.FlexLayout)
 
 
 def test_depths_and_ancestors_of_a_label_tree() -> None:
     tree = label_tree([[1, 2, 3], [1, 2, 4], [1, 5, 6], [7, 8]], 0)
-    assert flex._depths(tree.parents).tolist() == [0, *tree.depths]
-    matrix = flex._ancestors(tree.parents)
+    assert flex_layout._depths(tree.parents).tolist() == [0, *tree.depths]
+    matrix = flex_layout._ancestors(tree.parents)
     assert matrix[:, 0].all() and matrix[0].sum() == 1
     for node, parent in enumerate(tree.parents, 1):
         assert matrix[node, node] and matrix[node, parent + 1]

@@ -17,6 +17,7 @@ from prooftune.engine.batching import Batch, collate
 from prooftune.engine.forward import PrefixCache, hidden_states_in_context
 from prooftune.engine.kv_cache import KVCache
 from prooftune.engine.model_parts import get_backbone, get_output_head
+from prooftune.engine.next_tokens import append_tokens
 from prooftune.engine.prefix_groups import SharedPrefixCache
 from prooftune.engine.sequences import (
     Finished,
@@ -273,39 +274,14 @@ class ContinuousBatcher:
 
     def _append_tokens(self, sequences: Sequence[SequenceState], log_probs: Tensor) -> Finished:
         """Append the next token to every active sequence; returns those that finish with it."""
-        if self._token_selector is None:
-            best = (
-                # Finished sequences draw too, so that the order of draws is that of the batch.
-                torch.multinomial(log_probs.float().exp(), 1)
-                if self._sample
-                else log_probs.argmax(dim=-1, keepdim=True)
-            )
-            # One transfer for both; float32 holds ids up to 16 million exactly.
-            pairs = torch.cat([log_probs.gather(1, best).float(), best.float()], dim=1)
-            values, tokens = pairs.T.tolist()
-            tokens = [int(token) for token in tokens]
-        else:
-            tokens = [
-                self._stop_token_id
-                if sequence.finished
-                else self._token_selector(sequence.row_id, sequence.output.ids, own_log_probs)
-                for sequence, own_log_probs in zip(sequences, log_probs, strict=True)
-            ]
-            chosen = upload_numbers(tokens, log_probs.device)[:, None]
-            values = log_probs.gather(1, chosen)[:, 0].tolist()
-        active = [
-            (sequence, token, value)
-            for sequence, token, value in zip(sequences, tokens, values, strict=True)
-            if not sequence.finished
-        ]
-        for sequence, token, value in active:
-            output, sequence.next_token = sequence.output, token
-            output.log_prob += value
-            output.stopped = token == self._stop_token_id
-            if not output.stopped:
-                output.ids.append(token)
-            sequence.finished = output.stopped or len(output.ids) == self._max_new_tokens
-        return [(s.row_id, s.output) for s, _, _ in active if s.finished]
+        return append_tokens(
+            sequences,
+            log_probs,
+            self._stop_token_id,
+            self._max_new_tokens,
+            self._token_selector,
+            self._sample,
+        )
 
     def _compact(
         self, parts: Sequence[tuple[list[SequenceState], KVCache, SharedPrefixCache]]

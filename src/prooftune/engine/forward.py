@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.attention import backends, flex
+from prooftune.engine.attention import backends
+from prooftune.engine.attention.flex_layout import BLOCK, FlexLayout
 from prooftune.engine.attention.padded_masks import AttentionContext, KeysValues, additive_mask
 from prooftune.engine.batching import PADDING_BUDGET, Batch, UnpaddedLayout
 from prooftune.engine.kv_cache import KVCache
@@ -181,10 +182,8 @@ def flex_hidden_states(
     """
     device = device_of(backbone)
     # The prefix is not part of the batch: its keys and values come from the cache.
-    batch = pack_sequences([], rows, logit_positions, flex.BLOCK)
-    layout = flex.FlexLayout(
-        prefix_length, [len(row) for row in rows], device, tree_parents, prefix
-    )
+    batch = pack_sequences([], rows, logit_positions, BLOCK)
+    layout = FlexLayout(prefix_length, [len(row) for row in rows], device, tree_parents, prefix)
     # Nodes of a label tree share positions, so these come from the layout and not from the batch.
     positions = torch.zeros(batch.input_ids.shape, dtype=torch.long)
     own = torch.from_numpy(layout.keys()[1][prefix_length:])

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prooftune.engine.attention import backends, flex
+from prooftune.engine.attention import backends
+from prooftune.engine.attention.flex_layout import BLOCK
 from prooftune.engine.batching import Batch
 from prooftune.engine.forward import hidden_states, packed_hidden_states
 from prooftune.engine.model_parts import get_backbone, get_output_head
@@ -95,7 +96,7 @@ class TuningModule(nn.Module):
             self.config, "attention_dropout", 0
         )
         # FlexAttention's kernel computes whole blocks.
-        self.pad_multiple = flex.BLOCK if backends.uses_flex(model) else PAD_MULTIPLE
+        self.pad_multiple = BLOCK if backends.uses_flex(model) else PAD_MULTIPLE
         # FSDP shards the modules with these class names one by one.
         self._no_split_modules: Any = getattr(model, "_no_split_modules", None)
         # Tuples, which `nn.Module` does not register as children.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine.attention import flex, shared_prefix
+from prooftune.engine.attention.flex_layout import FlexLayout
 from prooftune.engine.attention.flex_trial import FlexKernel, FlexUse, flex_works
 from prooftune.engine.attention.packed_layout import PackedLayout
 from prooftune.engine.attention.padded_masks import AttentionContext
@@ -35,7 +36,7 @@ FLEX_MIN_HEAD_SIZE = 16
 NEEDS_NO_TRIAL = ("cpu",)
 """Devices on which FlexAttention's reference implementation runs, which needs no compiler."""
 
-Layout = AttentionContext | PackedLayout | flex.FlexLayout
+Layout = AttentionContext | PackedLayout | FlexLayout
 
 
 def default_backend(device: torch.device, head_size: int) -> str:
@@ -78,12 +79,12 @@ def flex_computes(model: nn.Module, use: FlexUse) -> bool:
     return flex_works(parameter.device.type, FlexKernel.of(model, parameter.dtype), use)
 
 
-def packed_layout(model: nn.Module, batch: PackedBatch) -> PackedLayout | flex.FlexLayout:
+def packed_layout(model: nn.Module, batch: PackedBatch) -> PackedLayout | FlexLayout:
     """The layout of a packed batch for the model's backend."""
     layout = PackedLayout.from_batch(batch)
     if not flex_computes(model, "training" if torch.is_grad_enabled() else "rows"):
         return layout
-    return flex.FlexLayout(layout.prefix_length, layout.lengths, layout.device)
+    return FlexLayout(layout.prefix_length, layout.lengths, layout.device)
 
 
 def flex_attention(
@@ -100,7 +101,7 @@ def flex_attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The attention of one layer; arguments as for `shared_prefix_attention`."""
-    if isinstance(attention_context, flex.FlexLayout):
+    if isinstance(attention_context, FlexLayout):
         return flex.flex_packed_attention(
             module, query, key, value, attention_context, scaling, softcap, sliding_window
         ), None

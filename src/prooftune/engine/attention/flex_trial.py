@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine.attention import flex
+from prooftune.engine.attention.flex_layout import FlexLayout
 from prooftune.engine.attention.packed_layout import PackedLayout
 from prooftune.utils.progress import notify
 
@@ -98,7 +99,7 @@ def _packed_difference(device: torch.device, kernel: FlexKernel, use: FlexUse) -
             if uses_flex:
                 out = flex.flex_packed_attention(
                     nn.Module(), query, key, value,
-                    flex.FlexLayout(64, lengths, device), scaling, kernel.softcap, window,
+                    FlexLayout(64, lengths, device), scaling, kernel.softcap, window,
                 )  # fmt: skip
             else:
                 layout = PackedLayout(64, lengths, device)
@@ -119,7 +120,7 @@ def _rows_difference(device: torch.device, kernel: FlexKernel, use: FlexUse) -> 
     differences = []
     parents = (-1, 0, 0, -1) if use == "label tree" else ()
     for lengths in ([200, 144], [200, 400], [65, 200]):
-        layout = flex.FlexLayout(40, lengths, device, parents)
+        layout = FlexLayout(40, lengths, device, parents)
         tokens, scaling, cap = 40 + sum(lengths), kernel.head_size**-0.5, kernel.softcap
         query, key, value = _random_heads(kernel, tokens, device)
         # Every query head with its key head, for the comparison.
