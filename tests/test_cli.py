@@ -315,11 +315,11 @@ def test_another_model_keeps_the_other_options_of_the_section(tmp_path: Path) ->
     recipe = tmp_path / "r.yaml"
     model = "{name: a/b, revision: v1, dtype: float32, trust_remote_code: true}"
     recipe.write_text(f"name: r\ndata: {{train: t.csv}}\nvariants: [tuned]\nmodel: {model}\n")
-    found = load_recipe(str(recipe), ["model.attention=eager"], "c/d")[0].model
-    assert (found.name, found.dtype, found.attention) == ("c/d", "float32", "eager")
-    assert found.revision is None and not found.trust_remote_code
-    found = load_recipe(str(recipe), ["model.dtype=bfloat16", "model.revision=v2"], "c/d")[0].model
-    assert (found.dtype, found.revision) == ("bfloat16", "v2")
+    chosen = load_recipe(str(recipe), ["model.attention=eager"], "c/d")[0].model
+    assert (chosen.name, chosen.dtype, chosen.attention) == ("c/d", "float32", "eager")
+    assert chosen.revision is None and not chosen.trust_remote_code
+    chosen = load_recipe(str(recipe), ["model.dtype=bfloat16", "model.revision=v2"], "c/d")[0].model
+    assert (chosen.dtype, chosen.revision) == ("bfloat16", "v2")
     recipe.write_text("name: r\ndata: {train: t.csv}\nvariants: [tuned]\nmodel: a/b\n")
     assert load_recipe(str(recipe), None, "c/d")[0].model.name == "c/d"
     assert load_recipe(str(recipe), ["model.dtype=float32"], None)[0].model.dtype == "float32"

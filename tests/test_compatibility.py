@@ -156,7 +156,7 @@ def test_http_requests_get_the_fields_of_version_0_1(server: Live) -> None:
 def test_four_bit_bundles_keep_the_quantisation_that_they_were_trained_on(
     version: str, options: dict[str, Any] | None, expected: str | None
 ) -> None:
-    found = base_quantization({"prooftune_version": version, "quantization": options})
-    assert (found or {}).get("bnb_4bit_quant_type") == expected
+    stored = base_quantization({"prooftune_version": version, "quantization": options})
+    assert (stored or {}).get("bnb_4bit_quant_type") == expected
     if expected == "fp4":
-        assert found is not None and found["bnb_4bit_use_double_quant"] is False
+        assert stored is not None and stored["bnb_4bit_use_double_quant"] is False

@@ -93,19 +93,19 @@ def test_names_of_the_same_meaning_are_read(
 def test_names_of_another_place_or_meaning_are_explained(
     sections: dict[str, Any], message: str
 ) -> None:
-    (found,) = problems(**sections)
-    assert found.startswith(message) and (found == message or message.endswith(" "))
+    (text,) = problems(**sections)
+    assert text.startswith(message) and (text == message or message.endswith(" "))
 
 
 def test_torchtune_components_are_read_key_by_key() -> None:
-    found = problems(
+    messages = problems(
         optimizer={"_component_": "torch.optim.AdamW", "lr": 3e-4, "fused": True},
         lr_scheduler={
             "_component_": "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup",
             "num_warmup_steps": 100,
         },
     )
-    assert found == [
+    assert messages == [
         "optimizer._component_: write training.optim: adamw_torch",
         "optimizer.lr: write training.learning_rate: 0.0003",
         "optimizer.fused: no equivalent; remove it",

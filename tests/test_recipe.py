@@ -35,7 +35,7 @@ def problems(values: dict[str, Any], *overrides: str) -> list[str]:
 
 
 def test_all_problems_are_listed_at_once() -> None:
-    found = problems(
+    messages = problems(
         {
             "nmae": "x",
             "seed": -1,
@@ -50,7 +50,7 @@ def test_all_problems_are_listed_at_once() -> None:
             },
         }
     )
-    assert found == [
+    assert messages == [
         "name: required",
         "seed: Input should be greater than or equal to 0, found -1",
         "data.train.delimter: unknown key (did you mean 'delimiter'?)",

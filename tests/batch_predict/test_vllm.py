@@ -179,7 +179,7 @@ def test_without_vllm_or_with_an_older_one(
     with refused("needs vLLM {…} or newer and a device that it supports: pip install"):
         predict_file(tmp_path / "no bundle", tmp_path / "in.csv", tmp_path / "out.csv", "vllm")
     monkeypatch.setitem(sys.modules, "vllm", vllm_module.module("0.11.2"))
-    with refused("or newer, and {…} is installed: pip install '{…}'"):
+    with refused("or newer, and {…} is installed: pip install"):
         predict._check_engine("vllm", None)
     monkeypatch.setitem(sys.modules, "vllm", vllm_module.module("1.0.0rc1"))
     predict._check_engine("vllm", None)

@@ -143,9 +143,9 @@ def test_a_bundle_of_labels_answers_as_its_variant_everywhere(
     finally:
         service.close()
 
-    found = prooftune.evaluate(bundle, labelled.test_file(tmp_path))
+    evaluation = prooftune.evaluate(bundle, labelled.test_file(tmp_path))
     own = labelled.scores["variants"][name]["metrics"]["accuracy"]["value"]
-    assert found.metrics["accuracy"]["value"] == own
+    assert evaluation.metrics["accuracy"]["value"] == own
 
     upload = plan_upload(bundle, "me/it")
     assert {"bundle.json", "README.md", GOLDEN} <= set(upload.files)
@@ -372,8 +372,8 @@ def test_a_bundle_of_answers_answers_as_its_variant_everywhere(
     assert isinstance(loaded, QuestionAnswerer)
     answers = [p.answer for p in loaded.predict(asked)]
     own = questions.scores["variants"][name]["metrics"]["exact"]["value"]
-    found = prooftune.evaluate(bundle, questions.test_file(tmp_path))
-    assert found.metrics["exact"]["value"] == own
+    evaluation = prooftune.evaluate(bundle, questions.test_file(tmp_path))
+    assert evaluation.metrics["exact"]["value"] == own
 
     prooftune.predict(bundle, questions.test_file(tmp_path), tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(encoding="utf-8") as handle:
@@ -403,20 +403,20 @@ def test_bundles_that_answer_questions_are_compared_on_the_same_rows(
 ) -> None:
     shutil.copytree(questions.bundle("zero-shot"), tmp_path / "zero-shot")
     bundle = questions.bundle("tuned")
-    found = prooftune.evaluate(
+    evaluation = prooftune.evaluate(
         bundle, questions.test_file(tmp_path), against=tmp_path / "zero-shot", out=tmp_path / "out"
     )
-    assert found.comparison is not None and found.comparison["n"] == 20
+    assert evaluation.comparison is not None and evaluation.comparison["n"] == 20
     own, other = (
         questions.scores["variants"][name]["metrics"]["f1"]["value"]
         for name in ("tuned", "zero-shot")
     )
-    difference = metric_difference(found.comparison, "f1")
+    difference = metric_difference(evaluation.comparison, "f1")
     assert own is not None and other is not None
     assert difference is not None and difference["value"] is not None
-    sign = 1 if found.comparison["a"] == str(bundle) else -1
+    sign = 1 if evaluation.comparison["a"] == str(bundle) else -1
     assert sign * difference["value"] == pytest.approx(own - other, abs=1e-6)
-    assert "on the same rows" in found.verdict
+    assert "on the same rows" in evaluation.verdict
     assert "By " not in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 

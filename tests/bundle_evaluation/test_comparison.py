@@ -45,13 +45,13 @@ def with_counts(folder: Path, counts: dict[str, int]) -> Path:
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_accuracy_is_tested_against_the_studys(wrong: bool, tmp_path: Path) -> None:
-    found = prooftune.evaluate(BUNDLE, labelled(tmp_path, wrong))
-    change = found.drift["metrics"]["accuracy"]
+    evaluation = prooftune.evaluate(BUNDLE, labelled(tmp_path, wrong))
+    change = evaluation.drift["metrics"]["accuracy"]
     # The study has 11 of 18 test rows right (61.1%).
     hits = 0 if wrong else 40
     assert change["p"] == pytest.approx(fisher_exact([[hits, 40 - hits], [11, 7]])[1], rel=1e-4)
     assert change["difference"]["value"] == pytest.approx(hits / 40 - 11 / 18, abs=1e-5)
-    assert f"{'worse' if wrong else 'better'} than the study's 61.1% on 18" in found.verdict
+    assert f"{'worse' if wrong else 'better'} than the study's 61.1% on 18" in evaluation.verdict
 
 
 def test_the_studys_own_rows_show_no_change(tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_the_studys_own_rows_show_no_change(tmp_path: Path) -> None:
     counts = {label: sum(own == label for _, own in rows) for _, label in rows}
     bundle = with_counts(tmp_path / "b", counts)
     file = write_csv(tmp_path / "a.csv", [("text", "label"), *rows])
-    found = prooftune.evaluate(bundle, file)
-    assert "no evidence of a change" in found.verdict
-    shift = found.drift["labels"]
+    evaluation = prooftune.evaluate(bundle, file)
+    assert "no evidence of a change" in evaluation.verdict
+    shift = evaluation.drift["labels"]
     assert shift is not None and shift["moved"] == 0 and shift["p"] == 1
     old = prooftune.evaluate(BUNDLE, file)
     assert old.drift["labels"] is None  # version 0.1 wrote no counts
@@ -71,13 +71,13 @@ def test_moved_label_shares_are_named(tmp_path: Path) -> None:
     first, *others = read_json(BUNDLE / "bundle.json")["labels"]
     counts = {first: 98, **dict.fromkeys(others, 1)}
     rows = [(text, others[0]) for text, _ in study_rows()]
-    found = prooftune.evaluate(
+    evaluation = prooftune.evaluate(
         with_counts(tmp_path / "b", counts),
         write_csv(tmp_path / "a.csv", [("text", "label"), *rows]),
     )
-    shift = found.drift["labels"]
+    shift = evaluation.drift["labels"]
     assert shift is not None and shift["significant"]
-    assert f"{first} 98.0% → 0.0%" in found.verdict
+    assert f"{first} 98.0% → 0.0%" in evaluation.verdict
 
 
 @pytest.mark.slow
@@ -95,12 +95,12 @@ def test_another_bundle_is_compared_on_the_same_rows(tmp_path: Path) -> None:
         )
     )
     assert differ > 5
-    found = prooftune.evaluate(BUNDLE, file, against=other).comparison
+    comparison = prooftune.evaluate(BUNDLE, file, against=other).comparison
     # All rows have this bundle's own predictions as labels.
-    assert found is not None and (found["only_a"], found["only_b"]) == (differ, 0)
-    accuracy = defined(metric_difference(found, "accuracy"))["value"]
+    assert comparison is not None and (comparison["only_a"], comparison["only_b"]) == (differ, 0)
+    accuracy = defined(metric_difference(comparison, "accuracy"))["value"]
     assert accuracy == pytest.approx(differ / len(texts))
-    assert found["p"] == pytest.approx(binomtest(0, differ).pvalue, rel=1e-4)
+    assert comparison["p"] == pytest.approx(binomtest(0, differ).pvalue, rel=1e-4)
     swapped = prooftune.evaluate(other, file, against=BUNDLE)
     assert swapped.comparison is not None
     assert defined(metric_difference(swapped.comparison, "accuracy"))["value"] == -accuracy
@@ -142,10 +142,12 @@ def test_bundles_carry_the_label_counts_of_their_study(
     zeros = dict.fromkeys(LABELS, 0)
     counts = read_json(bundle / "bundle.json")["study"]["label_counts"]
     assert counts == {"train": zeros, "test": {**zeros, "Sports": 1}}
-    found = prooftune.evaluate(
+    evaluation = prooftune.evaluate(
         bundle, write_csv(tmp_path / "a.csv", [("text", "label"), ("goal", "World")])
     )
-    shift = found.drift["labels"]
+    shift = evaluation.drift["labels"]
     assert shift is not None and shift["shares"]["Sports"] == {"study": 1, "now": 0, "change": -1}
     # The bundle's study in this test measured nothing.
-    assert found.drift["metrics"] == {} and "carries no figure of its study" in found.verdict
+    assert (
+        evaluation.drift["metrics"] == {} and "carries no figure of its study" in evaluation.verdict
+    )

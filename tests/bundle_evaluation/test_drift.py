@@ -22,21 +22,21 @@ from prooftune.evaluation.score_types import Estimate
 @pytest.mark.parametrize("counts", [(45, 100, 180, 300), (70, 100, 140, 200), (500, 900, 80, 120)])
 def test_proportions_are_compared_by_fisher_and_newcombe(counts: tuple[int, int, int, int]) -> None:
     hits, n, other_hits, other_n = counts
-    found = compare_proportions(*counts, 0.95)
+    comparison = compare_proportions(*counts, 0.95)
     low, high = confint_proportions_2indep(hits, n, other_hits, other_n, method="newcomb")
     expected = fisher_exact([[hits, n - hits], [other_hits, other_n - other_hits]])[1]
-    assert found["p"] == pytest.approx(expected)
-    assert found["difference"]["value"] == pytest.approx(hits / n - other_hits / other_n)
-    assert found["difference"]["low"] == pytest.approx(low)
-    assert found["difference"]["high"] == pytest.approx(high)
-    assert found["significant"] == (expected < 0.05)
+    assert comparison["p"] == pytest.approx(expected)
+    assert comparison["difference"]["value"] == pytest.approx(hits / n - other_hits / other_n)
+    assert comparison["difference"]["low"] == pytest.approx(low)
+    assert comparison["difference"]["high"] == pytest.approx(high)
+    assert comparison["significant"] == (expected < 0.05)
 
 
 def test_interval_and_test_of_proportions_agree() -> None:
     for hits in range(0, 41, 2):
-        found = compare_proportions(hits, 40, 30, 60, 0.95)
-        difference = found["difference"]
-        assert found["significant"] is not (difference["low"] <= 0 <= difference["high"])
+        comparison = compare_proportions(hits, 40, 30, 60, 0.95)
+        difference = comparison["difference"]
+        assert comparison["significant"] is not (difference["low"] <= 0 <= difference["high"])
 
 
 def test_mover_gives_the_root_of_summed_squares_for_symmetric_intervals() -> None:
@@ -49,23 +49,23 @@ def test_mover_gives_the_root_of_summed_squares_for_symmetric_intervals() -> Non
 
 def test_label_shares_are_tested_by_chi_squared() -> None:
     now, study = {"a": 30, "b": 50, "c": 20}, {"a": 100, "b": 100, "c": 100}
-    found = label_shift(now, study, 0.95)
-    assert found is not None
+    shift = label_shift(now, study, 0.95)
+    assert shift is not None
     expected = chi2_contingency([[30, 50, 20], [100, 100, 100]], correction=False)[1]
-    assert found["p"] == pytest.approx(expected) and found["significant"]
-    assert found["moved"] == pytest.approx((abs(0.3 - 1 / 3) + 0.5 - 1 / 3 + 1 / 3 - 0.2) / 2)
-    assert found["shares"]["b"]["change"] == pytest.approx(0.5 - 1 / 3)
+    assert shift["p"] == pytest.approx(expected) and shift["significant"]
+    assert shift["moved"] == pytest.approx((abs(0.3 - 1 / 3) + 0.5 - 1 / 3 + 1 / 3 - 0.2) / 2)
+    assert shift["shares"]["b"]["change"] == pytest.approx(0.5 - 1 / 3)
 
 
 def test_two_labels_are_tested_exactly() -> None:
-    found = label_shift({"a": 1, "b": 5, "c": 0}, {"a": 5, "b": 1}, 0.95)
-    assert found is not None
-    assert found["p"] == pytest.approx(fisher_exact([[1, 5], [5, 1]])[1])
+    shift = label_shift({"a": 1, "b": 5, "c": 0}, {"a": 5, "b": 1}, 0.95)
+    assert shift is not None
+    assert shift["p"] == pytest.approx(fisher_exact([[1, 5], [5, 1]])[1])
 
 
 def test_rare_labels_are_tested_by_permutation() -> None:
     now, study = [9, 4, 1], [5, 8, 3]
-    found = label_shift(
+    shift = label_shift(
         dict(zip("abc", now, strict=True)), dict(zip("abc", study, strict=True)), 0.95
     )
     # The exact p-value: all tables with these margins, by their probability.
@@ -82,7 +82,7 @@ def test_rare_labels_are_tested_by_permutation() -> None:
     exact = sum(
         float(law.pmf(t)) for t in tables if all(t <= totals) and statistic(t) > observed - 1e-9
     )
-    assert found is not None and found["p"] == pytest.approx(exact, abs=0.02)
+    assert shift is not None and shift["p"] == pytest.approx(exact, abs=0.02)
     assert 0.05 < exact < 0.95
 
 

@@ -43,33 +43,35 @@ def study_rows() -> list[tuple[str, str]]:
 
 def test_the_studys_own_test_rows_give_the_studys_own_metrics(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "test.csv", [("text", "label"), *study_rows()])
-    found = evaluate_bundle(BUNDLE, file)
+    evaluation = evaluate_bundle(BUNDLE, file)
     own = read_json(FIXTURE / "run" / "scores.json")["variants"]["tuned"]
     for name in ("accuracy", "macro_f1", "mcc", "balanced_accuracy"):
-        assert found.metrics[name]["value"] == own["metrics"][name]["value"]
-    assert found.facts["confusion"]["counts"] == own["confusion"]["counts"]
+        assert evaluation.metrics[name]["value"] == own["metrics"][name]["value"]
+    assert evaluation.facts["confusion"]["counts"] == own["confusion"]["counts"]
 
 
 def test_metrics_are_those_of_scikit_learn(tmp_path: Path) -> None:
     labels = read_json(BUNDLE / "bundle.json")["labels"]
     rows = [(text, labels[i % 2]) for i, (text, _) in enumerate(study_rows())]
-    found = evaluate_bundle(BUNDLE, write_csv(tmp_path / "new.csv", [("text", "label"), *rows]))
+    evaluation = evaluate_bundle(
+        BUNDLE, write_csv(tmp_path / "new.csv", [("text", "label"), *rows])
+    )
     predicted = [p.label for p in classifier(BUNDLE).predict([text for text, _ in rows])]
     true = [label for _, label in rows]
-    metrics = {name: metric["value"] for name, metric in found.metrics.items()}
+    metrics = {name: metric["value"] for name, metric in evaluation.metrics.items()}
     assert metrics["accuracy"] == pytest.approx(accuracy_score(true, predicted), abs=1e-6)
     assert metrics["macro_f1"] == pytest.approx(
         f1_score(true, predicted, average="macro"), abs=1e-6
     )
     assert (
-        found.facts["confusion"]["counts"]
+        evaluation.facts["confusion"]["counts"]
         == confusion_matrix(true, predicted, labels=labels).tolist()
     )
-    by_label = {row["label"]: row["precision"]["value"] for row in found.facts["per_class"]}
+    by_label = {row["label"]: row["precision"]["value"] for row in evaluation.facts["per_class"]}
     expected = precision_score(true, predicted, labels=labels, average=None, zero_division=0)
     given = [by_label[label] or 0.0 for label in labels]
     assert given == pytest.approx(expected.tolist(), abs=1e-6)
-    accuracy = defined(found.metrics["accuracy"])
+    accuracy = defined(evaluation.metrics["accuracy"])
     assert accuracy["low"] < (metrics["accuracy"] or 0.0) < accuracy["high"]
 
 
@@ -79,13 +81,13 @@ def test_abstention_counts_the_labels_at_or_above_the_threshold(tmp_path: Path) 
     probabilities = sorted(p.probability or 0.0 for p in predictions)
     threshold = probabilities[len(rows) // 2]
     bundle = changed(BUNDLE, tmp_path / "b", abstention={"threshold": threshold, "target": 0.9})
-    found = evaluate_bundle(bundle, write_csv(tmp_path / "a.csv", [("text", "label"), *rows]))
+    evaluation = evaluate_bundle(bundle, write_csv(tmp_path / "a.csv", [("text", "label"), *rows]))
     accepted = [
         p.label == label
         for p, (_, label) in zip(predictions, rows, strict=True)
         if (p.probability or 0.0) >= threshold
     ]
-    abstention: Any = found.facts["abstention"]
+    abstention: Any = evaluation.facts["abstention"]
     assert abstention["answered"] == len(accepted) and 0 < len(accepted) < len(rows)
     assert abstention["coverage"] == pytest.approx(len(accepted) / len(rows), abs=1e-6)
     assert abstention["accuracy"]["value"] == pytest.approx(sum(accepted) / len(accepted), abs=1e-6)
@@ -96,7 +98,7 @@ def test_abstention_counts_the_labels_at_or_above_the_threshold(tmp_path: Path) 
 def test_calibration_error_is_of_the_served_probabilities(tmp_path: Path) -> None:
     rows = study_rows()
     predictions = classifier(BUNDLE).predict([text for text, _ in rows])
-    found = evaluate_bundle(BUNDLE, write_csv(tmp_path / "a.csv", [("text", "label"), *rows]))
+    evaluation = evaluate_bundle(BUNDLE, write_csv(tmp_path / "a.csv", [("text", "label"), *rows]))
     bins: dict[int, list[tuple[float, bool]]] = {}
     for p, (_, label) in zip(predictions, rows, strict=True):
         sure = p.probability or 0.0
@@ -105,7 +107,7 @@ def test_calibration_error_is_of_the_served_probabilities(tmp_path: Path) -> Non
         abs(sum(sure for sure, _ in inside) - sum(right for _, right in inside))
         for inside in bins.values()
     ) / len(rows)
-    calibration: Any = found.facts["calibration"]
+    calibration: Any = evaluation.facts["calibration"]
     assert calibration["ece"]["plain"] == pytest.approx(expected, abs=1e-5)
 
 
@@ -124,8 +126,8 @@ def test_answers_are_scored_by_exact_match_and_f1(tmp_path: Path) -> None:
         ),
         "utf-8",
     )
-    found = evaluate_bundle(FIXTURE / "qa", file)
+    evaluation = evaluate_bundle(FIXTURE / "qa", file)
     right = sum(a == w for a, w in zip(answers, wanted, strict=True)) / len(answers)
-    assert found.n == len(answers) and found.primary == "f1"
-    assert found.metrics["exact"]["value"] == pytest.approx(right, abs=1e-6)
-    assert found.metrics["f1"]["value"] == pytest.approx(right, abs=1e-6)
+    assert evaluation.n == len(answers) and evaluation.primary == "f1"
+    assert evaluation.metrics["exact"]["value"] == pytest.approx(right, abs=1e-6)
+    assert evaluation.metrics["f1"]["value"] == pytest.approx(right, abs=1e-6)

@@ -43,11 +43,11 @@ def test_labels_are_attributed_to_the_single_row_or_the_batch(bundle: Path) -> N
     other = [next(label for label in LABELS if label != mine) for mine in own]
     third = next(label for label in LABELS if label not in (own[2], other[2]))
     # The first row's batch was wrong, the second's single row; the third differs from both.
-    found = check_rounding(bundle, TEXTS, [own[0], other[1], other[2]], [other[0], own[1], third])
-    assert found is not None
-    assert (found["n"], found["same"], found["sequential"], found["batched"]) == (3, 3, 1, 1)
+    report = check_rounding(bundle, TEXTS, [own[0], other[1], other[2]], [other[0], own[1], third])
+    assert report is not None
+    assert (report["n"], report["same"], report["sequential"], report["batched"]) == (3, 3, 1, 1)
     ratio = predictions[0].probabilities[own[0]] / predictions[0].probabilities[other[0]]
-    assert found["gaps"][0] == pytest.approx(torch.tensor(ratio).log().item(), rel=1e-3)
+    assert report["gaps"][0] == pytest.approx(torch.tensor(ratio).log().item(), rel=1e-3)
 
 
 @pytest.mark.slow
@@ -61,8 +61,8 @@ def test_the_gap_of_answers_is_that_of_their_first_different_tokens(
     assert isinstance(loaded, QuestionAnswerer)
     row = {"context": "goal scored match", "question": "planet"}
     first, second = "goal planet", "goal match"
-    found = check_rounding(folder, [row], [first], [second])
-    assert found is not None and found["n"] == 1 and found["batched"] == 0
+    report = check_rounding(folder, [row], [first], [second])
+    assert report is not None and report["n"] == 1 and report["batched"] == 0
     [prompt] = loaded.encoder.sliding_windows(row)
     ids = [loaded.encoder.encode_answer(text) for text in (first, second)]
     at = next(i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b)
@@ -71,7 +71,7 @@ def test_the_gap_of_answers_is_that_of_their_first_different_tokens(
     with torch.inference_mode():
         log_probs = loaded.model(input_ids=tokens).logits[0, -1].log_softmax(0)
     expected = abs(log_probs[ids[0][at]] - log_probs[ids[1][at]]).item()
-    assert found["gaps"] == pytest.approx([expected], abs=1e-4)
+    assert report["gaps"] == pytest.approx([expected], abs=1e-4)
     assert loaded.predict([row])[0].answer not in (first, second)
 
 

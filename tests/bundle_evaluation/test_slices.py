@@ -112,13 +112,13 @@ def test_an_evaluation_by_column_with_its_page(
     file = tmp_path / "new.csv"
     with file.open("w", encoding="utf-8", newline="") as handle:
         csv.writer(handle).writerows([("text", "label", "source"), *rows])
-    found = evaluate_bundle(
+    evaluation = evaluate_bundle(
         FIXTURE / "classification", file, slices=["source"], out=tmp_path / "out"
     )
-    slices = found.facts["slices"]["source"]
+    slices = evaluation.facts["slices"]["source"]
     assert {entry["value"] for entry in slices} == {"web", "a<b>"}
     overall = sum((entry["figure"]["value"] or 0.0) * entry["n"] for entry in slices) / len(rows)
-    assert overall == pytest.approx(found.metrics["accuracy"]["value"], abs=1e-6)
+    assert overall == pytest.approx(evaluation.metrics["accuracy"]["value"], abs=1e-6)
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "By source" in page and "a&lt;b&gt;" in page and "a<b>" not in page
     assert "<svg" in page and rows[0][0] not in page

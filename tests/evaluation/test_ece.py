@@ -35,8 +35,8 @@ def test_the_interval_contains_the_true_error(sharpness: float, n: int) -> None:
 
 def test_all_right_and_sure_is_not_known_to_be_calibrated() -> None:
     sure = np.log(np.array([[0.999, 0.001]] * 20))
-    found = ece_interval(Outcomes(np.zeros(20, int), np.zeros(20, int), sure, 2), 0.95, 0)
-    assert found.low == 0 and found.high > 0.1
+    interval = ece_interval(Outcomes(np.zeros(20, int), np.zeros(20, int), sure, 2), 0.95, 0)
+    assert interval.low == 0 and interval.high > 0.1
 
 
 @pytest.mark.slow

@@ -29,10 +29,10 @@ def test_no_slice_is_reported_where_there_is_none() -> None:
             "even": (hard + draw.normal(0, 0.2, 400) < 0.8).astype(float),
             "better": (hard + draw.normal(0, 0.2, 400) < 0.9).astype(float),
         }
-        found = slice_scores(
+        tested = slice_scores(
             made_slices(400, seed, 8), quality, "tuned", ["even", "better"], 0.95, 0
         )
-        reported += any(s["weak"] or any(r["lost"] for r in s["against"]) for s in found["slices"])
+        reported += any(s["weak"] or any(r["lost"] for r in s["against"]) for s in tested["slices"])
     assert reported <= 0.05 * studies
 
 
@@ -44,10 +44,10 @@ def test_a_planted_slice_is_found_and_named_worst() -> None:
     planted = Slice("length", "texts over 300 words", rows)
     quality = {"tuned": tuned, "tfidf": rival}
     slices = [*made_slices(600, 1), planted]
-    found = slice_scores(slices, quality, "tuned", ["tfidf"], 0.95, 0)
-    worst = found["slices"][0]
+    tested = slice_scores(slices, quality, "tuned", ["tfidf"], 0.95, 0)
+    worst = tested["slices"][0]
     assert worst["value"] == planted.value and worst["weak"] and worst["against"][0]["lost"]
-    assert sum(s["weak"] for s in found["slices"]) == 1
+    assert sum(s["weak"] for s in tested["slices"]) == 1
     assert worst["figure"]["value"] == pytest.approx(tuned[rows].mean())
     assert worst["rest"] == pytest.approx(tuned[~rows].mean())
     assert worst["against"][0]["difference"]["value"] == pytest.approx((tuned - rival)[rows].mean())
@@ -56,21 +56,21 @@ def test_a_planted_slice_is_found_and_named_worst() -> None:
 def test_one_test_is_fishers() -> None:
     draw = np.random.default_rng(3)
     rows, right = draw.random(80) < 0.4, draw.random(80) < 0.7
-    found = slice_scores(
+    tested = slice_scores(
         [Slice("a", "b", rows)], {"tuned": right.astype(float)}, "tuned", [], 0.95, 0
     )
     table = [[(right & rows).sum(), (~right & rows).sum()]]
     table += [[(right & ~rows).sum(), (~right & ~rows).sum()]]
-    assert found["tests"] == 1
-    assert found["slices"][0]["p"] == pytest.approx(fisher_exact(table)[1])
+    assert tested["tests"] == 1
+    assert tested["slices"][0]["p"] == pytest.approx(fisher_exact(table)[1])
 
 
 def test_small_slices_and_small_rests_are_left_out() -> None:
     rows = np.arange(100)
     slices = [Slice("a", str(n), rows < n) for n in (19, 20, 80, 81)]
     quality = {"tuned": (rows % 3 > 0).astype(float)}
-    found = slice_scores(slices, quality, "tuned", [], 0.95, 0)
-    assert sorted(s["value"] for s in found["slices"]) == ["20", "80"]
+    tested = slice_scores(slices, quality, "tuned", [], 0.95, 0)
+    assert sorted(s["value"] for s in tested["slices"]) == ["20", "80"]
 
 
 def test_rows_that_come_in_groups_are_not_independent() -> None:
@@ -83,10 +83,10 @@ def test_rows_that_come_in_groups_are_not_independent() -> None:
         rows = np.isin(index, draw.choice(40, 12, replace=False))
         for grouped in reported:
             groups = Groups(index, 40) if grouped else None
-            found = slice_scores(
+            tested = slice_scores(
                 [Slice("a", "b", rows)], {"tuned": right}, "tuned", [], 0.95, 0, groups
             )
-            reported[grouped] += found["slices"][0]["p"] < 0.05
+            reported[grouped] += tested["slices"][0]["p"] < 0.05
     assert reported[False] > 0.3 * studies  # what groups guard against
     assert reported[True] <= 0.1 * studies
 
@@ -121,9 +121,9 @@ def test_clusters_are_named_by_their_words() -> None:
     vectors = draw.normal(0, 0.05, (300, 4)).astype(np.float32)
     vectors[:, 0] += 2 * topic
     texts = [f"the {('planet orbit', 'goal match')[t]} today" for t in topic]
-    found = cluster_slices(vectors, texts, 0)
-    names = {"planet" in s.value: s for s in found}
-    np.testing.assert_array_equal(names[True].rows, _largest(found, topic == 0))
+    clusters = cluster_slices(vectors, texts, 0)
+    names = {"planet" in s.value: s for s in clusters}
+    np.testing.assert_array_equal(names[True].rows, _largest(clusters, topic == 0))
     assert "goal" in names[False].value or "match" in names[False].value
 
 
@@ -141,7 +141,7 @@ def test_rows_under_two_names_are_tested_once() -> None:
     quality["tuned"][:60] = np.arange(60) % 2  # half of them are right
     once = [Slice("language", "swa", rows), Slice("length", "long", np.arange(200) % 3 == 0)]
     twice = [*once[:1], Slice("source", "swa/test.tsv", rows.copy()), *once[1:]]
-    found = slice_scores(twice, quality, "tuned", [], 0.95, 0)
+    tested = slice_scores(twice, quality, "tuned", [], 0.95, 0)
     # As many tests as without the second name, and so the same adjusted p-values.
-    assert found == slice_scores(once, quality, "tuned", [], 0.95, 0)
-    assert [s["attribute"] for s in found["slices"]] == ["language", "length"]
+    assert tested == slice_scores(once, quality, "tuned", [], 0.95, 0)
+    assert [s["attribute"] for s in tested["slices"]] == ["language", "length"]

@@ -34,9 +34,9 @@ TUNED = result("tuned", "tuned", ["Sports", "World"] * 4 + [None, None])
 
 
 def test_shares_by_hand() -> None:
-    found = instruction_figures(STUDY, {"base": BASE, "tuned": TUNED}, "base", 0.95)
-    assert found is not None and found["n"] == 8
-    base = {name: figure["value"] for name, figure in found["variants"]["base"].items()}
+    figures = instruction_figures(STUDY, {"base": BASE, "tuned": TUNED}, "base", 0.95)
+    assert figures is not None and figures["n"] == 8
+    base = {name: figure["value"] for name, figure in figures["variants"]["base"].items()}
     # Rows 0, 2, 3, 5 and 6 begin with a label; 0, 2 and 5 are nothing else.
     assert base == {
         "valid_label": 5 / 8,
@@ -46,20 +46,20 @@ def test_shares_by_hand() -> None:
         "repeats": 0,
     }
     low, high = wilson_interval(3, 8, 0.95)
-    only = found["variants"]["base"]["label_only"]
+    only = figures["variants"]["base"]["label_only"]
     assert (only["low"], only["high"]) == (low, high)
-    assert found["variants"]["tuned"]["label_only"]["value"] == 1
+    assert figures["variants"]["tuned"]["label_only"]["value"] == 1
 
 
 def test_differences_are_tuned_minus_untuned_in_pairs() -> None:
-    found = instruction_figures(STUDY, {"base": BASE, "tuned": TUNED}, "base", 0.95)
-    assert found is not None
-    rows = {row["measure"]: row for row in found["differences"]}
+    figures = instruction_figures(STUDY, {"base": BASE, "tuned": TUNED}, "base", 0.95)
+    assert figures is not None
+    rows = {row["measure"]: row for row in figures["differences"]}
     assert rows["label_only"]["difference"]["value"] == pytest.approx(5 / 8)
     # Five rows follow only when tuned, none only when untuned: p = 2 / 2^5 = 0.0625, times at most
     # five tests by Holm.
     assert rows["label_only"]["p_holm"] == pytest.approx(0.3125)
-    assert all((row["a"], row["b"]) == ("tuned", "base") for row in found["differences"])
+    assert all((row["a"], row["b"]) == ("tuned", "base") for row in figures["differences"])
 
 
 def test_without_generated_answers_there_are_no_figures() -> None:

@@ -55,15 +55,15 @@ def test_more_mistakes_never_give_a_higher_lower_end() -> None:
 def test_paired_proportions_equal_the_published_example() -> None:
     """Airway hyper-responsiveness of 21 children (Bentur et al. 2009), as Fagerland, Lydersen and
     Laake (2014) analyse it: 7 and 1 discordant pairs; theirs is the second minus the first."""
-    found = paired_proportions_interval(1, 7, 21, 0.95)
-    assert found.value == pytest.approx(-6 / 21)
-    assert (found.low, found.high) == pytest.approx((-0.508, -0.013), abs=1e-3)
+    interval = paired_proportions_interval(1, 7, 21, 0.95)
+    assert interval.value == pytest.approx(-6 / 21)
+    assert (interval.low, interval.high) == pytest.approx((-0.508, -0.013), abs=1e-3)
 
 
 def test_paired_proportions_are_never_certain() -> None:
-    found = paired_proportions_interval(5, 0, 5, 0.95)
-    assert found.value == found.high == 1.0
-    assert 0 < found.low < 0.5
+    interval = paired_proportions_interval(5, 0, 5, 0.95)
+    assert interval.value == interval.high == 1.0
+    assert 0 < interval.low < 0.5
     assert paired_proportions_interval(0, 0, 5, 0.95).high > 0.2
 
 
@@ -91,9 +91,9 @@ def test_the_jackknife_of_a_mean_gives_the_t_interval() -> None:
     values = np.array([0.2, 0.5, 0.4, 0.7])
     without = (values.sum() - values) / 3
     samples = Samples(np.full(10, values.mean()), None, without, 4)
-    found = resampling_interval(float(values.mean()), samples, 0.95, UNIT)
+    interval = resampling_interval(float(values.mean()), samples, 0.95, UNIT)
     half = student.ppf(0.975, 3) * values.std(ddof=1) / 2
-    assert (found.low, found.high) == pytest.approx((0.45 - half, 0.45 + half))
+    assert (interval.low, interval.high) == pytest.approx((0.45 - half, 0.45 + half))
 
 
 def test_paired_difference_of_scores_is_that_of_a_plain_loop() -> None:

@@ -7,9 +7,9 @@ from prooftune.evaluation.resampling import groups_of
 
 
 def test_a_perfect_mean_is_not_certain() -> None:
-    found = mean_figures({"recall": np.ones(20)}, 1000, 0.95, 0)["recall"]
-    assert found["value"] == found["high"] == 1.0
-    assert 0.75 < found["low"] < 0.95
+    figures = mean_figures({"recall": np.ones(20)}, 1000, 0.95, 0)["recall"]
+    assert figures["value"] == figures["high"] == 1.0
+    assert 0.75 < figures["low"] < 0.95
 
 
 def test_groups_of_equal_rows_know_no_more_than_one_row_each() -> None:

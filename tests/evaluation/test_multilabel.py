@@ -214,24 +214,24 @@ def test_the_swap_test_of_micro_f1_is_that_of_all_swaps() -> None:
 def test_variants_without_probabilities_keep_their_own_sets() -> None:
     study, results = study_of(10)
     plain = [Prediction(p.id, '["b"]') for p in results[0].test]
-    found = label_sets(study, replace(results[0], test=plain, validation=[]), Evaluation())
-    assert found.threshold is None and found.quality is None
-    assert found.test.tolist() == [[False, True, False]] * 10
+    chosen_sets = label_sets(study, replace(results[0], test=plain, validation=[]), Evaluation())
+    assert chosen_sets.threshold is None and chosen_sets.quality is None
+    assert chosen_sets.test.tolist() == [[False, True, False]] * 10
 
 
 def test_a_training_has_the_label_sets_of_its_threshold() -> None:
     study, [good, _] = study_of()
-    found = label_sets(study, good, Evaluation())
+    chosen_sets = label_sets(study, good, Evaluation())
     targets = label_matrix((e.targets for e in study.validation), LABELS)
     held_out = np.exp([p.log_probs for p in good.validation])
-    assert found.threshold == choose_threshold(np.log(held_out), targets, "micro_f1")
-    test = np.exp([p.log_probs for p in good.test]) >= found.threshold
-    np.testing.assert_array_equal(found.test, test)
-    given = at_threshold(good.test, LABELS, found.threshold)
-    assert found.outputs == given and given != good.test
+    assert chosen_sets.threshold == choose_threshold(np.log(held_out), targets, "micro_f1")
+    test = np.exp([p.log_probs for p in good.test]) >= chosen_sets.threshold
+    np.testing.assert_array_equal(chosen_sets.test, test)
+    given = at_threshold(good.test, LABELS, chosen_sets.threshold)
+    assert chosen_sets.outputs == given and given != good.test
     assert at_threshold(good.test, LABELS, None) == good.test
-    assert found.quality == pytest.approx(
-        sk.f1_score(targets, held_out >= found.threshold, average="micro")
+    assert chosen_sets.quality == pytest.approx(
+        sk.f1_score(targets, held_out >= chosen_sets.threshold, average="micro")
     )
 
 
@@ -240,8 +240,8 @@ def test_the_recipe_names_the_metric_of_the_threshold() -> None:
     targets = label_matrix((e.targets for e in study.validation), LABELS)
     log_probs = np.array([p.log_probs for p in bad.validation])
     for primary in ("micro_f1", "subset_accuracy"):
-        found = label_sets(study, bad, Evaluation(primary=primary)).threshold
-        assert found == choose_threshold(log_probs, targets, primary)
+        threshold = label_sets(study, bad, Evaluation(primary=primary)).threshold
+        assert threshold == choose_threshold(log_probs, targets, primary)
     assert choose_threshold(log_probs, targets, "subset_accuracy") != choose_threshold(
         log_probs, targets, "micro_f1"
     )

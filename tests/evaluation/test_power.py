@@ -51,8 +51,8 @@ def test_detectable_difference_inverts_required_rows(
     shares = power.discordance(accuracy, difference, agreement)
     rows = power.required_rows(shares)
     assert rows is not None
-    found = power.detectable_difference(rows, accuracy, agreement)
-    assert found is not None and found <= difference + 1e-3
+    detectable = power.detectable_difference(rows, accuracy, agreement)
+    assert detectable is not None and detectable <= difference + 1e-3
 
 
 def test_more_agreement_needs_fewer_rows() -> None:

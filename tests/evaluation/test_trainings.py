@@ -108,9 +108,9 @@ def test_detectable_difference_has_its_power() -> None:
 
 def test_means_of_right_answers_have_the_interval_of_bonett_and_price() -> None:
     differences = np.array([1.0] * 12 + [-1.0] * 5 + [0.0] * 83)
-    found = paired_means_interval(differences, 0.95)
+    interval = paired_means_interval(differences, 0.95)
     reference = paired_proportions_interval(12, 5, 100, 0.95)
-    assert (found.value, found.low, found.high) == pytest.approx(
+    assert (interval.value, interval.low, interval.high) == pytest.approx(
         (reference.value, reference.low, reference.high)
     )
     assert paired_means_error(differences / 2)[1] < paired_means_error(differences)[1]

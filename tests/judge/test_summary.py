@@ -158,11 +158,11 @@ def test_intervals_of_several_pairs_are_wider() -> None:
 
 
 def test_the_interval_of_preferences_agrees_with_its_test() -> None:
-    found = summarize_preferences(thirty_to_ten(), resamples=200)
-    assert found["low"] is not None and found["low"] > 0
-    significant, open_ = _pair("a", "b", found, 0.01), _pair("a", "b", found, 0.4)
-    assert significant["low"] == found["low"] and significant["p_holm"] == 0.01
-    assert open_["low"] == 0 and open_["high"] == found["high"]
+    preferences = summarize_preferences(thirty_to_ten(), resamples=200)
+    assert preferences["low"] is not None and preferences["low"] > 0
+    significant, open_ = _pair("a", "b", preferences, 0.01), _pair("a", "b", preferences, 0.4)
+    assert significant["low"] == preferences["low"] and significant["p_holm"] == 0.01
+    assert open_["low"] == 0 and open_["high"] == preferences["high"]
 
 
 def test_difference_is_paired_over_answers_judged_in_both() -> None:
@@ -274,12 +274,12 @@ def test_kappa_is_that_of_scikit_learn_and_its_interval_that_of_a_loop(
             cohen_kappa_score(human[rows], judged_[rows], labels=labels, weights="quadratic")
         )
 
-    found = agreement(human, judged_, Resampling(300, 0.95, 4))
-    assert found.kappa == pytest.approx(plain(np.arange(60)))
+    estimate = agreement(human, judged_, Resampling(300, 0.95, 4))
+    assert estimate.kappa == pytest.approx(plain(np.arange(60)))
     loop = [plain(np.repeat(np.arange(60), c.astype(int))) for c in resample_counts(60, 300, 4)]
     low, high = np.quantile(loop, [0.025, 0.975])
-    assert found.low is not None and found.high is not None
-    assert found.low <= low and high <= found.high
+    assert estimate.low is not None and estimate.high is not None
+    assert estimate.low <= low and high <= estimate.high
 
 
 def test_agreement_of_known_tables() -> None:
@@ -379,8 +379,8 @@ def test_built_in_criteria_by_name() -> None:
 def test_human_scores_are_those_of_one_variants_answers(tmp_path: Path) -> None:
     file = tmp_path / "human.csv"
     file.write_text("id,criterion,score,variant\n0,c,1,good\n0,c,5,bad\n1,c,2,good\n", "utf-8")
-    found = read_human_scores(file, ["c"], (1, 5), ["good", "bad"])
-    assert found == {"good": {("0", "c"): 1, ("1", "c"): 2}, "bad": {("0", "c"): 5}}
+    human_scores = read_human_scores(file, ["c"], (1, 5), ["good", "bad"])
+    assert human_scores == {"good": {("0", "c"): 1, ("1", "c"): 2}, "bad": {("0", "c"): 5}}
     with pytest.raises(UsageError, match="line 2: unknown variant 'good'"):
         read_human_scores(file, ["c"], (1, 5), ["other"])
 
@@ -389,6 +389,6 @@ def test_scores_without_a_variant_count_for_the_judged_one(tmp_path: Path) -> No
     (tmp_path / "human.csv").write_text("id,criterion,score\n0,c,1\n", "utf-8")
     settings = Judge.model_validate({"model": "m", "criteria": {"c": "?"}, "human": "human.csv"})
     scores: Any = {"verdict": {"best_tuned": "lora", "winner": "zero"}, "notes": []}
-    found = align_human_scores(settings, tmp_path, ["zero", "lora"], scores)
-    assert found == {"lora": {("0", "c"): 1}}
+    aligned = align_human_scores(settings, tmp_path, ["zero", "lora"], scores)
+    assert aligned == {"lora": {("0", "c"): 1}}
     assert "compared with the judge's scores of lora only" in scores["notes"][0]

@@ -206,8 +206,8 @@ def test_an_option_that_is_to_be_removed(
         return [f for f in checker.findings(recipe, Path()) if f.severity == "error"]
 
     *_, refused = options
-    found = errors(**{section: options})
-    assert found and found[0].key_path.endswith(refused)
+    messages = errors(**{section: options})
+    assert messages and messages[0].key_path.endswith(refused)
     follows_table("preflight/lora.py", "REFUSED")
     follows_table("preflight/lora.py", "_NEEDS_DATA")
     follows_table("preflight/quantization.py", "REFUSED")

@@ -45,9 +45,9 @@ def problems(folder: Path) -> list[str]:
 
 
 def main() -> None:
-    found = problems(Path(sys.argv[1]))
-    if found:
-        sys.exit("\n".join(found))
+    messages = problems(Path(sys.argv[1]))
+    if messages:
+        sys.exit("\n".join(messages))
     print(f"The wheel and the sdist in {sys.argv[1]} hold all {len(package_files())} files.")
 
 

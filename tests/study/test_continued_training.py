@@ -98,12 +98,12 @@ def test_reward_lowers_the_expected_cost_of_the_variant_that_it_starts_from(
     # The bundle decides as the study does.
     loaded = classifier(result.bundle)
     texts = [e.inputs["text"] for e in study.test]
-    found = loaded.predict(texts, progress=False)
+    predicted = loaded.predict(texts, progress=False)
     rows = read_predictions(result.folder / "variants/tuned/predictions.parquet")
     log_probs = np.array([row.log_probs for row in rows])
     wanted = least_cost(np.exp(apply_temperature(log_probs, float(temperature or 1))), matrix)
-    assert [p.label for p in found] == [study.labels[i] for i in wanted]
-    assert all(p.probability == p.probabilities[p.label] for p in found)
+    assert [p.label for p in predicted] == [study.labels[i] for i in wanted]
+    assert all(p.probability == p.probabilities[p.label] for p in predicted)
 
 
 def test_what_trains_again(tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_a_reward_bundle_is_one_like_any_other(learners: dict[str, Path], tmp_pa
     number = result.scores["variants"]["reward"]["trainings"]["best"]
     part = result.folder / "variants/reward" / ("" if number == 1 else f"training-{number}")
     study = read_study(result.folder / "data")
-    found = classifier(result.bundle).predict([e.inputs["text"] for e in study.test])
-    assert [p.label for p in found] == [
+    predicted = classifier(result.bundle).predict([e.inputs["text"] for e in study.test])
+    assert [p.label for p in predicted] == [
         p.output for p in read_predictions(part / "predictions.parquet")
     ]
     exported = prooftune.export(result.bundle, "merged", tmp_path / "merged")
@@ -248,9 +248,9 @@ def test_right_labels_are_preferred_to_the_likeliest_wrong_ones(
     # One step takes the loss from log 2, that of the starting policy, down.
     losses = [log["loss"] for log in details["training"]["log_history"] if "loss" in log]
     assert losses[0] == pytest.approx(np.log(2), abs=0.05) and losses[-1] < losses[0]
-    found = classifier(result.bundle).predict([e.inputs["text"] for e in study.test])
+    predicted = classifier(result.bundle).predict([e.inputs["text"] for e in study.test])
     rows = read_predictions(result.folder / "variants/preference/predictions.parquet")
-    assert [p.label for p in found] == [p.output for p in rows]
+    assert [p.label for p in predicted] == [p.output for p in rows]
 
 
 @pytest.mark.slow

@@ -139,9 +139,9 @@ def test_labels_that_begin_alike_follow_the_reply() -> None:
         {"token": "Sci", "alternatives": {"Sci": math.log(0.8), "Sp": math.log(0.2)}},
         {"token": "ence", "alternatives": {"ence": math.log(0.75), "/": math.log(0.25)}},
     ]
-    found = label_log_probs(tokens, labels)
-    assert found is not None
-    np.testing.assert_allclose(np.exp(found), [0.2, 0.6, 0.2], rtol=1e-6)
+    actual = label_log_probs(tokens, labels)
+    assert actual is not None
+    np.testing.assert_allclose(np.exp(actual), [0.2, 0.6, 0.2], rtol=1e-6)
     cut = label_log_probs(tokens[:1], labels)
     assert cut is not None
     np.testing.assert_allclose(np.exp(cut), [0.4, 0.4, 0.2], rtol=1e-6)
@@ -158,8 +158,8 @@ def test_labels_that_begin_alike_follow_the_reply() -> None:
         {"token": ' "', "alternatives": {' "': math.log(0.6), "Sports": math.log(0.4)}},
         {"token": "Science", "alternatives": {"Science": 0.0}},
     ]
-    found = label_log_probs(quoted, labels)
-    np.testing.assert_allclose(np.exp(found or [0]), [0, 0.6, 0.4], atol=1e-5)
+    actual = label_log_probs(quoted, labels)
+    np.testing.assert_allclose(np.exp(actual or [0]), [0, 0.6, 0.4], atol=1e-5)
 
 
 @pytest.mark.slow

@@ -100,8 +100,8 @@ def check_bundle(result: prooftune.Result, variant: str, folder: Path) -> None:
     assert isinstance(bundle, Classifier) and threshold is not None
     own = read_predictions(result.folder / "variants" / variant / "predictions.parquet")
     texts = [example.inputs["text"] for example in study.test]
-    found = bundle.predict(texts)
-    for prediction, expected in zip(found, own, strict=True):
+    predicted = bundle.predict(texts)
+    for prediction, expected in zip(predicted, own, strict=True):
         probabilities = [prediction.probabilities[label] for label in study.labels]
         np.testing.assert_allclose(probabilities, np.exp(expected.log_probs), atol=1e-3)
         assert prediction.probability is None and prediction.labels is not None
@@ -113,19 +113,21 @@ def check_bundle(result: prooftune.Result, variant: str, folder: Path) -> None:
     prooftune.predict(result.bundle, _texts(folder, texts), out)
     with out.open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
-    assert [json.loads(row["labels"]) for row in rows] == [list(p.labels or ()) for p in found]
+    assert [json.loads(row["labels"]) for row in rows] == [list(p.labels or ()) for p in predicted]
     assert {f"probability_{label}" for label in study.labels} <= rows[0].keys()
     service = build_service({"it": result.bundle}, Options())
     try:
         client = TestClient(service.app)
         reply = client.post("/v1/classify", json={"texts": texts[:5]}).json()
-        assert [r["labels"] for r in reply["results"]] == [list(p.labels or ()) for p in found[:5]]
+        assert [r["labels"] for r in reply["results"]] == [
+            list(p.labels or ()) for p in predicted[:5]
+        ]
         # Words explain one label, and a text may have several.
         body = {"texts": texts[:1], "explain": True}
         assert client.post("/v1/classify", json=body).json()["words"] is None
         message = {"role": "user", "content": texts[0]}
         chat = client.post("/v1/chat/completions", json={"model": "it", "messages": [message]})
-        assert chat.json()["choices"][0]["message"]["content"] == found[0].label
+        assert chat.json()["choices"][0]["message"]["content"] == predicted[0].label
     finally:
         service.close()
     assert "README.md" in plan_upload(result.bundle, "me/it").files

@@ -98,11 +98,11 @@ def test_advantages_by_hand() -> None:
 
 def test_divergence_by_hand_and_by_simulation() -> None:
     p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
-    found = divergence_estimates(p.log(), q.log())
-    assert found[0].item() == pytest.approx(0.4 - log(0.4) - 1)
-    assert (found >= 0).all()
+    estimated = divergence_estimates(p.log(), q.log())
+    assert estimated[0].item() == pytest.approx(0.4 - log(0.4) - 1)
+    assert (estimated >= 0).all()
     # Its mean over what the policy samples is the divergence itself.
-    assert (p * found).sum().item() == pytest.approx((p * (p / q).log()).sum().item())
+    assert (p * estimated).sum().item() == pytest.approx((p * (p / q).log()).sum().item())
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_loss_and_gradients_are_those_of_single_rows(model_folder: Path, packed:
     torch.manual_seed(4)
     out = module(**answer_reward_collator(rows))
     out["loss_sum"].backward()
-    found = gradients(module)
+    actual = gradients(module)
     # The same draws again: sampling is by torch's own generator.
     torch.manual_seed(4)
     prompts = [row.ids for row in rows for _ in range(SAMPLES)]
@@ -142,7 +142,7 @@ def test_loss_and_gradients_are_those_of_single_rows(model_folder: Path, packed:
     assert out["count"].item() == 4 and rewards.std() > 0 and penalty.item() > 1e-3
     expected = (1 - rewards).mean(dim=1).sum() + penalty
     assert out["loss_sum"].item() == pytest.approx(expected.item(), abs=1e-3)
-    torch.testing.assert_close(found, gradients(module), atol=5e-5, rtol=5e-3)
+    torch.testing.assert_close(actual, gradients(module), atol=5e-5, rtol=5e-3)
 
 
 def test_groups_of_equal_rewards_teach_nothing(model_folders: dict[str, Path]) -> None:
@@ -265,9 +265,9 @@ def test_rewards_are_those_of_the_study() -> None:
     f1 = [squad.f1(output, accepted) for output, accepted in zip(outputs, references, strict=True)]
     assert f1[2:3] + f1[4:] == [0.0, 1.0]
     assert answer_rewards(outputs, references, {"f1": 2.0}).tolist() == pytest.approx(f1)
-    found = answer_rewards(outputs, references, {"rougeL": 3.0, "f1": 1.0})
+    rewards_of_answers = answer_rewards(outputs, references, {"rougeL": 3.0, "f1": 1.0})
     expected = [(3 * a + b) / 4 for a, b in zip(rouge, f1, strict=True)]
-    assert found.tolist() == pytest.approx(expected)
+    assert rewards_of_answers.tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_loss_and_gradients_are_those_of_single_rows(model_folder: Path, packed:
     module, rows, collator, encoder = made(model_folder, packed)
     out = module(**collator(rows))
     out["loss_sum"].backward()
-    found = gradients(module)
+    actual = gradients(module)
     total = torch.zeros(())
     for row in rows:
         chosen, rejected = (answer_log_prob(module, encoder.prefix, a) for a in row.answers())
@@ -81,7 +81,7 @@ def test_loss_and_gradients_are_those_of_single_rows(model_folder: Path, packed:
     total.backward()  # type: ignore[no-untyped-call]
     assert out["count"].item() == 7
     assert out["loss_sum"].item() == pytest.approx(total.item(), abs=1e-4)
-    torch.testing.assert_close(found, gradients(module), atol=2e-5, rtol=2e-3)
+    torch.testing.assert_close(actual, gradients(module), atol=2e-5, rtol=2e-3)
 
 
 def test_loss_by_hand() -> None:

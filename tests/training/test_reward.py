@@ -81,13 +81,13 @@ def test_loss_and_gradients_are_those_of_enumeration(
     module, rows, encoder = made(model_folder, normalize=normalize, attention=attention)
     out = module(**reward_collator(module.labels)(rows))
     out["loss_sum"].backward()
-    found = gradients(module)
+    actual = gradients(module)
     naive = naive_loss(module, rows, encoder, normalize)
     naive.backward()
     # Labels of several tokens, or a wrong tree would not show.
     assert out["count"].item() == 7 and module.labels.tree.tokens
     assert out["loss_sum"].item() == pytest.approx(naive.item(), abs=1e-4)
-    torch.testing.assert_close(found, gradients(module), atol=2e-5, rtol=2e-3)
+    torch.testing.assert_close(actual, gradients(module), atol=2e-5, rtol=2e-3)
 
 
 def test_recomputed_layers_give_the_same_gradients(model_folder: Path) -> None:
@@ -134,8 +134,8 @@ def test_the_policy_is_that_of_the_scorer(model_folder: Path) -> None:
     batch = reward_collator(module.labels)(rows)
     inputs = {k: v for k, v in batch.items() if k not in ("labels", "reference", "weights")}
     with torch.no_grad():
-        found = module.label_log_probs(Batch(**inputs))
-    torch.testing.assert_close(found, scores.log_softmax(1).float(), atol=1e-4, rtol=1e-4)
+        actual = module.label_log_probs(Batch(**inputs))
+    torch.testing.assert_close(actual, scores.log_softmax(1).float(), atol=1e-4, rtol=1e-4)
 
 
 def test_a_shard_without_rows_has_no_loss(model_folders: dict[str, Path]) -> None:

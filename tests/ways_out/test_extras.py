@@ -49,15 +49,15 @@ def searched() -> None:
 
 def endpoint() -> None:
     settings = {"kind": "endpoint", "endpoint": {"model": "m", "base_url": "http://a/v1"}}
-    found = check_sources(recipe(variants={"api": settings}), Path())
-    raise_first(f for f in found if f.key_path.startswith("variants"))
+    shown = check_sources(recipe(variants={"api": settings}), Path())
+    raise_first(f for f in shown if f.key_path.startswith("variants"))
 
 
 def judged() -> None:
     judge = {"model": "m", "base_url": "http://a/v1"}
     values = recipe(variants={"few": {"kind": "majority"}}, judge=judge)
-    found = check_sources(values, Path())
-    raise_first(f for f in found if f.key_path.startswith("judge"))
+    shown = check_sources(values, Path())
+    raise_first(f for f in shown if f.key_path.startswith("judge"))
 
 
 def stemmed() -> None:
