@@ -24,7 +24,7 @@ from prooftune.engine.batching import (
 from prooftune.engine.compatibility import check_output_head
 from prooftune.engine.generation import generate
 from prooftune.engine.model_parts import get_backbone, get_output_head
-from prooftune.engine.scoring import label_tree, score_classes, score_labels
+from prooftune.engine.scoring import label_tree, score_classes, score_labels, tree_batch
 from prooftune.errors import Failure
 from prooftune.models.loading import load_model
 from standins import flash_attention
@@ -146,6 +146,14 @@ def test_unpadded_rows_are_padded_back_to_their_positions(mask: list[list[bool]]
         assert torch.equal(heads[:, 0, :, 0][token_mask], row_ids[token_mask]) and torch.equal(
             heads[:, 1, :, 0][token_mask], -row_ids[token_mask]
         )
+
+
+@pytest.mark.parametrize("lengths", [[3, 1], [4, 4]])
+def test_the_last_position_of_rows_with_a_label_tree(lengths: list[int]) -> None:
+    """Siblings share a position, and padding counts for nothing."""
+    tree = label_tree([[5], [6, 7], [6, 8], [9, 10, 11]], STOP)
+    batch = tree_batch([list(range(n)) for n in lengths], tree, 3)
+    assert batch.last_position == int(batch.position_ids[batch.token_mask].max())
 
 
 @pytest.mark.parametrize("lengths", [[9, 4, 1], [8, 8, 8], [5]])

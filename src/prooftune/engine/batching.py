@@ -29,7 +29,7 @@ class Batch:
         logit_positions: [n] indices into the flattened rows x length whose hidden states (and
             logits) are needed.
         row_lengths: tokens of each row; None where only the mask has them.
-        last_position: largest of the position ids; None where only the device has them.
+        last_position: largest position of a token; None where only the device has it.
     """
 
     input_ids: Tensor

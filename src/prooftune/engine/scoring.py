@@ -226,12 +226,8 @@ def tree_batch(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: in
     # Every token of every row sees the whole prefix.
     prefix = torch.ones(count, length, prefix_length, dtype=torch.bool)
     mask = torch.cat([prefix, allowed], dim=2)[:, None]  # (rows, 1, length, prefix + length)
-    return replace(
-        batch,
-        attention_mask=mask,
-        position_ids=positions,
-        last_position=int(positions.max()),
-    )
+    last = prefix_length + max(map(len, rows)) - 1 + max(tree.depths)
+    return replace(batch, attention_mask=mask, position_ids=positions, last_position=last)
 
 
 def _tree_logit_positions(rows: Sequence[Sequence[int]], tree: LabelTree) -> list[list[int]]:
