@@ -190,7 +190,7 @@ def test_without_vllm_or_with_an_older_one(
 def test_kinds_of_bundles_that_vllm_does_not_compute() -> None:
     common: Any = {"task": "classification", "objective": "instruction", "method": "tfidf"}
     model: Any = {**common, "model": {"trust_remote_code": False}}
-    assert vllm_engine.why_not(model) is None
+    assert vllm_engine.unsupported_reason(model) is None
     for manifest, reason in [
         ({**common, "encoder": {}}, "is an encoder"),
         ({**common, "classifier": {}}, "(tfidf) contains no language model"),
@@ -199,7 +199,7 @@ def test_kinds_of_bundles_that_vllm_does_not_compute() -> None:
         ({**model, "task": "extractive-qa"}, "constrained decoding"),
         ({**model, "model": {"trust_remote_code": True}}, "Python code of its own"),
     ]:
-        assert reason in (vllm_engine.why_not(manifest) or "")  # type: ignore[arg-type]
+        assert reason in (vllm_engine.unsupported_reason(manifest) or "")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ def load(bundle: Path, manifest: Manifest) -> Iterator[VllmClassifier | VllmAnsw
 
     Args:
         bundle: its folder.
-        manifest: its manifest; `vllm_engine.why_not` has no objection to it.
+        manifest: its manifest; `vllm_engine.unsupported_reason` has no objection to it.
 
     Raises:
         Failure: the base model is unavailable, or vLLM cannot load the model.

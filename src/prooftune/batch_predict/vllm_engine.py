@@ -44,7 +44,7 @@ def check_bundle(bundle: Path, manifest: CommonManifest) -> None:
         UsageError: the bundle is of a kind that vLLM does not compute as Prooftune does, or holds
             no golden set.
     """
-    if reason := why_not(manifest):
+    if reason := unsupported_reason(manifest):
         raise UsageError(
             f"--engine vllm: {bundle} {reason}. Leave --engine out: Prooftune's own engine "
             "predicts with this bundle"
@@ -59,7 +59,7 @@ def check_bundle(bundle: Path, manifest: CommonManifest) -> None:
         )
 
 
-def why_not(manifest: CommonManifest) -> str | None:
+def unsupported_reason(manifest: CommonManifest) -> str | None:
     """Why vLLM cannot predict with a bundle as Prooftune does; None if it can."""
     if is_encoder(manifest):
         return "is an encoder with a classification head, and vLLM generates with causal models"
