@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -157,10 +158,17 @@ def test_the_page_says_what_would_be_measured_on_a_gpu(
     monkeypatch.syspath_prepend(str(FOLDER))
     gpu, page = importlib.import_module("gpu"), importlib.import_module("gpu_page")
     assert page.gpu_section(tmp_path) is None
-    training = {"model": "llama-2-7b", "contestant": "prooftune", "shape": [100, 50, 64],
-                "tokens_per_second": 4321.0, "rows_per_second": 43.2, "mfu": 0.41,
-                "peak_allocated": 20_000_000_000, "first_loss": 10.0}  # fmt: skip
-    lines = [
+    training: dict[str, Any] = {
+        "model": "llama-2-7b",
+        "contestant": "prooftune",
+        "shape": [100, 50, 64],
+        "tokens_per_second": 4321.0,
+        "rows_per_second": 43.2,
+        "mfu": 0.41,
+        "peak_allocated": 20_000_000_000,
+        "first_loss": 10.0,
+    }
+    lines: list[dict[str, Any]] = [
         {"preflight": {"device": "cpu", "torch": "2", "backward": True, "flex_works": True}},
         training,
         {**training, "contestant": "prooftune-sdpa", "first_loss": 10.01},
@@ -168,7 +176,7 @@ def test_the_page_says_what_would_be_measured_on_a_gpu(
         {"finished": "2026-11-29", "seconds": 95},
     ]
 
-    def write(folder: str, content: list[dict[str, object]]) -> None:
+    def write(folder: str, content: list[dict[str, Any]]) -> None:
         (tmp_path / folder).mkdir(exist_ok=True)
         text = "".join(json.dumps(line) + "\n" for line in content)
         (tmp_path / folder / "gpu.jsonl").write_text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from torch import Tensor
 from prooftune import recipe
 from prooftune.engine.batching import (
     PADDING_BUDGET,
-    Batch,
     UnpaddedLayout,
     batch_by_token_budget,
     collate,
@@ -160,7 +160,7 @@ def test_the_last_position_of_rows_with_a_label_tree(lengths: list[int]) -> None
 def test_the_layout_of_known_lengths_is_that_of_the_mask(lengths: list[int]) -> None:
     batch = collate([list(range(n)) for n in lengths], [[0]] * len(lengths), 3)
     assert batch.row_lengths == tuple(lengths) and batch.last_position == 3 + max(lengths) - 1
-    known, read = UnpaddedLayout.of(batch), UnpaddedLayout.of(Batch(**batch.tensors()))
+    known, read = UnpaddedLayout.of(batch), UnpaddedLayout.of(replace(batch, row_lengths=None))
     assert (known is None) == (read is None) == (len(set(lengths)) == 1)
     if known is not None and read is not None:
         assert torch.equal(known.to_packed, read.to_packed)
