@@ -299,7 +299,7 @@ def test_blocks_and_masks_are_those_of_the_definition(
     tokens = sum(lengths) + padding + (0 if layout.prefix is not None else prefix)
     expected = visible(layout, tokens, window)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flex, "BLOCK", 4)
+        patch.setattr(flex_layout, "BLOCK", 4)
         mask = layout.block_mask(window, tokens)
     queries, keys = expected.shape
     q, k = torch.arange(queries)[:, None], torch.arange(keys)[None]
