@@ -143,15 +143,17 @@ class Forgetting(TypedDict):
 class EndpointUsage(TypedDict):
     """What the requests of a variant used.
 
-    ``requests`` counts rows with a reply, ``cached`` those of earlier runs; tokens and ``cost`` are
-    of all rows. ``sent`` counts all attempts of all runs, ``spent`` is what they cost.
-    ``latency_*`` are seconds of a single request among the concurrent ones. ``failed`` maps reasons
-    to numbers of rows.
+    ``requests`` counts rows with a reply, ``cached`` those of earlier runs, ``without_usage`` those
+    whose reply has no token counts. Tokens are those that were reported; ``cost`` is that of all
+    rows, at the mean of those with token counts (None: no reply has any). ``sent`` counts all
+    attempts of all runs, ``spent`` is what they cost. ``latency_*`` are seconds of a single request
+    among the concurrent ones. ``failed`` maps reasons to numbers of rows.
     """
 
     model: str
     requests: int
     cached: int
+    without_usage: int
     sent: int
     prompt_tokens: int
     completion_tokens: int

@@ -19,6 +19,7 @@ ENDPOINT: EndpointUsage = {
     "model": "large",
     "requests": N,
     "cached": 0,
+    "without_usage": 0,
     "sent": N,
     "prompt_tokens": 20_000,
     "completion_tokens": 1_000,

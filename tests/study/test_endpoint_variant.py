@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,13 @@ from judge import server
 from prooftune.chat_client import endpoint as client
 from prooftune.chat_client.budget import Budget, BudgetExceeded, Limits
 from prooftune.chat_client.failures import NOT_JSON
+from prooftune.chat_client.types import Reply
 from prooftune.errors import Failure, UsageError
+from prooftune.recipe.endpoint import Endpoint, Price
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.tasks.chat_messages import chat_messages, label_log_probs
 from prooftune.tasks.rendering import Rendering, Shot
+from prooftune.variants.endpoint_client import EndpointClient
 from serving.made import live
 from study.small import TOPICS, accuracy, details_of, outputs_of, small_recipe, write_rows
 from ways_out import follows, names
@@ -500,3 +504,16 @@ def test_requests_on_the_way_at_a_kill_count_at_their_bound(tmp_path: Path) -> N
     next_run.limits = Limits(tokens=95)
     next_run.settle(next_run.reserve(request, 4), 0, 0)
     assert Budget(Limits(), ledger).spent.requests == 4
+
+
+def test_replies_without_token_counts_are_not_free(tmp_path: Path) -> None:
+    settings = Endpoint(model="m", base_url="http://h/v1", price=Price(input=2, output=10))
+    context: Any = SimpleNamespace(recipe=None, variants_folder=tmp_path / "variants")
+    asked = EndpointClient(settings, "api", context)
+    silent, counted = Reply("a"), Reply("a", prompt_tokens=10, completion_tokens=2)
+    usage = asked.usage([counted, silent, counted, silent])
+    assert usage["without_usage"] == 2 and usage["prompt_tokens"] == 20
+    assert usage["cost"] == pytest.approx(4 * (10 * 2 + 2 * 10) / 1e6)
+    assert usage["cost_per_1000"] == pytest.approx(1000 * (10 * 2 + 2 * 10) / 1e6)
+    unknown = asked.usage([silent])
+    assert unknown["cost"] is None and unknown["cost_per_1000"] is None

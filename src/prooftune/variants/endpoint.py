@@ -152,4 +152,8 @@ def _describe(
     cost = ""
     if usage["cost_per_1000"] is not None:
         cost = f", {usage['cost_per_1000']:.3g} {usage['currency']} per 1,000 predictions"
+    if settings.price and usage["without_usage"]:
+        cost += (
+            f" ({usage['without_usage']:,} of {usage['requests']:,} replies without token counts)"
+        )
     return f"{settings.model} at {urlsplit(settings.base_url).netloc}, {how}{cost}"

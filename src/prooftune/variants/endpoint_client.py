@@ -178,9 +178,17 @@ class EndpointClient:
     def usage(self, replies: Sequence[Reply]) -> EndpointUsage:
         """What these replies used, and what was spent in all."""
         price, spent = self._settings.price, self._budget.spent
-        prompt = sum(r.prompt_tokens or 0 for r in replies)
-        completion = sum(r.completion_tokens or 0 for r in replies)
-        cost = self._budget.limits.price(prompt, completion) if price else None
+        # Not every server reports its usage with every reply: the mean is that of those which do,
+        # since the others would count as free.
+        counted = [
+            (r.prompt_tokens, r.completion_tokens)
+            for r in replies
+            if r.prompt_tokens is not None and r.completion_tokens is not None
+        ]
+        prompt, completion = sum(p for p, _ in counted), sum(c for _, c in counted)
+        mean = None
+        if price and counted:
+            mean = self._budget.limits.price(prompt, completion) / len(counted)
         # A cached reply has the time of the request that it came from.
         seconds = [r.seconds for r in replies if r.seconds]
         p50, p99 = np.percentile(seconds, (50, 99)).tolist() if seconds else (None, None)
@@ -189,11 +197,12 @@ class EndpointClient:
             "requests": len(replies),
             "cached": sum(r.cached for r in replies),
             "sent": spent.requests,
+            "without_usage": len(replies) - len(counted),
             "prompt_tokens": prompt,
             "completion_tokens": completion,
-            "cost": cost,
+            "cost": None if mean is None else mean * len(replies),
             "spent": spent.money if price else None,
-            "cost_per_1000": None if cost is None else 1000 * cost / max(1, len(replies)),
+            "cost_per_1000": None if mean is None else 1000 * mean,
             "currency": price.currency if price else None,
             "latency_p50": p50,
             "latency_p99": p99,
