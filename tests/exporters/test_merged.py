@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from bundle.making import LABELS, changed, load_classifier
+from bundle.making import LABELS, changed, load_classifier, make_bundle
 from exporters.conftest import ROWS, Make
 from prooftune import recipe
 from prooftune.bundle import golden
@@ -24,6 +24,7 @@ from prooftune.errors import Failure, UsageError
 from prooftune.exporters import merged
 from prooftune.exporters.build import export
 from prooftune.models import loading, weight_sizes
+from prooftune.types import Example
 from prooftune.utils.files import read_json
 from prooftune.utils.label_sets import parse_label_set
 
@@ -243,6 +244,25 @@ def test_the_golden_set_is_what_the_bundle_says_and_the_same_every_time(
     ]
     golden.write(tmp_path / "again.jsonl", golden.make_rows(loaded, ROWS))
     assert (tmp_path / "again.jsonl").read_bytes() == (bundle / GOLDEN).read_bytes()
+
+
+def test_texts_that_do_not_fit_into_a_prompt_are_shortened_for_the_golden_set(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    texts = [" ".join(f"goal {i} match" for i in range(n)) for n in (2, 60, 90)]
+    rows = [Example(str(i), {"text": text}, "Sports") for i, text in enumerate(texts)]
+    bundle = make_bundle(tmp_path, model_folders["llama"], rows=rows)
+    found = golden.read(bundle / GOLDEN)
+    loaded: Any = load(bundle)
+    assert [row.id for row in found] == ["0", "1", "2"]
+    for row, text in zip(found, texts, strict=True):
+        kept = row.inputs["text"]
+        assert text == kept or text.startswith(f"{kept} ")
+        encoded = loaded.encoder.encode(row.inputs)
+        assert row.prompt == [*loaded.encoder.prefix, *encoded.token_ids]
+        assert not encoded.truncated_tokens and len(row.prompt) <= 64
+    assert found[0].inputs["text"] == texts[0] and len(found[1].prompt) > 44
+    assert export(bundle, "merged", tmp_path / "out")["parity"]["agreement"] == 1
 
 
 @pytest.mark.slow

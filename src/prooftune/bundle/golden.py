@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,11 @@ from prooftune.engine.sequences import Generated
 from prooftune.errors import Failure, UsageError
 from prooftune.models.weight_sizes import fits_in_float32
 from prooftune.tasks import classification
-from prooftune.types import Example
+from prooftune.tasks.rendering import EncodedPrompt
+from prooftune.types import HISTORY, Example
+
+SHORTENING = 0.8
+"""Share of its longest field that a text keeps each time that it does not fit into a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,45 @@ def sample_rows(examples: Sequence[Example], count: int, seed: int) -> list[Exam
     if len(examples) <= count:
         return list(examples)
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), count))]
+
+
+def shortened(bundle: Classifier | QuestionAnswerer, rows: Sequence[Example]) -> list[Example]:
+    """Rows of a text classifier, cut at words so that each fits into one prompt.
+
+    Without this, a study of texts that are all longer than ``prompt.max_length`` would leave no
+    golden rows. Questions and conversations are not cut, nor are the rows of classifiers without a
+    language model, which have no prompts.
+
+    Args:
+        bundle: loaded by `load_reference`.
+        rows: examples with the bundle's fields.
+    """
+    if not isinstance(bundle, LanguageModelClassifier) or HISTORY in bundle.fields:
+        return list(rows)
+    examples = bundle.examples([row.inputs for row in rows])
+    return [
+        replace(row, inputs=_fitting_inputs(bundle, example.inputs))
+        for row, example in zip(rows, examples, strict=True)
+    ]
+
+
+def _fitting_inputs(bundle: LanguageModelClassifier, inputs: dict[str, str]) -> dict[str, str]:
+    shorter = inputs
+    while not _fits(bundle.encoder.sliding_windows(shorter)):
+        longest = max(shorter, key=lambda field: len(shorter[field]))
+        text = shorter[longest]
+        cut = text[: int(len(text) * SHORTENING)]
+        # At a word: half a word has other tokens than the whole one.
+        cut = (cut.rsplit(None, 1) or [""])[0]
+        if not cut or cut == text:
+            return inputs
+        shorter = {**shorter, longest: cut}
+    return shorter
+
+
+def _fits(windows: Sequence[EncodedPrompt]) -> bool:
+    """Whether an example is in one prompt as a whole: a question that fits has one window."""
+    return len(windows) == 1 and not windows[0].truncated_tokens
 
 
 def load_reference(folder: Path, trust_remote_code: bool = False) -> Classifier | QuestionAnswerer:
@@ -136,13 +179,8 @@ def make_rows(bundle: Classifier | QuestionAnswerer, rows: Sequence[Example]) ->
     if not isinstance(bundle, LanguageModelClassifier | QuestionAnswerer):
         return _feature_rows(bundle, rows)
     examples = bundle.examples([row.inputs for row in rows])
-    # A question that fits has one window; a text to classify has one prompt.
     windows = [bundle.encoder.sliding_windows(example.inputs) for example in examples]
-    fitting = [
-        i
-        for i, windows_of_row in enumerate(windows)
-        if len(windows_of_row) == 1 and not windows_of_row[0].truncated_tokens
-    ]
+    fitting = [i for i, windows_of_row in enumerate(windows) if _fits(windows_of_row)]
     if not fitting:
         return []
     prefix, prompts = bundle.encoder.prefix, [windows[i][0].token_ids for i in fitting]
@@ -313,7 +351,8 @@ def rows_from_run(
         raise UsageError(
             f"{path} is neither a golden set (.jsonl) nor a run folder: no data folder in it"
         )
-    rows = make_rows(bundle, sample_rows(read_study(path / "data").validation, count, seed))
+    sample = sample_rows(read_study(path / "data").validation, count, seed)
+    rows = make_rows(bundle, shortened(bundle, sample))
     if not rows:
         raise Failure(f"{path} has no validation row that fits into one prompt of the bundle")
     return rows

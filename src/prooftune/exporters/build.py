@@ -149,13 +149,12 @@ def _golden(bundle: Path, manifest: Manifest, golden_path: Path | None) -> list[
     if path.is_dir():
         seed = 0
         return golden.rows_from_run(golden.load_float32(bundle), path, MAX_ROWS, seed)
-    if golden_path is None and not path.is_file():
+    if golden_path is None and not (path.is_file() and path.stat().st_size):
         raise UsageError(
             f"{bundle} holds no golden set to check an export by (its recipe says bundle.golden: "
-            "0, or it is older "
-            "than golden sets). Give one: --golden RUN, the run folder that it came from, asks "
-            "the run's validation "
-            "rows; --golden FILE.jsonl reads rows like those of golden.jsonl."
+            "0, no validation row fitted into one prompt, or it is older than golden sets). Give "
+            "one: --golden RUN, the run folder that it came from, asks the run's validation rows; "
+            "--golden FILE.jsonl reads rows like those of golden.jsonl."
         )
     rows = golden.read(path)
     missing = next((row.id for row in rows if set(manifest["fields"]) - set(row.inputs)), None)
