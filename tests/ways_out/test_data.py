@@ -218,6 +218,15 @@ def test_a_finding_is_gone_when_it_is_followed(tmp_path: Path) -> None:
     assert not warned(message, tmp_path, {"train": "a.csv", "labels": labels}, **model)
 
 
+def test_labels_that_a_separator_joins(tmp_path: Path) -> None:
+    rows = "".join(f"{t},{('a', 'b', 'a|b')[i % 3]}\n" for i, t in enumerate(DISTINCT))
+    file(tmp_path, "a.csv", f"text,label\n{rows}")
+    message = follows("look like several. If they are, set data.label_separator: {…}")
+    assert warned(message, tmp_path, {"train": "a.csv"}, task="multilabel")
+    separated = {"train": "a.csv", "label_separator": "|"}
+    assert not warned(message, tmp_path, separated, task="multilabel")
+
+
 def test_spellings_and_ratings(tmp_path: Path) -> None:
     spelt = [(t, ("Good", "good", "bad")[i % 3]) for i, t in enumerate(DISTINCT)]
     file(tmp_path, "a.csv", "text,label\n" + "".join(f"{t},{x}\n" for t, x in spelt))

@@ -128,8 +128,10 @@ class EndpointClient:
                 for key, reply in stream:
                     if not reply.failure:
                         cache.store(self._folder, key, missing[key], self._settings, reply)
+                    # A row that is asked again, after a broken reply, was counted before.
+                    if key not in replies:
+                        advance(0)  # type: ignore[operator]
                     replies[key] = reply
-                    advance(0)  # type: ignore[operator]
         except BudgetExceeded as error:
             raise Failure(
                 f"{self._section}.budget: {error}. {self._spent()}. The replies so far are kept: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -17,6 +18,7 @@ from prooftune.data.audit.labels import (
     spelling_variants,
     untested_labels,
 )
+from prooftune.data.multilabel import separator_of_several
 from prooftune.types import Example, SplitName, Study
 
 
@@ -56,7 +58,7 @@ def check_label_sets(study: Study) -> list[Finding]:
                 f"({', '.join(first.targets)}): there is nothing to classify",
             )
         )
-    findings += [_sizes(study), *_unlabelled(study)]
+    findings += [_sizes(study), *_joined_labels(study), *_unlabelled(study)]
     findings += untested_labels(present, count_set_labels(study, study.test))
     findings += spelling_variants(study, counts)
     findings += rare_labels(counts, present)
@@ -72,6 +74,24 @@ def _sizes(study: Study) -> Finding:
         f"{cardinality(study.train):.2f} labels per training text; {several:,} of "
         f"{len(study.train):,} have several, in {sets:,} different label sets.",
     )
+
+
+def _joined_labels(study: Study) -> list[Finding]:
+    """Cells with several labels that were read as one, for want of a separator."""
+    labels = [label for example in study.train for label in example.targets]
+    several = any(len(example.targets) > 1 for example in study.train)
+    separator = None if several else separator_of_several(labels)
+    if separator is None:
+        return []
+    joined = next(label for label in labels if separator in label)
+    return [
+        Finding(
+            "joined-labels",
+            "warning",
+            f"no training row has several labels, and labels such as '{joined}' look like several. "
+            f"If they are, set data.label_separator: {json.dumps(separator)}",
+        )
+    ]
 
 
 def _unlabelled(study: Study) -> list[Finding]:
