@@ -219,7 +219,7 @@ def test_a_finding_is_gone_when_it_is_followed(tmp_path: Path) -> None:
 
 
 def test_labels_that_a_separator_joins(tmp_path: Path) -> None:
-    rows = "".join(f"{t},{('a', 'b', 'a|b')[i % 3]}\n" for i, t in enumerate(DISTINCT))
+    rows = "".join(f"{t},{('a', 'b', 'c', 'a|b', 'b|c')[i % 5]}\n" for i, t in enumerate(DISTINCT))
     file(tmp_path, "a.csv", f"text,label\n{rows}")
     message = follows("look like several. If they are, set data.label_separator: {…}")
     assert warned(message, tmp_path, {"train": "a.csv"}, task="multilabel")
