@@ -34,6 +34,7 @@ import datetime
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -126,7 +127,8 @@ def run_all(options: argparse.Namespace) -> None:
                 for figures in _in_process(model, name, options, limit):
                     record({**label, **figures})
     seconds = round(time.perf_counter() - started)
-    record({"finished": datetime.date.today().isoformat(), "seconds": seconds})
+    load = round(os.getloadavg()[1], 1)
+    record({"finished": datetime.date.today().isoformat(), "seconds": seconds, "load": load})
     print(f"{seconds} s, results in {results}")
     _print_table([json.loads(line) for line in results.read_text().splitlines()])
 

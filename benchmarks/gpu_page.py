@@ -109,7 +109,7 @@ def _outcome(lines: Sequence[Line]) -> list[str]:
         if "first_loss" in line:
             losses.setdefault((line["model"], tuple(line["shape"])), []).append(line["first_loss"])
     agree = all(math.isclose(min(v), max(v), rel_tol=0.01) for v in losses.values())
-    rates = sum("rows_per_second" in line for line in lines)
+    rates = [line["model"] for line in lines if "rows_per_second" in line]
     facts = lines[0]["preflight"]
     return [
         f"Dry run: `{DRY_RUN}`, {_end(lines)}; {facts['device']}, torch {facts['torch']}; models "
@@ -119,17 +119,22 @@ def _outcome(lines: Sequence[Line]) -> list[str]:
         _row(["---", "---"]),
         _row(["backward pass of the preflight", "finite" if facts["backward"] else "not finite"]),
         _row(["FlexAttention, compiled", "right" if facts["flex_works"] else "does not work"]),
-        _row([f"figures of {len(MODELS)} models", f"{rates}, by {', '.join(ran)}"]),
+        _row(["figures", f"{len(rates)} of {', '.join(dict.fromkeys(rates))}; {', '.join(ran)}"]),
         _row(["first losses", "agree" if agree else "differ"]),
         _row(["left out", "; ".join(f"{n}: {why}" for n, why in missing.items()) or "none"]),
-        _row(["errors", "; ".join(errors) or "none"]),
+        _row(["stopped or failed", "; ".join(errors) or "none"]),
     ]
 
 
 def _end(lines: Sequence[Line]) -> str:
     """Date and length of a run; it was stopped where it has none."""
     last = lines[-1]
-    return f"{last['finished']}, {last['seconds']} s" if "finished" in last else "stopped early"
+    if "finished" not in last:
+        return "stopped early"
+    return (
+        f"{last['finished']}, {last['seconds']} s beside other work (mean load of 5 minutes: "
+        f"{last['load']})"
+    )
 
 
 def _row(cells: Sequence[str]) -> str:

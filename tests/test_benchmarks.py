@@ -173,7 +173,7 @@ def test_the_page_says_what_would_be_measured_on_a_gpu(
         training,
         {**training, "contestant": "prooftune-sdpa", "first_loss": 10.01},
         {"model": "llama-2-7b", "contestant": "vllm", "skipped": "not installed: vllm"},
-        {"finished": "2026-11-29", "seconds": 95},
+        {"finished": "2026-11-29", "seconds": 95, "load": 0.5},
     ]
 
     def write(folder: str, content: list[dict[str, Any]]) -> None:
@@ -193,7 +193,10 @@ def test_the_page_says_what_would_be_measured_on_a_gpu(
     assert {cell for row in table for cell in row[2:]} <= {"", "not measured"}
     text = "\n".join(dry)
     assert "2026-11-29, 95 s" in text and "| first losses | agree |" in text
-    assert "| left out | vllm: not installed: vllm |" in text and "| errors | none |" in text
+    assert (
+        "| left out | vllm: not installed: vllm |" in text
+        and "| stopped or failed | none |" in text
+    )
     write("gpu-dry-run", [*lines[:2], {**lines[2], "first_loss": 11.0}, lines[4]])
     assert "| first losses | differ |" in page.gpu_section(tmp_path)
     write("gpu", lines)
