@@ -143,7 +143,7 @@ def _note_shares(results: Mapping[str, list[dict[str, Any]]]) -> None:
 def _shown(words: Sequence[str]) -> list[str]:
     """A command line without machine-specific paths."""
     return [
-        "FOLDER" if before == "--data" else word
+        "FOLDER" if before in ("--data", "--model") else word
         for before, word in zip(["", *words], words, strict=False)
     ]
 

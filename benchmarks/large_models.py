@@ -1,13 +1,16 @@
 """Studies with models of 1B and 2B parameters on this machine: time, memory, and their estimates.
 
     python benchmarks/large_models.py [--models NAME ...] [--rows 16] [--folder FOLDER]
+    [--data FOLDER]
     python benchmarks/large_models.py --tiny        # the same commands with tiny models
 
 Models have the shapes of Llama-3.2-1B and Gemma-2-2B and random weights, since only sizes matter
 for time and memory: nothing is downloaded, and nothing is learned. Every command is Prooftune's
 own, in a separate process: `check --thorough`, `run` (zero-shot and LoRA of rank 16 on all linear
 layers), `predict` with the bundle read back, `export --to merged` with its parity check. Peak
-memory is that of the process by its parent. The folder needs 5 GB for the 1B model, 10 GB for the
+memory is that of the process by its parent. With `--data`, the folder of the public data sets,
+`training.py` then trains Prooftune and TRL with its defaults on rows of AG News with each model
+(needs trl==1.16.0). The folder needs 5 GB for the 1B model, 10 GB for the
 2B model.
 """
 
@@ -39,12 +42,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--rows", type=int, default=16, help="training rows (default 16)")
     parser.add_argument("--folder", type=Path, help="where models and runs are kept")
+    parser.add_argument("--data", type=Path, help="folder of the public data sets, for TRL")
     parser.add_argument("--tiny", action="store_true", help="tiny models of the same families")
     options = parser.parse_args()
     results = []
     for name in options.models:
         with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
-            results.append(measure(name, Path(temporary), options.rows, options.tiny))
+            results.append(measure(name, Path(temporary), options))
         print(json.dumps(results[-1], indent=1), flush=True)
     words = " ".join(sys.argv[1:])
     record = {
@@ -59,16 +63,16 @@ def main() -> None:
         path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
-def measure(name: str, folder: Path, rows: int, tiny: bool) -> dict[str, Any]:
+def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run all commands on one model.
 
     Returns:
-        The model's parameters, the figures of each command (``seconds``, ``peak_bytes``), and for
-        each variant the estimate beside the actual cost.
+        The model's parameters, the figures of each command (``seconds``, ``peak_bytes``), for each
+        variant the estimate beside the actual cost, and the figures of `training.py`.
     """
     model = folder / name
-    parameters = save_model(name, model, tiny)
-    recipe = write_study(folder, model, rows)
+    parameters = save_model(name, model, options.tiny)
+    recipe = write_study(folder, model, options.rows)
     run, bundle = folder / "run", folder / "run" / "bundle"
     commands = {
         "check": ["check", recipe, "--thorough"],
@@ -84,7 +88,18 @@ def measure(name: str, folder: Path, rows: int, tiny: bool) -> dict[str, Any]:
         "commands": figures,
         "variants": rows_of_report(run),
         "export_agreement": parity["agreement"],
+        "training": train_beside_trl(model, options) if options.data else None,
     }
+
+
+def train_beside_trl(model: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Medians and ratios of `training.py`, one pair of trainings."""
+    script = Path(__file__).with_name("training.py")
+    words = ["--data", options.data, "--model", model, "--rows", options.rows, "--repeats", 1]
+    command = [sys.executable, script, *words, "--only", "prooftune", "trl-defaults"]
+    done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+    return result
 
 
 def save_model(name: str, folder: Path, tiny: bool) -> int:

@@ -2,11 +2,11 @@
 
     pip install trl==1.16.0
     python benchmarks/training.py --data FOLDER [--rows 160] [--dtype bfloat16] [--repeats 3]
-    [--only NAME ...]
+    [--only NAME ...] [--model FOLDER]
 
 FOLDER contains the public data sets (ag_news/alps_tsv/). All contestants train on the same token
 ids, with the loss on the label and its stop token only, with LoRA (r 16, all linear layers) on the
-embedded model: batches of 16 rows in data set order, transformers' default AdamW, the same learning
+embedded model or the one in the folder `--model`: batches of 16 rows in data set order, transformers' default AdamW, the same learning
 rate. Each pair has its own seed for the adapters. The time covers everything from the rows to the
 end of training, including the construction of the trainer but not imports. The final loss is
 computed by transformers' own forward pass, row by row.
@@ -67,6 +67,7 @@ def main() -> None:
     parser = contest.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--model", default=loading.DEFAULT_MODEL, help="name or folder")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     options = parser.parse_args()
     ARGUMENTS["bf16"] = options.dtype == "bfloat16"
@@ -78,14 +79,15 @@ def main() -> None:
         "padded-512": padded,
     }
     facts = {
-        "model": loading.DEFAULT_MODEL,
+        "model": Path(options.model).name,
         "rows": options.rows,
         "dtype": options.dtype,
         "arguments": ARGUMENTS,
         "lora": LORA,
     }
     many = "" if options.rows == ROWS else f"-{options.rows}"
-    contest.contest(__file__, options, runs, facts, name=f"training-{options.dtype}{many}")
+    other = "" if options.model == loading.DEFAULT_MODEL else f"-{Path(options.model).name}"
+    contest.contest(__file__, options, runs, facts, name=f"training-{options.dtype}{other}{many}")
 
 
 def ours(options: argparse.Namespace, int8: bool = False) -> dict[str, Any]:
@@ -142,7 +144,7 @@ def _trl(options: argparse.Namespace, attention: str, settings: dict[str, Any]) 
     encoder, rows, held_out = _rows(options)
     model, tokenizer = (
         _adapted(options, attention),
-        loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL)),
+        loading.load_tokenizer(loading.resolve(options.model)),
     )
 
     def fit(some: list[TrainingRow]) -> None:
@@ -219,7 +221,7 @@ def _rows(
         Example(str(i), {"text": text}, label)
         for i, (text, label) in enumerate(lines[: options.rows * 3 // 2])
     ]
-    tokenizer = loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL))
+    tokenizer = loading.load_tokenizer(loading.resolve(options.model))
     template = default_template("classification", ["text"], "")
     encoder = PromptEncoder(
         Rendering(template, LABELS, chat=True, max_length=SHORT), tokenizer, ["text"]
@@ -229,10 +231,10 @@ def _rows(
 
 
 def _adapted(options: argparse.Namespace, attention: str) -> Any:
-    """The embedded model with fresh adapters, the same for every contestant of a pair."""
-    folder = loading.resolve(loading.DEFAULT_MODEL)
+    """The model with fresh adapters, the same for every contestant of a pair."""
+    folder = loading.resolve(options.model)
     chosen = recipe.Model.model_validate(
-        {"name": loading.DEFAULT_MODEL, "dtype": options.dtype, "attention": attention}
+        {"name": options.model, "dtype": options.dtype, "attention": attention}
     )
     model = loading.load_model(folder, chosen)
     torch.manual_seed(options.seed)
