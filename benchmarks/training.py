@@ -6,10 +6,10 @@
 
 FOLDER contains the public data sets (ag_news/alps_tsv/). All contestants train on the same token
 ids, with the loss on the label and its stop token only, with LoRA (r 16, all linear layers) on the
-embedded model or the one in the folder `--model`: batches of 16 rows in data set order, transformers' default AdamW, the same learning
-rate. Each pair has its own seed for the adapters. The time covers everything from the rows to the
-end of training, including the construction of the trainer but not imports. The final loss is
-computed by transformers' own forward pass, row by row.
+embedded model or the one in the folder `--model`: batches of 16 rows in data set order,
+transformers' default AdamW, the same learning rate. Each pair has its own seed for the adapters.
+The time covers everything from the rows to the end of training, including the construction of the
+trainer but not imports. The final loss is computed by transformers' own forward pass, row by row.
 
 * ``prooftune``: as in a study.
 * ``prooftune-int8``: the same with ``model.int8_training: true``.

@@ -242,7 +242,7 @@ def test_nan_stays_nan() -> None:
         (288, 0.1, None, torch.bfloat16),
         (64, 0.1, 5.0, torch.bfloat16),
         (64, -1.0, None, torch.bfloat16),
-        (64, 0.1, None, torch.float32),
+        (64, 0.1, None, torch.float16),
     ],
 )
 def test_unsupported_attention_arguments(
@@ -388,7 +388,7 @@ def test_gradients_are_no_farther_from_float32_than_without_kernels(
         "apply_rope",
     }
     monkeypatch.setattr(attention, "is_available", lambda *_: False)
-    monkeypatch.setattr(pointwise, "is_available", lambda: False)
+    monkeypatch.setattr(pointwise, "is_available", lambda *_: False)
     monkeypatch.setattr(lora_linear, "is_available", lambda: False)
     plain = gradients(torch.bfloat16)
     with_kernels, without_kernels = (
@@ -523,10 +523,11 @@ def test_environment_reports_the_kernels_in_use(
     ):
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert environment.compiled_kernels(environment_settings, tmp_path) == expected
-        assert (
-            environment.compiled_kernels(environment_settings | {"dtype": "float32"}, tmp_path)
-            == "none"
-        )
+        for dtype, kernels in (("float32", expected), ("float16", "none")):
+            assert (
+                environment.compiled_kernels(environment_settings | {"dtype": dtype}, tmp_path)
+                == kernels
+            )
         assert (
             environment.compiled_kernels(environment_settings | {"device": "cuda"}, tmp_path)
             == "none"
@@ -537,7 +538,7 @@ def test_environment_reports_the_kernels_in_use(
         )
         == "pointwise"
     )
-    monkeypatch.setattr(pointwise, "is_available", lambda: False)
+    monkeypatch.setattr(pointwise, "is_available", lambda *_: False)
     assert (
         environment.compiled_kernels(
             environment_settings | {"attention": "sdpa"}, model_folders["llama"]

@@ -85,11 +85,14 @@ def compute_settings(recipe: Recipe) -> dict[str, str]:
 
 def compiled_kernels(settings: dict[str, str], folder: Path) -> str:
     """Names of the compiled kernels that training this model uses, or "none"."""
-    if settings["device"] != "cpu" or settings["dtype"] != "bfloat16":
+    if settings["device"] != "cpu":
         return "none"
+    import torch
+
     from prooftune.engine.attention import shared_prefix
     from prooftune.engine.kernels import attention, pointwise
 
+    dtype = getattr(torch, settings["dtype"])
     config = read_json(folder / "config.json")
     head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     # Soft-capped scores (Gemma 2) have no compiled kernel.
@@ -97,8 +100,8 @@ def compiled_kernels(settings: dict[str, str], folder: Path) -> str:
         "attn_logit_softcapping"
     )
     used = {
-        "attention": packed and attention.is_available(head_size),
-        "pointwise": pointwise.is_available(),
+        "attention": packed and attention.is_available(head_size, dtype),
+        "pointwise": pointwise.is_available(dtype),
     }
     return ", ".join(name for name, is_used in used.items() if is_used) or "none"
 

@@ -1,5 +1,5 @@
-/* FlashAttention over a packed batch in bfloat16, forward and backward, for x86 CPUs with
- * AVX512-BF16.
+/* FlashAttention over a packed batch, forward and backward: in bfloat16 for x86 CPUs with
+ * AVX512-BF16, with -DFLOAT32 in float32 for any CPU.
  *
  *     prefix . sequence 1 . sequence 2 . ... . sequence n
  *
@@ -17,7 +17,7 @@
 #endif
 
 enum {
-    HEAD_PAIRS = SIZE / 2,
+    HEAD_PAIRS = SIZE / PAIR,
     RESCALE_MARGIN = 8, /* powers of two by which a score may exceed the reference maximum before
                            the accumulators are rescaled */
 };
@@ -44,23 +44,14 @@ static inline long total_tokens(const packed_layout_t *layout)
     return layout->starts[layout->sequences] + layout->lengths[layout->sequences];
 }
 
-/* Mask of the 16 positions from j on that satisfy low <= position < end. */
-static inline __mmask16 range_mask(long j, long low, long end)
-{
-    const __m512i steps = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    __m512i position = _mm512_add_epi32(steps, _mm512_set1_epi32((int)j));
-    return _mm512_cmplt_epi32_mask(position, _mm512_set1_epi32((int)end)) &
-           _mm512_cmpge_epi32_mask(position, _mm512_set1_epi32((int)low));
-}
-
 /* Factor that turns a score into an exponent of base 2: scaling / ln(2). */
 static float log2_scaling(const packed_layout_t *layout)
 {
     return layout->scaling * 1.4426950408889634f;
 }
 
-/* Offsets of the prefix and of each sequence among packed vectors, each padded to a multiple of 32;
- * returns the total. */
+/* Offsets of the prefix and of each sequence among packed vectors, each padded to a multiple of
+ * PANEL; returns the total. */
 static long panel_offsets(const packed_layout_t *layout, long *offsets)
 {
     long total = 0;
@@ -76,14 +67,14 @@ static long panel_offsets(const packed_layout_t *layout, long *offsets)
 /* Attention of n queries from `q0` on, of one head of a sequence (sequence 0 is the prefix), over
  * packed keys and values. */
 static void attend_block(const packed_layout_t *layout, const long *offsets, long sequence,
-                         long head, long q0, long n, const bf16_t *query, const bf16x2_t *keys,
-                         const bf16x2_t *values, bf16_t *out, float *logsumexp)
+                         long head, long q0, long n, const real_t *query, const pair_t *keys,
+                         const pair_t *values, real_t *out, float *logsumexp)
 {
     float scores[BLOCK * BLOCK] __attribute__((aligned(64))),
         acc[BLOCK * SIZE] __attribute__((aligned(64)));
-    bf16_t weights[BLOCK * BLOCK] __attribute__((aligned(64)));
-    __m512 denominators[BLOCK];
-    __mmask16 visible[BLOCK / VECTOR];
+    real_t weights[BLOCK * BLOCK] __attribute__((aligned(64)));
+    vec_t denominators[BLOCK];
+    mask_t visible[BLOCK / VECTOR];
     float max_exponent[BLOCK],
         rescale_above[BLOCK]; /* the softmax's reference, and the score that makes it move */
     const long heads = layout->heads * layout->groups, stride = heads * SIZE,
@@ -94,7 +85,7 @@ static void attend_block(const packed_layout_t *layout, const long *offsets, lon
     memset(acc, 0, sizeof(float) * n * SIZE);
     for (long i = 0; i < n; i++) {
         max_exponent[i] = rescale_above[i] = -INFINITY;
-        denominators[i] = _mm512_setzero_ps();
+        denominators[i] = splat(0);
     }
     for (int own = sequence ? 0 : 1; own < 2;
          own++) { /* first the keys of the prefix, then the sequence's own */
@@ -106,48 +97,44 @@ static void attend_block(const packed_layout_t *layout, const long *offsets, lon
         for (; k0 < end; k0 += BLOCK) {
             long num_keys = min(end - k0, BLOCK);
             const long width = round_up_to_vector(num_keys); /* of scores */
-            matmul_into(n, width, query, stride / 2, keys + (offsets[source] + k0) * HEAD_PAIRS,
-                        PANEL, 0, HEAD_PAIRS, scores, BLOCK);
+            matmul_into(n, width, query, stride / PAIR, keys + (offsets[source] + k0) * HEAD_PAIRS,
+                        PANEL, PANEL * HEAD_PAIRS, HEAD_PAIRS, scores, BLOCK);
             for (long i = 0; i < n; i++) {
                 const float *score = scores + i * BLOCK;
                 long position = past + q0 + i - offset - k0, to = min(position + 1, num_keys);
                 long low = layout->window ? position - layout->window + 1 : 0;
-                __m512 max_score = _mm512_set1_ps(-INFINITY);
+                vec_t max_score = splat(-INFINITY);
                 for (long j = 0; j < width; j += VECTOR) {
                     visible[j / VECTOR] = range_mask(j, low, to);
-                    max_score = _mm512_mask_max_ps(max_score, visible[j / VECTOR], max_score,
-                                                   _mm512_load_ps(score + j));
+                    max_score = max_where(visible[j / VECTOR], max_score, load(score + j));
                 }
-                if (_mm512_cmp_ps_mask(max_score, _mm512_set1_ps(rescale_above[i]), _CMP_GT_OQ)) {
-                    float new_max = _mm512_reduce_max_ps(max_score) * factor;
-                    __m512 correction = _mm512_set1_ps(exp2f(max_exponent[i] - new_max));
-                    denominators[i] = _mm512_mul_ps(denominators[i], correction);
+                if (any_greater(max_score, rescale_above[i])) {
+                    float new_max = reduce_max(max_score) * factor;
+                    vec_t correction = splat(exp2f(max_exponent[i] - new_max));
+                    denominators[i] = denominators[i] * correction;
                     for (long j = i * SIZE; j < (i + 1) * SIZE; j += VECTOR)
-                        _mm512_store_ps(acc + j,
-                                        _mm512_mul_ps(_mm512_load_ps(acc + j), correction));
+                        store(acc + j, load(acc + j) * correction);
                     max_exponent[i] = new_max;
                     rescale_above[i] = (new_max + RESCALE_MARGIN) / factor;
                 }
                 for (long j = 0; j < width; j += VECTOR) {
-                    __m512 x = _mm512_load_ps(score + j);
-                    x = _mm512_maskz_mov_ps(
-                        visible[j / VECTOR],
-                        exp2_ps(_mm512_fmsub_ps(x, _mm512_set1_ps(factor),
-                                                _mm512_set1_ps(max_exponent[i]))));
-                    denominators[i] = _mm512_add_ps(denominators[i], x);
-                    store_bf16(weights + i * BLOCK + j, x);
+                    vec_t x = load(score + j);
+                    x = keep(visible[j / VECTOR],
+                             exp2_vec(multiply_subtract(x, splat(factor), splat(max_exponent[i]))));
+                    denominators[i] = denominators[i] + x;
+                    store_real(weights + i * BLOCK + j, x);
                 }
             }
-            add_matmul(n, SIZE, weights, BLOCK / 2, values + (offsets[source] + k0) / 2 * SIZE,
-                       SIZE, PANEL, (num_keys + 1) / 2, acc, SIZE);
+            add_matmul(n, SIZE, weights, BLOCK / PAIR,
+                       values + (offsets[source] + k0) / PAIR * SIZE, SIZE, PANEL,
+                       (num_keys + PAIR - 1) / PAIR, acc, SIZE);
         }
     }
     for (long i = 0; i < n; i++) {
-        float denominator = _mm512_reduce_add_ps(denominators[i]);
+        float denominator = reduce_add(denominators[i]);
         for (long j = 0; j < SIZE; j += VECTOR)
-            store_bf16(
-                out + (layout->starts[sequence] + q0 + i) * stride + head * SIZE + j,
-                _mm512_mul_ps(_mm512_load_ps(acc + i * SIZE + j), _mm512_set1_ps(1 / denominator)));
+            store_real(out + (layout->starts[sequence] + q0 + i) * stride + head * SIZE + j,
+                       load(acc + i * SIZE + j) * splat(1 / denominator));
         logsumexp[head * tokens + layout->starts[sequence] + q0 + i] =
             max_exponent[i] + log2f(denominator);
     }
@@ -156,7 +143,7 @@ static void attend_block(const packed_layout_t *layout, const long *offsets, lon
 /* out, like query [tokens][query heads][SIZE], from key and value [tokens][key heads][SIZE];
  * logsumexp [query heads][tokens] takes the base-2 logarithms of the softmax denominators, for the
  * backward pass. Returns 1 if memory runs out. */
-int flash_attention(const bf16_t *query, const bf16_t *key, const bf16_t *value, bf16_t *out,
+int flash_attention(const real_t *query, const real_t *key, const real_t *value, real_t *out,
                     float *logsumexp, const packed_layout_t *layout, long threads)
 {
     const long heads = layout->heads * layout->groups, stride = layout->heads * SIZE;
@@ -164,8 +151,8 @@ int flash_attention(const bf16_t *query, const bf16_t *key, const bf16_t *value,
          *first_block = offsets + layout->sequences + 1;
     if (!offsets) return 1;
     const long padded = panel_offsets(layout, offsets);
-    bf16x2_t *keys = alloc(4 * (size_t)layout->heads * padded * HEAD_PAIRS);
-    bf16x2_t *values = alloc(4 * (size_t)layout->heads * padded * HEAD_PAIRS);
+    pair_t *keys = alloc(sizeof(pair_t) * layout->heads * padded * HEAD_PAIRS);
+    pair_t *values = alloc(sizeof(pair_t) * layout->heads * padded * HEAD_PAIRS);
     int failed = !keys || !values;
     if (!failed) {
         first_block[0] = 0;

@@ -10,30 +10,31 @@ enum {
 };
 
 /* Arrays of a thread, for one head of one sequence: packed inputs, the dot product of each output
- * and its gradient, and gradients in float32 [tokens][SIZE]. The `sum_` arrays take those of keys
- * and values of all query heads. */
+ * and its gradient, the forward pass's logsumexp, and gradients in float32 [tokens][SIZE]. The
+ * `sum_` arrays take those of keys and values of all query heads. */
 typedef struct {
-    bf16x2_t *transposed_queries, *paired_queries, *transposed_grads, *paired_grads, *paired_keys;
-    float *dots, *grad_queries, *grad_keys, *grad_values, *sum_keys, *sum_values;
+    pair_t *transposed_queries, *paired_queries, *transposed_grads, *paired_grads, *paired_keys;
+    float *dots, *logsumexp, *grad_queries, *grad_keys, *grad_values, *sum_keys, *sum_values;
 } workspace_t;
 
 /* Gives the workspace its arrays within one block of memory, which is returned; NULL: none left. */
 static void *alloc_workspace(workspace_t *workspace, long longest)
 {
     const size_t rows = (size_t)round_up_to_panel(longest), packed = rows * HEAD_PAIRS;
-    bf16x2_t **const packed_arrays[] = {&workspace->transposed_queries, &workspace->paired_queries,
-                                        &workspace->transposed_grads, &workspace->paired_grads,
-                                        &workspace->paired_keys};
+    pair_t **const packed_arrays[] = {&workspace->transposed_queries, &workspace->paired_queries,
+                                      &workspace->transposed_grads, &workspace->paired_grads,
+                                      &workspace->paired_keys};
     float **const sums[] = {&workspace->grad_queries, &workspace->grad_keys,
                             &workspace->grad_values, &workspace->sum_keys, &workspace->sum_values};
     const size_t count = sizeof sums / sizeof *sums;
-    bf16x2_t *memory = alloc(4 * count * (packed + rows * SIZE) + 4 * rows);
+    pair_t *memory = alloc(4 * (count * (packed + rows * SIZE) + 2 * rows));
     if (!memory) return NULL;
     for (size_t i = 0; i < count; i++) {
         *packed_arrays[i] = memory + i * packed;
         *sums[i] = (float *)(memory + count * packed) + i * rows * SIZE;
     }
     workspace->dots = (float *)(memory + count * (packed + rows * SIZE));
+    workspace->logsumexp = workspace->dots + rows;
     return memory;
 }
 
@@ -42,58 +43,55 @@ static void *alloc_workspace(workspace_t *workspace, long longest)
  * source's head, `paired_keys` its packed keys. Scores are transposed here, [keys][queries], so
  * that two of the three matmuls with them use them as they are. */
 static void add_gradients(const packed_layout_t *layout, long sequence, long source,
-                          const bf16_t *keys, const bf16_t *values, const bf16x2_t *paired_keys,
-                          const float *logsumexp, const workspace_t *workspace, float *grad_keys,
-                          float *grad_values)
+                          const real_t *keys, const real_t *values, const pair_t *paired_keys,
+                          const workspace_t *workspace, float *grad_keys, float *grad_values)
 {
     float scores[BLOCK * QUERY_BLOCK] __attribute__((aligned(64))),
         grad_weights[BLOCK * QUERY_BLOCK] __attribute__((aligned(64)));
-    bf16_t weights[BLOCK * QUERY_BLOCK] __attribute__((aligned(64))),
+    real_t weights[BLOCK * QUERY_BLOCK] __attribute__((aligned(64))),
         grad_scores[BLOCK * QUERY_BLOCK] __attribute__((aligned(64)));
-    bf16x2_t grad_scores_by_query[QUERY_BLOCK * BLOCK / 2] __attribute__((aligned(64)));
+    pair_t grad_scores_by_query[QUERY_BLOCK * BLOCK / PAIR] __attribute__((aligned(64)));
     const long stride = layout->heads * SIZE, length = layout->lengths[sequence],
                offset = source == sequence ? 0 : layout->prefix;
-    const float *dots = workspace->dots;
-    const __m512 factor = _mm512_set1_ps(log2_scaling(layout)),
-                 scaling = _mm512_set1_ps(layout->scaling);
+    const float *dots = workspace->dots, *logsumexp = workspace->logsumexp;
+    const vec_t factor = splat(log2_scaling(layout)), scaling = splat(layout->scaling);
     for (long k0 = 0; k0 < layout->lengths[source]; k0 += BLOCK) {
         long num_keys = min(layout->lengths[source] - k0, BLOCK), last = length;
         if (layout->window) last = min(last, k0 + num_keys - 1 + layout->window - offset);
         for (long q0 = source == sequence ? k0 : 0; q0 < last; q0 += QUERY_BLOCK) {
             const long n = min(last - q0, QUERY_BLOCK), width = round_up_to_vector(n),
                        at = q0 * HEAD_PAIRS;
-            matmul_into(num_keys, width, keys + k0 * stride, stride / 2,
+            matmul_into(num_keys, width, keys + k0 * stride, stride / PAIR,
                         workspace->transposed_queries + at, PANEL, PANEL * HEAD_PAIRS, HEAD_PAIRS,
                         scores, QUERY_BLOCK);
-            matmul_into(num_keys, width, values + k0 * stride, stride / 2,
+            matmul_into(num_keys, width, values + k0 * stride, stride / PAIR,
                         workspace->transposed_grads + at, PANEL, PANEL * HEAD_PAIRS, HEAD_PAIRS,
                         grad_weights, QUERY_BLOCK);
             for (long i = 0; i < num_keys; i++) {
                 long low = k0 + i - offset - q0,
                      end = layout->window ? min(low + layout->window, n) : n;
                 for (long j = 0; j < width; j += VECTOR) {
-                    __mmask16 visible = range_mask(j, low, end);
-                    __m512 x = _mm512_load_ps(scores + i * QUERY_BLOCK + j),
-                           grad = _mm512_load_ps(grad_weights + i * QUERY_BLOCK + j);
-                    x = exp2_ps(_mm512_fmsub_ps(
-                        x, factor, _mm512_maskz_loadu_ps(visible, logsumexp + q0 + j)));
-                    x = _mm512_maskz_mov_ps(visible, x);
-                    grad = _mm512_mul_ps(
-                        _mm512_sub_ps(grad, _mm512_maskz_loadu_ps(visible, dots + q0 + j)),
-                        scaling);
-                    store_bf16(weights + i * QUERY_BLOCK + j, x);
-                    store_bf16(grad_scores + i * QUERY_BLOCK + j, _mm512_mul_ps(grad, x));
+                    mask_t visible = range_mask(j, low, end);
+                    vec_t x = load(scores + i * QUERY_BLOCK + j),
+                          grad = load(grad_weights + i * QUERY_BLOCK + j);
+                    x = exp2_vec(multiply_subtract(x, factor, load(logsumexp + q0 + j)));
+                    x = keep(visible, x);
+                    grad = (grad - load(dots + q0 + j)) * scaling;
+                    store_real(weights + i * QUERY_BLOCK + j, x);
+                    store_real(grad_scores + i * QUERY_BLOCK + j, grad * x);
                 }
             }
-            add_matmul(num_keys, SIZE, weights, QUERY_BLOCK / 2, workspace->paired_grads + at, SIZE,
-                       PANEL, (n + 1) / 2, grad_values + k0 * SIZE, SIZE);
-            add_matmul(num_keys, SIZE, grad_scores, QUERY_BLOCK / 2, workspace->paired_queries + at,
-                       SIZE, PANEL, (n + 1) / 2, grad_keys + k0 * SIZE, SIZE);
+            add_matmul(num_keys, SIZE, weights, QUERY_BLOCK / PAIR, workspace->paired_grads + at,
+                       SIZE, PANEL, (n + PAIR - 1) / PAIR, grad_values + k0 * SIZE, SIZE);
+            add_matmul(num_keys, SIZE, grad_scores, QUERY_BLOCK / PAIR,
+                       workspace->paired_queries + at, SIZE, PANEL, (n + PAIR - 1) / PAIR,
+                       grad_keys + k0 * SIZE, SIZE);
             for (long j = 0; j < n; j += BLOCK)
                 transpose_block(grad_scores + j, QUERY_BLOCK, num_keys,
-                                grad_scores_by_query + j * BLOCK / 2);
-            add_matmul(n, SIZE, grad_scores_by_query, BLOCK / 2, paired_keys + k0 * HEAD_PAIRS,
-                       SIZE, PANEL, (num_keys + 1) / 2, workspace->grad_queries + q0 * SIZE, SIZE);
+                                grad_scores_by_query + j * BLOCK / PAIR);
+            add_matmul(n, SIZE, grad_scores_by_query, BLOCK / PAIR, paired_keys + k0 * HEAD_PAIRS,
+                       SIZE, PANEL, (num_keys + PAIR - 1) / PAIR,
+                       workspace->grad_queries + q0 * SIZE, SIZE);
         }
     }
 }
@@ -101,41 +99,43 @@ static void add_gradients(const packed_layout_t *layout, long sequence, long sou
 /* sums += more, [n]; n is a multiple of 16. */
 static void add_to(float *sums, const float *more, long n)
 {
-    for (long i = 0; i < n; i += VECTOR)
-        _mm512_storeu_ps(sums + i,
-                         _mm512_add_ps(_mm512_loadu_ps(sums + i), _mm512_loadu_ps(more + i)));
+    for (long i = 0; i < n; i += VECTOR) store(sums + i, load(sums + i) + load(more + i));
 }
 
 /* Rounds [n][SIZE] to rows of `to`. */
-static void store_rows(const float *from, long n, bf16_t *to, long stride)
+static void store_rows(const float *from, long n, real_t *to, long stride)
 {
     for (long i = 0; i < n; i++)
         for (long d = 0; d < SIZE; d += VECTOR)
-            store_bf16(to + i * stride + d, _mm512_loadu_ps(from + i * SIZE + d));
+            store_real(to + i * stride + d, load(from + i * SIZE + d));
 }
 
-/* Packs the queries and output gradients of one head of a sequence, from their first rows on, and
- * computes the dot products of outputs and their gradients. */
-static void pack_inputs(const bf16_t *query, const bf16_t *out, const bf16_t *grad_out, long stride,
-                        long n, const workspace_t *workspace)
+/* Packs the queries and output gradients of one head of a sequence, from their first rows on,
+ * copies `logsumexp`, and computes the dot products of outputs and their gradients. */
+static void pack_inputs(const real_t *query, const real_t *out, const real_t *grad_out,
+                        const float *logsumexp, long stride, long n, const workspace_t *workspace)
 {
     pack_transposed(query, stride, n, SIZE, workspace->transposed_queries);
     pack_pairs(query, stride, n, SIZE, workspace->paired_queries, SIZE);
     pack_transposed(grad_out, stride, n, SIZE, workspace->transposed_grads);
     pack_pairs(grad_out, stride, n, SIZE, workspace->paired_grads, SIZE);
+    const size_t padding = 4 * (round_up_to_panel(n) - n); /* read, and multiplied by 0 */
+    memcpy(workspace->logsumexp, logsumexp, 4 * n);
+    memset(workspace->logsumexp + n, 0, padding);
+    memset(workspace->dots + n, 0, padding);
     for (long i = 0; i < n; i++) {
-        __m512 sum = _mm512_setzero_ps();
+        vec_t sum = splat(0);
         for (long d = i * stride; d < i * stride + SIZE; d += VECTOR)
-            sum = _mm512_fmadd_ps(load_bf16(grad_out + d), load_bf16(out + d), sum);
-        workspace->dots[i] = _mm512_reduce_add_ps(sum);
+            sum = multiply_add(load_real(grad_out + d), load_real(out + d), sum);
+        workspace->dots[i] = reduce_add(sum);
     }
 }
 
 /* Gradients of query, key and value from the gradient of out; the other arguments as in
  * `flash_attention`. Returns 1 if memory runs out. */
-int flash_attention_backward(const bf16_t *query, const bf16_t *key, const bf16_t *value,
-                             const bf16_t *out, const float *logsumexp, const bf16_t *grad_out,
-                             bf16_t *grad_query, bf16_t *grad_key, bf16_t *grad_value,
+int flash_attention_backward(const real_t *query, const real_t *key, const real_t *value,
+                             const real_t *out, const float *logsumexp, const real_t *grad_out,
+                             real_t *grad_query, real_t *grad_key, real_t *grad_value,
                              const packed_layout_t *layout, long threads)
 {
     const long sequences = layout->sequences, heads = layout->heads * layout->groups;
@@ -154,7 +154,7 @@ int flash_attention_backward(const bf16_t *query, const bf16_t *key, const bf16_
     long *order = malloc(sizeof(long) * (sequences + 1)), longest = 0;
     /* Of the prefix: packed keys, and per query head its own gradients, then those of each partial.
      */
-    bf16x2_t *prefix_keys = alloc(4 * layout->heads * round_up_to_panel(prefix) * HEAD_PAIRS);
+    pair_t *prefix_keys = alloc(4 * layout->heads * round_up_to_panel(prefix) * HEAD_PAIRS);
     float *prefix_sums = alloc(4 * (partials + 1) * heads * prefix_size),
           *head_sums = alloc(split ? 8 * (size_t)heads * tokens * SIZE : 0);
     int failed = !order || !prefix_keys || !prefix_sums || !head_sums;
@@ -182,7 +182,7 @@ int flash_attention_backward(const bf16_t *query, const bf16_t *key, const bf16_
             for (long task = 0; task < (units + 1) * columns; task++) { /* the prefix last */
                 const long unit = task / columns, first_head = task % columns * task_heads,
                            h = first_head / layout->groups;
-                const bf16x2_t *packed_prefix =
+                const pair_t *packed_prefix =
                     prefix_keys + h * round_up_to_panel(prefix) * HEAD_PAIRS;
                 if (!memory) continue;
                 if (unit < partials)
@@ -203,17 +203,17 @@ int flash_attention_backward(const bf16_t *query, const bf16_t *key, const bf16_
                               *own_keys = own ? own : workspace.grad_keys,
                               *own_values = own ? own + n * SIZE : workspace.grad_values,
                               *partial = prefix_sums + ((unit + 1) * heads + head) * prefix_size;
-                        const float *logsums = logsumexp + head * tokens + start;
-                        pack_inputs(query + at, out + at, grad_out + at, stride, n, &workspace);
+                        pack_inputs(query + at, out + at, grad_out + at,
+                                    logsumexp + head * tokens + start, stride, n, &workspace);
                         memset(workspace.grad_queries, 0, 4 * n * SIZE);
                         memset(own_keys, 0, 4 * n * SIZE);
                         memset(own_values, 0, 4 * n * SIZE);
                         if (i && partials)
                             add_gradients(layout, i, 0, key + h * SIZE, value + h * SIZE,
-                                          packed_prefix, logsums, &workspace, partial,
+                                          packed_prefix, &workspace, partial,
                                           partial + prefix * SIZE);
                         add_gradients(layout, i, i, key + from, value + from, workspace.paired_keys,
-                                      logsums, &workspace, own_keys, own_values);
+                                      &workspace, own_keys, own_values);
                         store_rows(workspace.grad_queries, n, grad_query + at, stride);
                         if (!own) {
                             add_to(workspace.sum_keys, own_keys, n * SIZE);

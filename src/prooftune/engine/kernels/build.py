@@ -1,8 +1,12 @@
 """Compilation of the C kernels for this CPU when they are first needed.
 
-This needs a C compiler on the machine (``cc``, or what ``CC`` names) and takes a second, once: the
-library is cached by source, compiler and CPU. Without a compiler, or on other CPUs, PyTorch
-computes the same more slowly. ``PROOFTUNE_COMPILE=0`` disables the kernels.
+This needs a C compiler on the machine (``cc``, or what ``CC`` names) and takes a few seconds, once:
+the library is cached by source, compiler and CPU. Without a compiler, or on other CPUs, PyTorch
+computes the same more slowly.
+
+Kernels for bfloat16 arrays need AVX512-BF16; those for float32 arrays are written in vectors that
+the compiler translates for AVX2 or NEON. ``PROOFTUNE_COMPILE=0`` disables all of them,
+``PROOFTUNE_COMPILE=avx2`` compiles for a CPU with AVX2 only.
 """
 
 from __future__ import annotations
@@ -24,20 +28,34 @@ from prooftune.utils import files
 from prooftune.utils.progress import notify
 
 REQUIRED_CPU_FLAGS = {"avx512f", "avx512bw", "avx512_bf16", "avx512_vnni"}
-"""CPU features that the kernels need, as in Linux's /proc/cpuinfo."""
+"""CPU features that the bfloat16 kernels need, as in Linux's /proc/cpuinfo."""
 EXCLUDED_CPU_FLAGS = {"amx_bf16"}
-"""CPU features with which PyTorch's own matmuls are faster than the kernels."""
+"""CPU features with which PyTorch's own bfloat16 matmuls are faster than the kernels."""
+FLOAT32_CPU_FLAGS = ({"avx2", "fma"}, {"asimd"})
+"""CPU features that the float32 kernels need: those of x86 CPUs, or those of ARM CPUs (NEON)."""
+COMPILER_OPTIONS = ("-O3", "-fopenmp", "-fPIC", "-Wall")
 # The CPU's features are part of the cache key, so code for this CPU is not loaded on another.
-COMPILER_OPTIONS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-Wall")
+_THIS_CPU, _AVX2 = ("-march=native",), ("-mavx2", "-mfma")
+TOLERANCES = {torch.bfloat16: 0.02, torch.float32: 1e-5}
+"""Relative errors up to which a kernel gives PyTorch's results, by the dtype of its arrays.
+
+A rounding to bfloat16 is off by up to 0.4%, a wrong kernel by far more.
+"""
 _COMPILER_TIMEOUT = 60
-"""Seconds; compilation takes about one."""
+"""Seconds; compilation takes a few."""
 
 
-def why_unsupported() -> str | None:
-    """The reason why no kernel can be compiled here; None if they can."""
-    if os.environ.get("PROOFTUNE_COMPILE") == "0":
+def why_unsupported(dtype: torch.dtype = torch.bfloat16) -> str | None:
+    """The reason why no kernel for arrays of this dtype can be compiled here; None if they can."""
+    setting = os.environ.get("PROOFTUNE_COMPILE")
+    if setting == "0":
         return "PROOFTUNE_COMPILE is 0"
-    if REQUIRED_CPU_FLAGS - cpu_flags() or EXCLUDED_CPU_FLAGS & cpu_flags():
+    if dtype == torch.float32:
+        if not any(flags <= cpu_flags() for flags in FLOAT32_CPU_FLAGS):
+            return "this CPU has neither AVX2 nor NEON"
+    elif setting == "avx2":
+        return "PROOFTUNE_COMPILE is avx2"
+    elif REQUIRED_CPU_FLAGS - cpu_flags() or EXCLUDED_CPU_FLAGS & cpu_flags():
         return "this CPU lacks AVX512-BF16 or AVX512-VNNI, or has AMX"
     if _compiler() and _openmp_library():
         return None
@@ -45,18 +63,23 @@ def why_unsupported() -> str | None:
 
 
 @cache
-def load_library(name: str, **constants: int) -> ctypes.CDLL | None:
+def load_library(
+    name: str, dtype: torch.dtype = torch.bfloat16, **constants: int
+) -> ctypes.CDLL | None:
     """Compile and load ``name.c`` of this folder.
 
     Args:
         name: of the source file.
+        dtype: of its arrays.
         constants: values of its preprocessor constants.
 
     Returns:
         None if it cannot be compiled; unexpected failures are reported.
     """
-    if why_unsupported():
+    if why_unsupported(dtype):
         return None
+    if dtype == torch.float32:
+        constants["FLOAT32"] = 1
     source, compiler = Path(__file__).with_name(f"{name}.c"), _compiler()
     defines = [f"-D{key}={value}" for key, value in sorted(constants.items())]
     try:
@@ -89,6 +112,7 @@ def _library_path(source: Path, compiler: list[str], defines: list[str]) -> Path
             *texts,
             _run(*compiler, "--version"),
             *COMPILER_OPTIONS,
+            *_target(),
             *defines,
             *sorted(cpu_flags()),
         ]
@@ -130,12 +154,25 @@ def compile_library(compiler: list[str], source: Path, defines: list[str], path:
     # In the target's folder: renaming is atomic within one file system only.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         compiled, linked = Path(folder, "kernel.o"), Path(folder, "kernel.so")
-        _run(*compiler, *COMPILER_OPTIONS, *defines, "-c", str(source), "-o", str(compiled))
+        _run(
+            *compiler,
+            *COMPILER_OPTIONS,
+            *_target(),
+            *defines,
+            "-c",
+            str(source),
+            "-o",
+            str(compiled),
+        )
         # Linked without -fopenmp, which would load the system's OpenMP next to PyTorch's.
         _run(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
         # Only the owner may write, whatever the umask; see _check_owner.
         linked.chmod(0o700)
         linked.replace(path)  # atomic, since other processes may compile it at the same time
+
+
+def _target() -> tuple[str, ...]:
+    return _AVX2 if os.environ.get("PROOFTUNE_COMPILE") == "avx2" else _THIS_CPU
 
 
 def _check_owner(library: Path) -> None:
@@ -178,9 +215,9 @@ def cpu_flags() -> frozenset[str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return frozenset()
-    return frozenset(
-        next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    )
+    # "flags" on x86, "Features" on ARM.
+    features = (line for line in lines if line.lower().startswith(("flags", "features")))
+    return frozenset(next((line.partition(":")[2].split() for line in features), []))
 
 
 @cache

@@ -21,7 +21,7 @@ static inline __m512 quantization_factor(__m512 largest)
 }
 
 /* The largest of 16 magnitudes. Compared as integers, NaN is larger than any number. */
-static inline __m512 reduce_max(__m512 magnitudes)
+static inline __m512 group_max(__m512 magnitudes)
 {
     return _mm512_castsi512_ps(
         _mm512_set1_epi32(_mm512_reduce_max_epi32(_mm512_castps_si512(magnitudes))));
@@ -54,7 +54,7 @@ int quantize_rows(const bf16_t *x, long n, long depth, long group, const float *
             for (long j = 0; j < group; j += VECTOR)
                 largest = max_abs(
                     largest, _mm512_mul_ps(load_bf16(from + j), _mm512_loadu_ps(factors + k + j)));
-            largest = reduce_max(largest);
+            largest = group_max(largest);
             scales[i * scales_stride + k / group] = _mm512_cvtss_f32(largest) / 127;
             largest = quantization_factor(largest);
             for (long j = 0; j < group; j += VECTOR) {
@@ -84,7 +84,7 @@ int pack_weights(const bf16_t *weights, long width, long depth, long group, cons
             for (long i = k; i < k + group; i += VECTOR)
                 largest = max_abs(largest,
                                   _mm512_div_ps(load_bf16(from + i), _mm512_loadu_ps(factors + i)));
-            largest = reduce_max(largest);
+            largest = group_max(largest);
             scales[at] = _mm512_cvtss_f32(largest) / 127;
             largest = quantization_factor(largest);
             __m512i sums = _mm512_setzero_si512();

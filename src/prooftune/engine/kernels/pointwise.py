@@ -24,7 +24,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
         # In place on the temporary of silu: one array less.
         return nn.functional.silu(gate).mul_(up)
     out = torch.empty_like(gate)
-    build.call(_library(), "swiglu", gate, up, out, gate.numel())
+    build.call(_library(gate.dtype), "swiglu", gate, up, out, gate.numel())
     return out
 
 
@@ -34,7 +34,9 @@ def swiglu_backward(gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Ten
         grad_up = nn.functional.silu(gate).mul_(grad)
         return torch.ops.aten.silu_backward(grad * up, gate), grad_up
     grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
-    build.call(_library(), "swiglu_backward", gate, up, grad, grad_gate, grad_up, gate.numel())
+    build.call(
+        _library(gate.dtype), "swiglu_backward", gate, up, grad, grad_gate, grad_up, gate.numel()
+    )
     return grad_gate, grad_up
 
 
@@ -51,7 +53,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """
     if _is_supported(x, weight):
         out, inverse_rms = torch.empty_like(x), x.new_empty(len(x), dtype=torch.float32)
-        build.call(_library(), "rms_norm", x, weight, float(eps), out, inverse_rms, *x.shape)
+        build.call(_library(x.dtype), "rms_norm", x, weight, float(eps), out, inverse_rms, *x.shape)
         return out, inverse_rms
     # The norm accumulates in float32 without a float32 copy of x.
     squares = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).square_().div_(x.shape[-1])
@@ -71,7 +73,9 @@ def rms_norm_backward(x: Tensor, weight: Tensor, inverse_rms: Tensor, grad: Tens
     """
     if _is_supported(x, weight, grad) and x.shape == grad.shape:
         out = torch.empty_like(x)
-        build.call(_library(), "rms_norm_backward", grad, x, weight, inverse_rms, out, *x.shape)
+        build.call(
+            _library(x.dtype), "rms_norm_backward", grad, x, weight, inverse_rms, out, *x.shape
+        )
         return out
     size, inverse_rms, weight_float32 = x.shape[-1], inverse_rms[:, None], weight.float()
     grad_x: Tensor = torch.ops.aten.native_layer_norm_backward(
@@ -111,7 +115,14 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, backward: bool = False) -> T
     ):
         out = torch.empty_like(x)  # with the strides of x
         build.call(
-            _library(), "apply_rope", x, cos, sin, out, *tokens_first.shape[1:], int(backward)
+            _library(x.dtype),
+            "apply_rope",
+            x,
+            cos,
+            sin,
+            out,
+            *tokens_first.shape[1:],
+            int(backward),
         )
         return out
     (first, second), (sin_first, sin_second) = x.chunk(2, -1), sin.chunk(2, -1)
@@ -127,39 +138,39 @@ def _is_supported(first: Tensor, *others: Tensor) -> bool:
         first.numel() >= MIN_ELEMENTS
         and first.shape[-1] % 16 == 0
         and all(
-            t.dtype == torch.bfloat16 and t.device.type == "cpu" and t.is_contiguous()
+            t.dtype == first.dtype and t.device.type == "cpu" and t.is_contiguous()
             for t in (first, *others)
         )
-        and is_available()
+        and is_available(first.dtype)
     )
 
 
-def _library() -> Any:
-    return build.load_library("pointwise")
+def _library(dtype: torch.dtype) -> Any:
+    return build.load_library("pointwise", dtype)
 
 
 @cache
 @torch.inference_mode(False)
-def is_available() -> bool:
+def is_available(dtype: torch.dtype = torch.bfloat16) -> bool:
     """Whether the compiled kernel exists and gives PyTorch's results on a small example."""
-    library = _library()
+    library = _library(dtype) if dtype in build.TOLERANCES else None
     if library is None:
         return False
     generator = torch.Generator().manual_seed(0)
     x, y, grad = (3 * torch.randn(4, 32, generator=generator) for _ in range(3))
-    x, y, grad = (t.bfloat16().float().requires_grad_() for t in (x, y, grad))
-    weight = torch.linspace(0.5, 1, 32).bfloat16().float()
+    x, y, grad = (t.to(dtype).float().requires_grad_() for t in (x, y, grad))
+    weight = torch.linspace(0.5, 1, 32).to(dtype).float()
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         expected = [nn.functional.silu(x) * y, nn.functional.rms_norm(x, (32,), weight, 1e-5)]
-        cos, sin = grad.detach().cos().bfloat16().float(), grad.detach().sin().bfloat16().float()
+        cos, sin = (t.to(dtype).float() for t in (grad.detach().cos(), grad.detach().sin()))
         expected.append(x * cos + torch.cat([-x[:, 16:], x[:, :16]], dim=1) * sin)
         expected += [
             *torch.autograd.grad(expected[0], [x, y], grad),
             *torch.autograd.grad(expected[1], x, grad),
             *torch.autograd.grad(expected[2], x, grad),
         ]
-    actual = [torch.empty_like(x, dtype=torch.bfloat16) for _ in expected]
-    x, y, grad, weight, cos, sin = (t.detach().bfloat16() for t in (x, y, grad, weight, cos, sin))
+    actual = [torch.empty_like(x, dtype=dtype) for _ in expected]
+    x, y, grad, weight, cos, sin = (t.detach().to(dtype) for t in (x, y, grad, weight, cos, sin))
     inverse_rms = torch.empty(4)
     build.call(library, "swiglu", x, y, actual[0], 128)
     build.call(library, "rms_norm", x, weight, 1e-5, actual[1], inverse_rms, 4, 32)
@@ -168,6 +179,6 @@ def is_available() -> bool:
     build.call(library, "rms_norm_backward", grad, x, weight, inverse_rms, actual[5], 4, 32)
     build.call(library, "apply_rope", grad, cos, sin, actual[6], 4, 1, 32, 1)
     return all(
-        bool((a.float() - b).norm() <= 0.02 * b.norm())
+        bool((a.float() - b).norm() <= build.TOLERANCES[dtype] * b.norm())
         for a, b in zip(actual, expected, strict=True)
     )
