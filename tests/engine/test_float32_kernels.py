@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engine.test_kernels import attend, reference, relative_error
 from torch import Tensor
 
+from attention_reference import attend, reference, relative_error
 from prooftune.engine.kernels import attention, build, pointwise
 
 pytestmark = pytest.mark.kernel

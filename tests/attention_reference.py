@@ -1,0 +1,44 @@
+"""Attention over a packed batch by its formula, and the compiled kernel's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prooftune.engine.attention.packed_layout import PackedLayout
+from prooftune.engine.kernels import attention
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float(((actual.float() - expected.float()).norm() / expected.float().norm()).detach())
+
+
+def attend(
+    inputs: list[Tensor], prefix: int, lengths: list[int], window: int | None = None
+) -> Tensor:
+    query, key, value = inputs
+    return attention.flash_attention(
+        query, key, value, PackedLayout(prefix, lengths, query.device), 0.2, window
+    )
+
+
+def reference(
+    inputs: list[Tensor], prefix: int, lengths: list[int], window: int | None = None
+) -> Tensor:
+    """Attention by its formula over a full score matrix, in float32."""
+    query, key, value = inputs
+    row_ids = torch.tensor(
+        [0] * prefix + [n for n, length in enumerate(lengths, 1) for _ in range(length)]
+    )
+    positions = torch.tensor(
+        [*range(prefix), *(prefix + i for length in lengths for i in range(length))]
+    )
+    visible = ((row_ids[None] == row_ids[:, None]) | (row_ids[None] == 0)) & (
+        positions[None] <= positions[:, None]
+    )
+    if window is not None:
+        visible &= positions[:, None] - positions[None] < window
+    groups = query.shape[1] // key.shape[1]
+    key, value = (tensor.float().repeat_interleave(groups, 1) for tensor in (key, value))
+    scores = torch.einsum("qhd,khd->hqk", query.float(), key) * 0.2
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~visible, -torch.inf).softmax(-1), value)
