@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from attention_reference import relative_error
 from engine.test_fused import load_lora, outcome
-from engine.test_kernels import randn, relative_error
+from engine.test_kernels import randn
 from prooftune.engine.fused import patching
 from prooftune.engine.kernels import int8_linear
 from prooftune.engine.kernels.int8_linear import QuantizedFrozenLinear

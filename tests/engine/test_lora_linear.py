@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.test_kernels import randn, relative_error
+from attention_reference import relative_error
+from engine.test_kernels import randn
 from prooftune.engine.kernels import build, lora_linear
 from prooftune.engine.kernels.lora_linear import MIN_ROWS, LoraLinears
 
