@@ -4,131 +4,165 @@
  * sequences for all threads. What is computed for one head of a sequence stays in arrays of the
  * thread, which fit the L2 cache for sequences of some hundred tokens. Sums have the same order for
  * every number of threads. */
+#include "attention_gradients.h"
 
-enum {
-    QUERY_BLOCK = 2 * BLOCK, /* queries computed at a time for BLOCK keys */
-};
-
-/* Arrays of a thread, for one head of one sequence: packed inputs, the dot product of each output
- * and its gradient, the forward pass's logsumexp, and gradients in float32 [tokens][SIZE]. The
- * `sum_` arrays take those of keys and values of all query heads. */
+/* One backward pass: its arguments, how it is divided into tasks, and sums that tasks share. */
 typedef struct {
-    pair_t *transposed_queries, *paired_queries, *transposed_grads, *paired_grads, *paired_keys;
-    float *dots, *logsumexp, *grad_queries, *grad_keys, *grad_values, *sum_keys, *sum_values;
-} workspace_t;
+    const packed_layout_t *layout;
+    const real_t *query, *key, *value, *out, *grad_out;
+    const float *logsumexp;
+    real_t *grad_query, *grad_key, *grad_value;
+    long heads,          /* query heads */
+        partials,        /* partial sums of the prefix's gradients */
+        task_heads;      /* query heads of a task: all of a key head, or one */
+    pair_t *prefix_keys; /* packed */
+    float *prefix_sums,  /* gradients of the prefix's keys and values: of its own queries per query
+                            head, then of each partial per query head */
+        *head_sums;      /* of the sequences' keys and values per query head, if a task has one */
+} pass_t;
 
-/* Gives the workspace its arrays within one block of memory, which is returned; NULL: none left. */
-static void *alloc_workspace(workspace_t *workspace, long longest)
+static float *prefix_sum(const pass_t *pass, long partial, long head)
 {
-    const size_t rows = (size_t)round_up_to_panel(longest), packed = rows * HEAD_PAIRS;
-    pair_t **const packed_arrays[] = {&workspace->transposed_queries, &workspace->paired_queries,
-                                      &workspace->transposed_grads, &workspace->paired_grads,
-                                      &workspace->paired_keys};
-    float **const sums[] = {&workspace->grad_queries, &workspace->grad_keys,
-                            &workspace->grad_values, &workspace->sum_keys, &workspace->sum_values};
-    const size_t count = sizeof sums / sizeof *sums;
-    pair_t *memory = alloc(4 * (count * (packed + rows * SIZE) + 2 * rows));
-    if (!memory) return NULL;
-    for (size_t i = 0; i < count; i++) {
-        *packed_arrays[i] = memory + i * packed;
-        *sums[i] = (float *)(memory + count * packed) + i * rows * SIZE;
-    }
-    workspace->dots = (float *)(memory + count * (packed + rows * SIZE));
-    workspace->logsumexp = workspace->dots + rows;
-    return memory;
+    return pass->prefix_sums + 2 * (partial * pass->heads + head) * pass->layout->prefix * SIZE;
 }
 
-/* Adds the contribution of a sequence's queries and the keys of `source` (the sequence itself, or
- * the prefix: 0) to the gradients of both [tokens][SIZE]; `keys` and `values` are those of the
- * source's head, `paired_keys` its packed keys. Scores are transposed here, [keys][queries], so
- * that two of the three matmuls with them use them as they are. */
-static void add_gradients(const packed_layout_t *layout, long sequence, long source,
-                          const real_t *keys, const real_t *values, const pair_t *paired_keys,
-                          const workspace_t *workspace, float *grad_keys, float *grad_values)
+static float *head_sum(const pass_t *pass, long head, long sequence)
 {
-    float scores[BLOCK * QUERY_BLOCK] __attribute__((aligned(64))),
-        grad_weights[BLOCK * QUERY_BLOCK] __attribute__((aligned(64)));
-    real_t weights[BLOCK * QUERY_BLOCK] __attribute__((aligned(64))),
-        grad_scores[BLOCK * QUERY_BLOCK] __attribute__((aligned(64)));
-    pair_t grad_scores_by_query[QUERY_BLOCK * BLOCK / PAIR] __attribute__((aligned(64)));
-    const long stride = layout->heads * SIZE, length = layout->lengths[sequence],
-               offset = source == sequence ? 0 : layout->prefix;
-    const float *dots = workspace->dots, *logsumexp = workspace->logsumexp;
-    const vec_t factor = splat(log2_scaling(layout)), scaling = splat(layout->scaling);
-    for (long k0 = 0; k0 < layout->lengths[source]; k0 += BLOCK) {
-        long num_keys = min(layout->lengths[source] - k0, BLOCK), last = length;
-        if (layout->window) last = min(last, k0 + num_keys - 1 + layout->window - offset);
-        for (long q0 = source == sequence ? k0 : 0; q0 < last; q0 += QUERY_BLOCK) {
-            const long n = min(last - q0, QUERY_BLOCK), width = round_up_to_vector(n),
-                       at = q0 * HEAD_PAIRS;
-            matmul_into(num_keys, width, keys + k0 * stride, stride / PAIR,
-                        workspace->transposed_queries + at, PANEL, PANEL * HEAD_PAIRS, HEAD_PAIRS,
-                        scores, QUERY_BLOCK);
-            matmul_into(num_keys, width, values + k0 * stride, stride / PAIR,
-                        workspace->transposed_grads + at, PANEL, PANEL * HEAD_PAIRS, HEAD_PAIRS,
-                        grad_weights, QUERY_BLOCK);
-            for (long i = 0; i < num_keys; i++) {
-                long low = k0 + i - offset - q0,
-                     end = layout->window ? min(low + layout->window, n) : n;
-                for (long j = 0; j < width; j += VECTOR) {
-                    mask_t visible = range_mask(j, low, end);
-                    vec_t x = load(scores + i * QUERY_BLOCK + j),
-                          grad = load(grad_weights + i * QUERY_BLOCK + j);
-                    x = exp2_vec(multiply_subtract(x, factor, load(logsumexp + q0 + j)));
-                    x = keep(visible, x);
-                    grad = (grad - load(dots + q0 + j)) * scaling;
-                    store_real(weights + i * QUERY_BLOCK + j, x);
-                    store_real(grad_scores + i * QUERY_BLOCK + j, grad * x);
-                }
-            }
-            add_matmul(num_keys, SIZE, weights, QUERY_BLOCK / PAIR, workspace->paired_grads + at,
-                       SIZE, PANEL, (n + PAIR - 1) / PAIR, grad_values + k0 * SIZE, SIZE);
-            add_matmul(num_keys, SIZE, grad_scores, QUERY_BLOCK / PAIR,
-                       workspace->paired_queries + at, SIZE, PANEL, (n + PAIR - 1) / PAIR,
-                       grad_keys + k0 * SIZE, SIZE);
-            for (long j = 0; j < n; j += BLOCK)
-                transpose_block(grad_scores + j, QUERY_BLOCK, num_keys,
-                                grad_scores_by_query + j * BLOCK / PAIR);
-            add_matmul(n, SIZE, grad_scores_by_query, BLOCK / PAIR, paired_keys + k0 * HEAD_PAIRS,
-                       SIZE, PANEL, (num_keys + PAIR - 1) / PAIR,
-                       workspace->grad_queries + q0 * SIZE, SIZE);
+    const packed_layout_t *layout = pass->layout;
+    return pass->head_sums + 2 * (head * total_tokens(layout) + layout->starts[sequence]) * SIZE;
+}
+
+static pair_t *packed_prefix(const pass_t *pass, long key_head)
+{
+    return pass->prefix_keys + key_head * round_up_to_panel(pass->layout->prefix) * HEAD_PAIRS;
+}
+
+/* Gradients of one query head of sequence i, whose queries' part of the prefix's gradients goes to
+ * partial sum `partial`. */
+static void head_gradients(const pass_t *pass, const workspace_t *workspace, long i, long head,
+                           long partial)
+{
+    const packed_layout_t *layout = pass->layout;
+    const long h = head / layout->groups, n = layout->lengths[i], start = layout->starts[i],
+               stride = pass->heads * SIZE, at = start * stride + head * SIZE;
+    const real_t *key = pass->key + h * SIZE, *value = pass->value + h * SIZE;
+    const long from = start * layout->heads * SIZE;
+    float *sums = !i                                  ? prefix_sum(pass, 0, head)
+                  : pass->task_heads < layout->groups ? head_sum(pass, head, i)
+                                                      : NULL,
+          *keys = sums ? sums : workspace->grad_keys,
+          *values = sums ? sums + n * SIZE : workspace->grad_values;
+    pack_inputs(pass->query + at, pass->out + at, pass->grad_out + at,
+                pass->logsumexp + head * total_tokens(layout) + start, stride, n, workspace);
+    memset(workspace->grad_queries, 0, 4 * n * SIZE);
+    memset(keys, 0, 4 * n * SIZE);
+    memset(values, 0, 4 * n * SIZE);
+    if (i && pass->partials) {
+        float *prefix_keys = prefix_sum(pass, partial, head);
+        add_gradients(layout, i, 0, key, value, packed_prefix(pass, h), workspace, prefix_keys,
+                      prefix_keys + layout->prefix * SIZE);
+    }
+    add_gradients(layout, i, i, key + from, value + from, workspace->paired_keys, workspace, keys,
+                  values);
+    store_rows(workspace->grad_queries, n, pass->grad_query + at, stride);
+    if (!sums) {
+        add_to(workspace->sum_keys, keys, n * SIZE);
+        add_to(workspace->sum_values, values, n * SIZE);
+    }
+}
+
+static void clear_key_sums(const workspace_t *workspace, long n)
+{
+    memset(workspace->sum_keys, 0, 4 * n * SIZE);
+    memset(workspace->sum_values, 0, 4 * n * SIZE);
+}
+
+static void store_key_sums(const pass_t *pass, const workspace_t *workspace, long i, long key_head)
+{
+    const long stride = pass->layout->heads * SIZE, n = pass->layout->lengths[i],
+               to = pass->layout->starts[i] * stride + key_head * SIZE;
+    store_rows(workspace->sum_keys, n, pass->grad_key + to, stride);
+    store_rows(workspace->sum_values, n, pass->grad_value + to, stride);
+}
+
+/* Gradients of sequence i of the query heads from `first_head` on that make a task. */
+static void task_gradients(const pass_t *pass, const workspace_t *workspace, long i,
+                           long first_head, long partial)
+{
+    const packed_layout_t *layout = pass->layout;
+    const long stride = layout->heads * SIZE, h = first_head / layout->groups;
+    pack_pairs(pass->key + layout->starts[i] * stride + h * SIZE, stride, layout->lengths[i], SIZE,
+               workspace->paired_keys, SIZE);
+    clear_key_sums(workspace, layout->lengths[i]);
+    for (long head = first_head; head < first_head + pass->task_heads; head++)
+        head_gradients(pass, workspace, i, head, partial);
+    if (i && pass->task_heads == layout->groups) store_key_sums(pass, workspace, i, h);
+}
+
+/* Gradients of the keys and values of one key head of sequence i that tasks have left in
+ * `prefix_sums` (i = 0) or `head_sums`. */
+static void sum_gradients(const pass_t *pass, const workspace_t *workspace, long i, long key_head)
+{
+    const packed_layout_t *layout = pass->layout;
+    const long n = layout->lengths[i];
+    clear_key_sums(workspace, n);
+    for (long head = key_head * layout->groups; head < (key_head + 1) * layout->groups; head++)
+        for (long partial = 0; partial <= (i ? 0 : pass->partials); partial++) {
+            const float *more = i ? head_sum(pass, head, i) : prefix_sum(pass, partial, head);
+            add_to(workspace->sum_keys, more, n * SIZE);
+            add_to(workspace->sum_values, more + n * SIZE, n * SIZE);
         }
+    store_key_sums(pass, workspace, i, key_head);
+}
+
+/* Sorts the sequences: long ones first, the prefix last. Returns the greatest length. */
+static long sort_sequences(const packed_layout_t *layout, long *order)
+{
+    const long *lengths = layout->lengths;
+    for (long i = 0; i <= layout->sequences; i++) {
+        long j = i;
+        for (; j > 0 && (!order[j - 1] || lengths[order[j - 1]] < lengths[i]); j--)
+            order[j] = order[j - 1];
+        order[j] = i;
     }
+    return lengths[0] > lengths[order[0]] ? lengths[0] : lengths[order[0]];
 }
 
-/* sums += more, [n]; n is a multiple of 16. */
-static void add_to(float *sums, const float *more, long n)
+/* Computes the pass by `units` of sequences, and the prefix. Returns 1 if memory runs out. */
+static int run_tasks(const pass_t *pass, long units, const long *order, long longest, int threads)
 {
-    for (long i = 0; i < n; i += VECTOR) store(sums + i, load(sums + i) + load(more + i));
-}
-
-/* Rounds [n][SIZE] to rows of `to`. */
-static void store_rows(const float *from, long n, real_t *to, long stride)
-{
-    for (long i = 0; i < n; i++)
-        for (long d = 0; d < SIZE; d += VECTOR)
-            store_real(to + i * stride + d, load(from + i * SIZE + d));
-}
-
-/* Packs the queries and output gradients of one head of a sequence, from their first rows on,
- * copies `logsumexp`, and computes the dot products of outputs and their gradients. */
-static void pack_inputs(const real_t *query, const real_t *out, const real_t *grad_out,
-                        const float *logsumexp, long stride, long n, const workspace_t *workspace)
-{
-    pack_transposed(query, stride, n, SIZE, workspace->transposed_queries);
-    pack_pairs(query, stride, n, SIZE, workspace->paired_queries, SIZE);
-    pack_transposed(grad_out, stride, n, SIZE, workspace->transposed_grads);
-    pack_pairs(grad_out, stride, n, SIZE, workspace->paired_grads, SIZE);
-    const size_t padding = 4 * (round_up_to_panel(n) - n); /* read, and multiplied by 0 */
-    memcpy(workspace->logsumexp, logsumexp, 4 * n);
-    memset(workspace->logsumexp + n, 0, padding);
-    memset(workspace->dots + n, 0, padding);
-    for (long i = 0; i < n; i++) {
-        vec_t sum = splat(0);
-        for (long d = i * stride; d < i * stride + SIZE; d += VECTOR)
-            sum = multiply_add(load_real(grad_out + d), load_real(out + d), sum);
-        workspace->dots[i] = reduce_add(sum);
+    const packed_layout_t *layout = pass->layout;
+    const long sequences = layout->sequences, columns = pass->heads / pass->task_heads,
+               prefix = layout->prefix, stride = layout->heads * SIZE;
+    int failed = 0;
+#pragma omp parallel num_threads(threads)
+    {
+        workspace_t workspace;
+        void *memory = alloc_workspace(&workspace, longest);
+        if (!memory)
+#pragma omp atomic write
+            failed = 1;
+#pragma omp for schedule(static)
+        for (long h = 0; h < layout->heads; h++)
+            pack_pairs(pass->key + h * SIZE, stride, prefix, SIZE, packed_prefix(pass, h), SIZE);
+#pragma omp for schedule(dynamic)
+        for (long task = 0; task < (units + 1) * columns; task++) {
+            const long unit = task / columns, first_head = task % columns * pass->task_heads;
+            if (!memory) continue;
+            if (unit < pass->partials)
+                memset(prefix_sum(pass, unit + 1, first_head), 0,
+                       8 * pass->task_heads * prefix * SIZE);
+            if (unit == units) task_gradients(pass, &workspace, 0, first_head, 0);
+            else
+                for (long r = unit; r < sequences; r += units)
+                    task_gradients(pass, &workspace, order[r], first_head, unit + 1);
+        }
+#pragma omp for schedule(dynamic)
+        for (long task = 0; task < (pass->head_sums ? sequences + 1 : 1) * layout->heads; task++)
+            if (memory) sum_gradients(pass, &workspace, task / layout->heads, task % layout->heads);
+        free(memory);
     }
+    return failed;
 }
 
 /* Gradients of query, key and value from the gradient of out; the other arguments as in
@@ -138,118 +172,34 @@ int flash_attention_backward(const real_t *query, const real_t *key, const real_
                              real_t *grad_query, real_t *grad_key, real_t *grad_value,
                              const packed_layout_t *layout, long threads)
 {
-    const long sequences = layout->sequences, heads = layout->heads * layout->groups;
-    const long stride = heads * SIZE, key_stride = layout->heads * SIZE;
-    const long tokens = total_tokens(layout), prefix = layout->prefix;
-    /* The prefix's gradients are accumulated in this many partial sums, whose memory is at most
-     * that of all sequences. The number does not depend on the threads, so neither does the result.
-     */
+    const long sequences = layout->sequences, prefix = layout->prefix,
+               heads = layout->heads * layout->groups, tokens = total_tokens(layout);
+    /* The memory of the prefix's partial sums is at most that of all sequences. Their number does
+     * not depend on the threads, so neither does the result. */
     const long partials = prefix && sequences ? min(sequences, tokens / prefix) : 0,
                units = partials ? partials : sequences;
     /* Tasks of one query head each need the key gradients of all heads in memory. */
     const int split = layout->groups > 1 && (units + 1) * layout->heads < 4 * threads;
-    const long task_heads = split ? 1 : layout->groups, columns = heads / task_heads,
-               step = units ? units : 1;
-    const size_t prefix_size = 2 * (size_t)prefix * SIZE; /* gradients of the keys and the values */
-    long *order = malloc(sizeof(long) * (sequences + 1)), longest = 0;
-    /* Of the prefix: packed keys, and per query head its own gradients, then those of each partial.
-     */
-    pair_t *prefix_keys = alloc(4 * layout->heads * round_up_to_panel(prefix) * HEAD_PAIRS);
-    float *prefix_sums = alloc(4 * (partials + 1) * heads * prefix_size),
-          *head_sums = alloc(split ? 8 * (size_t)heads * tokens * SIZE : 0);
-    int failed = !order || !prefix_keys || !prefix_sums || !head_sums;
-    for (long i = 0; i <= sequences && !failed;
-         i++) { /* insertion sort: long sequences first, the prefix last */
-        long j = i;
-        longest = layout->lengths[i] > longest ? layout->lengths[i] : longest;
-        for (; j > 0 && (!order[j - 1] || layout->lengths[order[j - 1]] < layout->lengths[i]); j--)
-            order[j] = order[j - 1];
-        order[j] = i;
-    }
-    if (!failed) {
-#pragma omp parallel num_threads((int)threads)
-        {
-            workspace_t workspace;
-            void *memory = alloc_workspace(&workspace, longest);
-            if (!memory)
-#pragma omp atomic write
-                failed = 1;
-#pragma omp for schedule(static)
-            for (long h = 0; h < layout->heads; h++)
-                pack_pairs(key + h * SIZE, key_stride, prefix, SIZE,
-                           prefix_keys + h * round_up_to_panel(prefix) * HEAD_PAIRS, SIZE);
-#pragma omp for schedule(dynamic)
-            for (long task = 0; task < (units + 1) * columns; task++) { /* the prefix last */
-                const long unit = task / columns, first_head = task % columns * task_heads,
-                           h = first_head / layout->groups;
-                const pair_t *packed_prefix =
-                    prefix_keys + h * round_up_to_panel(prefix) * HEAD_PAIRS;
-                if (!memory) continue;
-                if (unit < partials)
-                    memset(prefix_sums + ((unit + 1) * heads + first_head) * prefix_size, 0,
-                           4 * task_heads * prefix_size);
-                for (long r = unit < units ? unit : sequences;
-                     r < (unit < units ? sequences : sequences + 1); r += step) {
-                    const long i = order[r], n = layout->lengths[i], start = layout->starts[i],
-                               from = start * key_stride + h * SIZE;
-                    pack_pairs(key + from, key_stride, n, SIZE, workspace.paired_keys, SIZE);
-                    memset(workspace.sum_keys, 0, 4 * n * SIZE);
-                    memset(workspace.sum_values, 0, 4 * n * SIZE);
-                    for (long head = first_head; head < first_head + task_heads; head++) {
-                        const long at = start * stride + head * SIZE;
-                        float *own = !i      ? prefix_sums + head * prefix_size
-                                     : split ? head_sums + 2 * (head * tokens + start) * SIZE
-                                             : NULL,
-                              *own_keys = own ? own : workspace.grad_keys,
-                              *own_values = own ? own + n * SIZE : workspace.grad_values,
-                              *partial = prefix_sums + ((unit + 1) * heads + head) * prefix_size;
-                        pack_inputs(query + at, out + at, grad_out + at,
-                                    logsumexp + head * tokens + start, stride, n, &workspace);
-                        memset(workspace.grad_queries, 0, 4 * n * SIZE);
-                        memset(own_keys, 0, 4 * n * SIZE);
-                        memset(own_values, 0, 4 * n * SIZE);
-                        if (i && partials)
-                            add_gradients(layout, i, 0, key + h * SIZE, value + h * SIZE,
-                                          packed_prefix, &workspace, partial,
-                                          partial + prefix * SIZE);
-                        add_gradients(layout, i, i, key + from, value + from, workspace.paired_keys,
-                                      &workspace, own_keys, own_values);
-                        store_rows(workspace.grad_queries, n, grad_query + at, stride);
-                        if (!own) {
-                            add_to(workspace.sum_keys, own_keys, n * SIZE);
-                            add_to(workspace.sum_values, own_values, n * SIZE);
-                        }
-                    }
-                    if (i && !split) {
-                        store_rows(workspace.sum_keys, n, grad_key + from, key_stride);
-                        store_rows(workspace.sum_values, n, grad_value + from, key_stride);
-                    }
-                }
-            }
-            /* The rest of the gradients of keys and values: sums over the query heads of a key
-             * head, and for the prefix over the partials. */
-#pragma omp for schedule(dynamic)
-            for (long task = 0; task < (split ? sequences + 1 : 1) * layout->heads; task++) {
-                const long i = task / layout->heads, h = task % layout->heads,
-                           n = layout->lengths[i];
-                const long to = layout->starts[i] * key_stride + h * SIZE;
-                if (!memory) continue;
-                memset(workspace.sum_keys, 0, 4 * n * SIZE);
-                memset(workspace.sum_values, 0, 4 * n * SIZE);
-                for (long head = h * layout->groups; head < (h + 1) * layout->groups; head++)
-                    for (long partial = 0; partial <= (i ? 0 : partials); partial++) {
-                        const float *more =
-                            i ? head_sums + 2 * (head * tokens + layout->starts[i]) * SIZE
-                              : prefix_sums + (partial * heads + head) * prefix_size;
-                        add_to(workspace.sum_keys, more, n * SIZE);
-                        add_to(workspace.sum_values, more + n * SIZE, n * SIZE);
-                    }
-                store_rows(workspace.sum_keys, n, grad_key + to, key_stride);
-                store_rows(workspace.sum_values, n, grad_value + to, key_stride);
-            }
-            free(memory);
-        }
-    }
-    free(order), free(prefix_keys), free(prefix_sums), free(head_sums);
+    pass_t pass = {layout,
+                   query,
+                   key,
+                   value,
+                   out,
+                   grad_out,
+                   logsumexp,
+                   grad_query,
+                   grad_key,
+                   grad_value,
+                   heads,
+                   partials,
+                   split ? 1 : layout->groups};
+    long *order = malloc(sizeof(long) * (sequences + 1));
+    pass.prefix_keys = alloc(4 * layout->heads * round_up_to_panel(prefix) * HEAD_PAIRS);
+    pass.prefix_sums = alloc(8 * (size_t)(partials + 1) * heads * prefix * SIZE);
+    pass.head_sums = split ? alloc(8 * (size_t)heads * tokens * SIZE) : NULL;
+    int failed = !order || !pass.prefix_keys || !pass.prefix_sums || (split && !pass.head_sums);
+    if (!failed)
+        failed = run_tasks(&pass, units, order, sort_sequences(layout, order), (int)threads);
+    free(order), free(pass.prefix_keys), free(pass.prefix_sums), free(pass.head_sums);
     return failed;
 }
