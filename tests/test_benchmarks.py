@@ -104,7 +104,7 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
     )
     if int8_linear.is_available():
         assert contest.operations(in_bytes) == 2 * 5 * 32 * (64 + 4)
-    if attention.is_available(32):
+    if attention.is_available(32, torch.bfloat16):
         # The prefix with itself, rows with it and with themselves, half of each square; forward and
         # five gradients, two heads.
         assert (

@@ -41,8 +41,8 @@ def code() -> None:
 
 
 def test_kernels_are_available() -> None:
-    assert pointwise.is_available() and lora_linear.is_available()
-    assert all(attention.is_available(size) for size in (32, 64, 96, 128, 256))
+    assert pointwise.is_available(torch.bfloat16) and lora_linear.is_available()
+    assert all(attention.is_available(size, torch.bfloat16) for size in (32, 64, 96, 128, 256))
 
 
 @pytest.fixture
@@ -384,7 +384,9 @@ def test_works_without_a_compiler(
     monkeypatch.setattr(build, "notify", lambda *_: pytest.fail("nobody needs to know"))
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
     assert build.why_unsupported() and not (
-        pointwise.is_available() or lora_linear.is_available() or attention.is_available(64)
+        pointwise.is_available(torch.bfloat16)
+        or lora_linear.is_available()
+        or attention.is_available(64, torch.bfloat16)
     )
     gate = randn(130, 256)
     assert (
@@ -426,7 +428,9 @@ def test_library_with_wrong_results_is_not_used(
     monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
     monkeypatch.setattr(Tensor, "new_empty", Tensor.new_zeros)
     assert not (
-        pointwise.is_available() or lora_linear.is_available() or attention.is_available(64)
+        pointwise.is_available(torch.bfloat16)
+        or lora_linear.is_available()
+        or attention.is_available(64, torch.bfloat16)
     )
 
 

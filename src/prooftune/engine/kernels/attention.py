@@ -164,7 +164,7 @@ def _library(size: int, dtype: torch.dtype) -> Any:
 # Outside inference mode, whose tensors cannot take part in autograd.
 @cache
 @torch.inference_mode(False)
-def is_available(size: int, dtype: torch.dtype = torch.bfloat16) -> bool:
+def is_available(size: int, dtype: torch.dtype) -> bool:
     """Whether the kernel exists for heads of this size and gives PyTorch's results.
 
     Compared are the attention of one short row and its gradients.

@@ -151,7 +151,7 @@ def _library(dtype: torch.dtype) -> Any:
 
 @cache
 @torch.inference_mode(False)
-def is_available(dtype: torch.dtype = torch.bfloat16) -> bool:
+def is_available(dtype: torch.dtype) -> bool:
     """Whether the compiled kernel exists and gives PyTorch's results on a small example."""
     library = _library(dtype) if dtype in build.TOLERANCES else None
     if library is None:
