@@ -35,6 +35,9 @@ FURTHER = {
 }
 ANSWERS, WRONG = ("goal", "planet"), "cat"
 
+# Adapters leave the tiny model's output layer as it is: too flat to prefer one word to another.
+TUNED = {"method": "full", "training": {"num_train_epochs": 8, "learning_rate": 3e-3}}
+
 
 def labels(model: Path, folder: Path, words: int) -> dict[str, Any]:
     """A study of labels, for texts of this many words."""
@@ -70,15 +73,12 @@ def differing_answers(model: Path, folder: Path, *, agreed: bool) -> dict[str, A
         folder,
         {"train": rows(240, 0), "validation": rows(60, 1000), "test": rows(800, 2000)},
     )
-    # Adapters leave the tiny model's output layer as it is, too flat for samples to be answers.
-    del values["lora"]
-    rates = {"num_train_epochs": 8, "learning_rate": 3e-3}
     return {
         **values,
         "name": "agreed" if agreed else "consensus",
         "evaluation": {"primary": "f1"},
         "variants": {
-            "tuned": {"method": "full", "training": rates},
+            "tuned": TUNED,
             "reward": {
                 **FURTHER,
                 "objective": "reward",
@@ -97,12 +97,7 @@ def _questions(model: Path, folder: Path, parts: dict[str, list[dict[str, str]]]
         "model": {"name": str(model), "dtype": "float32"},
         "prompt": {"max_length": 80},
         "answering": {"max_new_tokens": 8},
-        "training": {
-            "num_train_epochs": 6,
-            "learning_rate": 1e-2,
-            "per_device_train_batch_size": 8,
-        },
-        "lora": {"r": 8, "lora_alpha": 32},
+        "training": {"per_device_train_batch_size": 8},
     }
 
 
@@ -135,12 +130,13 @@ def answers(model: Path, folder: Path) -> dict[str, Any]:
         "validation": rows(30, 1000, 0.6),
         "test": rows(150, 2000, 0.0),
     }
+    values = _questions(model, folder, parts)
     return {
-        **_questions(model, folder, parts),
+        **values,
         "name": "noisy",
         "answering": {"max_new_tokens": 4},
         "variants": {
-            "tuned": None,
+            "tuned": TUNED,
             "preference": {**FURTHER, "objective": "preference", "pairs": file},
         },
     }
