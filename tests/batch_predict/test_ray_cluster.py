@@ -184,8 +184,8 @@ def test_ray_s_client_is_refused(
 @pytest.mark.parametrize(
     ("engine", "workers", "message"),
     [
-        ("rai", None, r"no engine 'rai' \(did you mean 'ray'\?\); there are local and ray"),
-        ("spark", None, "no engine 'spark'; there are local and ray"),
+        ("rai", None, r"no engine 'rai' \(did you mean 'ray'\?\); there are local, ray, vllm"),
+        ("spark", None, "no engine 'spark'; there are local, ray, vllm"),
         ("local", 2, "--workers is an option of --engine ray"),
     ],
 )

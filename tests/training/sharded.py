@@ -55,8 +55,8 @@ def main(folder: Path, dtype: str) -> None:
     actual = gradients(part, rows, prefix, slice(rank, None, size), size, dtype)
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
-        whole = actual[name].full_tensor()  # type: ignore[attr-defined]
-        error = (whole - value).abs().max() / value.abs().max().clamp(min=1e-12)
+        gathered = actual[name].full_tensor()  # type: ignore[attr-defined]
+        error = (gathered - value).abs().max() / value.abs().max().clamp(min=1e-12)
         assert error < (1e-5 if dtype == "float32" else 0.02), (name, error)
     learned = whole.trainable_state()
     assert all(torch.equal(value, learned[name]) for name, value in part.trainable_state().items())
