@@ -20,8 +20,10 @@ TARGET = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 _TITLES = {
     "training-bfloat16": "Instruction tuning on AG News",
     "training-bfloat16-600": "Instruction tuning on more of AG News",
+    "training-bfloat16-320": "Instruction tuning on 320 rows of AG News, on a newer CPU",
     "training-bfloat16-tcmalloc": "Instruction tuning on AG News, all with tcmalloc",
     "training-float32": "Instruction tuning on AG News in float32",
+    "training-float32-avx2": "Instruction tuning on AG News in float32, AVX2 only",
     "head": "A classification head on long Swahili articles",
     "labels-0-shot-float32": "Zero-shot label scoring in float32",
     "labels-0-shot-bfloat16": "Zero-shot label scoring in bfloat16",
@@ -71,25 +73,37 @@ _LIMITS = {
         "the system again, including arrays of rows x length x vocabulary. This took a quarter of "
         "the CPU time in a profiled training over 320 rows, and varies from hour to hour (106 to "
         "146 tokens per second in all). The next section shows the effect of another allocator. "
-        "Prooftune's bottlenecks are as above. On a newer machine of the same kind (2026-11-29, "
-        "threads that sleep while they wait) one pair over 320 rows took 15.2 s (with int8 13.8 "
-        "s) and 157.6 s: 10.3 and 11.4 times as fast in 36% and 39% of the memory, with losses of "
-        "0.2368, 0.2375 and 0.2368."
+        "Prooftune's bottlenecks are as above."
+    ),
+    "training-bfloat16-320": (
+        "One pair, on the successor of the CPU above (Zen 5, same features). Our threads spin "
+        "for a tenth of a millisecond before they sleep; TRL's threads spin as OpenMP's default "
+        "is. Hours before, with threads that slept at once and attention that packed all rows "
+        "before it began, the pair took 15.2 s (int8 13.8 s) and 157.6 s: 10.3 and 11.4 times as "
+        "fast; with today's threads and half of today's attention 12.2 s and 147.2 s: 12.1 times."
     ),
     "training-bfloat16-tcmalloc": (
         "Every tool runs with `LD_PRELOAD` of tcmalloc (gperftools 2.10), which retains freed "
         "memory. TRL gains a quarter to two thirds; Prooftune, which retains memory by itself, "
-        "gains nothing, and a twentieth with int8. Use such an allocator to train with TRL on "
-        "CPUs; neither TRL nor pip includes one."
+        "gains at most a twentieth. Use such an allocator to train with TRL on CPUs; neither TRL "
+        "nor pip includes one. One pair, on the newer CPU of the section before; on the older one, "
+        "with an earlier engine, three pairs gave 5.2 to 5.7 times the speed of TRL's defaults and "
+        "3.8 to 4.1 times its best, with int8 8.3 to 8.8 and 6.1 to 6.3 times."
     ),
     "training-float32": (
         "In float32 both compute the same training, as the losses show. One pair only, since that "
-        "was the question. With AVX2 only (`PROOFTUNE_COMPILE=0 ATEN_CPU_CAPABILITY=avx2 "
-        "ONEDNN_MAX_CPU_ISA=AVX2`, 2026-11-29, on a CPU whose matmuls then reach 0.22 TFLOP per "
-        "second) one pair over 48 rows took 7.8 s and 46.6 s: 6.0 times as fast in 22% of the "
-        "memory, with the same loss (0.6684). TRL computes 3.8 times as many operations, at 47% "
-        "of the peak rate; Prooftune's are computed at 75% of it (84% within a step). At the peak "
-        "rate it would be 8.0 times as fast."
+        "was the question."
+    ),
+    "training-float32-avx2": (
+        "The CPU has AVX512; `PROOFTUNE_COMPILE=avx2 ATEN_CPU_CAPABILITY=avx2 "
+        "ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2` emulate one that lacks it, for both "
+        "tools. One pair. The ratio depends on the rows: TRL pads a batch to its longest row, and "
+        "trains on the first 48 rows at 1.0, on all 160 at 1.4 rows/s. Over those 48 rows two "
+        "pairs took 7.7 and 7.9 s and 49.0 and 45.2 s: 6.3 and 5.7 times as fast; without compiled "
+        "kernels (`PROOFTUNE_COMPILE=0`) 8.3 and 10.4 s and 48.1 and 46.7 s, and 7.8 and 46.6 s "
+        "hours before. Bottlenecks: three quarters of a step are wide matmuls, at 98% of the peak "
+        "rate; a twelfth those of adapters, which read as much memory for little arithmetic; a "
+        "twentieth is attention."
     ),
     "head": (
         "Bottlenecks: in a step over rows of 1,500 tokens, two thirds are the matmuls of the "
