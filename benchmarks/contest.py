@@ -121,9 +121,9 @@ def contest(
 
 
 def _environment(contestant: str) -> dict[str, str]:
-    """Environment of a contestant's process, with the way of waiting of its own OpenMP threads.
+    """Environment of a contestant's process: OpenMP's defaults for other tools.
 
-    All scripts import Prooftune, whose settings would apply to the other tools as well.
+    All scripts import Prooftune, whose settings for waiting threads would apply to them as well.
     """
     own = {
         name: value

@@ -14,7 +14,7 @@ COMMAND = "python benchmarks/gpu.py --out benchmarks/measured/gpu"
 DRY_RUN = "python benchmarks/gpu.py --out benchmarks/measured/gpu-dry-run --dry-run"
 NOT_MEASURED = "not measured"
 INFERENCE = {"inference": ("scorings", "generations"), "vllm": ("generations",)}
-"""Contestants that do not train, and what they do."""
+"""Contestants that do not train -> their work."""
 
 Line = dict[str, Any]
 

@@ -188,8 +188,9 @@ mostly from the previous benchmark.
 All measurements use SmolLM2-135M-Instruct (134.5 million weights), which comes with Prooftune's
 demo; training uses LoRA of rank 16 on all linear layers and batches of 16 rows. An AG News prompt
 has about 100 tokens, the first 50 of which are the same in every prompt. The CPU has AVX512-BF16
-and no AMX, so Prooftune's compiled kernels ([engine.md](engine.md)) are in use; other CPUs run
-without them. A larger model, a shorter shared prefix or another CPU change the ratios.
+and no AMX, so all of Prooftune's compiled kernels ([engine.md](engine.md)) are in use, where a
+section names no other CPU; CPUs with AVX2 have two of them, in float32. A larger model, a shorter
+shared prefix or another CPU change the ratios.
 
 Nothing was measured on GPUs: the code for them is tested on CPUs only. `benchmarks/gpu.py` is ready
 to measure it in one command of at most 8 minutes ([what it measures, and its dry run](#on-a-gpu)).

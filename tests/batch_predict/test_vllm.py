@@ -194,7 +194,7 @@ def test_kinds_of_bundles_that_vllm_does_not_compute() -> None:
         ({**model, "objective": "head"}, "classification head"),
         ({**model, "objective": "head", "task": "multilabel"}, "classification head"),
         ({**model, "task": "extractive-qa"}, "constrained decoding"),
-        ({**model, "model": {"trust_remote_code": True}}, "Python code of its own"),
+        ({**model, "model": {"trust_remote_code": True}}, "custom Python code"),
     ]:
         assert reason in (vllm_engine.unsupported_reason(manifest) or "")  # type: ignore[arg-type]
 

@@ -12,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attention_reference import attend, reference, relative_error
+from attention_reference import (
+    assert_independent_of_threads,
+    attend,
+    reference,
+    relative_error,
+)
 from prooftune.engine.kernels import attention, build, pointwise
 
 pytestmark = pytest.mark.kernel
@@ -70,18 +75,8 @@ def test_attention_and_its_gradients(
 
 
 def test_number_of_threads_does_not_change_results() -> None:
-    inputs, num_threads = random_inputs(20, [130, 64, 9, 300], 3, 32), torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2, 8):
-            torch.set_num_threads(threads)
-            out = attend(inputs, 20, [130, 64, 9, 300])
-            results.append([out, *torch.autograd.grad(out.sum(), inputs)])
-    finally:
-        torch.set_num_threads(num_threads)
-    assert all(
-        torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True)
-    )
+    lengths = [130, 64, 9, 300]
+    assert_independent_of_threads(random_inputs(20, lengths, 3, 32), 20, lengths)
 
 
 def test_rising_scores_and_nan() -> None:

@@ -17,7 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from attention_reference import attend, reference, relative_error
+from attention_reference import (
+    assert_independent_of_threads,
+    attend,
+    reference,
+    relative_error,
+)
 from prooftune.engine.attention import backends, packed, shared_prefix
 from prooftune.engine.attention.packed_layout import PackedLayout
 from prooftune.engine.forward import packed_hidden_states
@@ -170,22 +175,8 @@ def test_online_softmax_rescales_for_rising_scores(size: int) -> None:
 
 
 def test_number_of_threads_does_not_change_results() -> None:
-    inputs, num_threads, results = (
-        random_inputs(20, [130, 64, 9, 300], 3, 32),
-        torch.get_num_threads(),
-        [],
-    )
-    try:
-        # With many threads, a backward task is a query head instead of a key head.
-        for threads in (1, 2, 8):
-            torch.set_num_threads(threads)
-            out = attend(inputs, 20, [130, 64, 9, 300])
-            results.append([out, *torch.autograd.grad(out.sum(), inputs)])
-    finally:
-        torch.set_num_threads(num_threads)
-    assert all(
-        torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True)
-    )
+    lengths = [130, 64, 9, 300]
+    assert_independent_of_threads(random_inputs(20, lengths, 3, 32), 20, lengths)
 
 
 def test_nan_stays_nan() -> None:

@@ -70,10 +70,10 @@ def unsupported_reason(manifest: CommonManifest) -> str | None:
     if manifest["task"] == "extractive-qa":
         return (
             "answers with spans of the context: each token is chosen by constrained decoding, and "
-            "'no answer' is scored beside it, which vLLM does not do"
+            "'no answer' is scored as an alternative, which vLLM does not do"
         )
     if manifest["model"].get("trust_remote_code"):
-        return "has a model with Python code of its own, whose adapters are not merged"
+        return "has a model with custom Python code, whose adapters are not merged"
     return None
 
 

@@ -16,8 +16,8 @@ typedef struct {
         partials,        /* partial sums of the prefix's gradients */
         task_heads;      /* query heads of a task: all of a key head, or one */
     pair_t *prefix_keys; /* packed */
-    float *prefix_sums,  /* gradients of the prefix's keys and values: of its own queries per query
-                            head, then of each partial per query head */
+    float *prefix_sums,  /* gradients of the prefix's keys and values per query head: from the
+                            prefix's queries, then from those of each partial */
         *head_sums;      /* of the sequences' keys and values per query head, if a task has one */
 } pass_t;
 

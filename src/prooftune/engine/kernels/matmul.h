@@ -85,7 +85,7 @@ matmul(long m, long n, const void *a, long a_stride, const pair_t *b, long b_str
     }
 }
 
-/* `matmul` without and with accumulation: functions of their own, because inlining every use
+/* `matmul` without and with accumulation: separate functions, because inlining every use
  * multiplies the code. */
 MAY_BE_UNUSED static __attribute__((noinline)) void
 matmul_into(long m, long n, const void *a, long a_stride, const pair_t *b, long b_stride,
