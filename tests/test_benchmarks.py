@@ -96,7 +96,7 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
     narrow = (
         2 * 200 * 8 * (2 * 64 + 2 * (32 + 96) + 2 * 64)
     )  # low; its gradient and that of B; that of A
-    lora_linear.is_available()  # which tries products too, once
+    lora_linear.is_available(torch.bfloat16)  # which tries products too, once
     assert contest.operations(lambda: adapted(wide=False)) == narrow
     assert (
         contest.operations(lambda: adapted(wide=True))

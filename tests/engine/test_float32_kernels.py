@@ -18,7 +18,7 @@ from attention_reference import (
     reference,
     relative_error,
 )
-from prooftune.engine.kernels import attention, build, pointwise
+from prooftune.engine.kernels import attention, build, lora_linear, pointwise
 
 pytestmark = pytest.mark.kernel
 EXACT = 2e-6
@@ -123,13 +123,26 @@ def test_rope() -> None:
     assert relative_error(ours, torch.autograd.grad(expected, wide, grad)[0]) < EXACT
 
 
+def test_matmuls_are_left_to_pytorch_where_its_vectors_are_wider(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PROOFTUNE_COMPILE", "avx2")
+    assert not build.has_wider_vectors()
+    monkeypatch.setenv("PROOFTUNE_COMPILE", "1")
+    for flags in ({"avx2", "fma"}, {"avx2", "fma", "avx512f"}):
+        monkeypatch.setattr(build, "cpu_flags", lambda flags=flags: frozenset(flags))
+        assert build.has_wider_vectors() is ("avx512f" in flags)
+    assert not lora_linear.is_available.__wrapped__(torch.float32)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("avx2" not in build.cpu_flags(), reason="no AVX2 here")
 def test_code_for_avx2_gives_the_same() -> None:
     code = (
-        "from prooftune.engine.kernels import attention, build, pointwise; import torch;"
+        "from prooftune.engine.kernels import attention, build, lora_linear, pointwise;"
+        "import torch;"
         "print(build.why_unsupported(), attention.is_available(64, torch.float32),"
-        " pointwise.is_available(torch.float32))"
+        " pointwise.is_available(torch.float32), lora_linear.is_available(torch.float32))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -137,4 +150,4 @@ def test_code_for_avx2_gives_the_same() -> None:
         capture_output=True,
         text=True,
     )
-    assert done.stdout == "PROOFTUNE_COMPILE is avx2 True True\n", done.stderr
+    assert done.stdout == "PROOFTUNE_COMPILE is avx2 True True True\n", done.stderr

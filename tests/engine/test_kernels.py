@@ -46,7 +46,7 @@ def code() -> None:
 
 
 def test_kernels_are_available() -> None:
-    assert pointwise.is_available(torch.bfloat16) and lora_linear.is_available()
+    assert pointwise.is_available(torch.bfloat16) and lora_linear.is_available(torch.bfloat16)
     assert all(attention.is_available(size, torch.bfloat16) for size in (32, 64, 96, 128, 256))
 
 
@@ -346,7 +346,7 @@ def test_gradients_are_no_farther_from_float32_than_without_kernels(
     }
     monkeypatch.setattr(attention, "is_available", lambda *_: False)
     monkeypatch.setattr(pointwise, "is_available", lambda *_: False)
-    monkeypatch.setattr(lora_linear, "is_available", lambda: False)
+    monkeypatch.setattr(lora_linear, "is_available", lambda *_: False)
     plain = gradients(torch.bfloat16)
     with_kernels, without_kernels = (
         sum(float((a.float() - b).norm()) for a, b in zip(results, exact, strict=True))
@@ -376,7 +376,7 @@ def test_works_without_a_compiler(
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
     assert build.why_unsupported() and not (
         pointwise.is_available(torch.bfloat16)
-        or lora_linear.is_available()
+        or lora_linear.is_available(torch.bfloat16)
         or attention.is_available(64, torch.bfloat16)
     )
     gate = randn(130, 256)
@@ -420,7 +420,7 @@ def test_library_with_wrong_results_is_not_used(
     monkeypatch.setattr(Tensor, "new_empty", Tensor.new_zeros)
     assert not (
         pointwise.is_available(torch.bfloat16)
-        or lora_linear.is_available()
+        or lora_linear.is_available(torch.bfloat16)
         or attention.is_available(64, torch.bfloat16)
     )
 

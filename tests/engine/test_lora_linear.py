@@ -1,6 +1,12 @@
-"""Compiled LoRA layers match the formulas in float32 up to bfloat16 rounding."""
+"""Compiled LoRA layers match the formulas up to the rounding of their dtype.
+
+Float32 is computed by the code for AVX2 on any x86 CPU that has it.
+"""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,73 +15,91 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attention_reference import relative_error
-from engine.test_kernels import randn
+from prooftune.engine.fused.lora import _FusedLoraLinears
 from prooftune.engine.kernels import build, lora_linear
 from prooftune.engine.kernels.lora_linear import MIN_ROWS, LoraLinears
 
-ROUNDING = 0.004
-"""Relative error of two roundings to bfloat16: frozen output, then sum with the adapter's."""
-SHAPES = [(32, 8), (64, 16), (96, 24), (160, 64)]
+ROUNDING = {torch.bfloat16: 0.004, torch.float32: 1e-6}
+"""Relative errors: bfloat16 is rounded twice (frozen output, then its sum with the adapter's)."""
+SHAPES = [(32, 8), (64, 16), (96, 24), (160, 64), (352, 8)]
 """Output widths and adapter ranks."""
 
 
 pytestmark = pytest.mark.kernel
 
 
-@pytest.fixture(autouse=True)
-def code() -> None:
-    if not lora_linear.is_available():
-        pytest.skip("no compiled code here: it needs AVX512-BF16, no AMX, and a C compiler")
+@pytest.fixture(scope="module", autouse=True, params=ROUNDING, ids=["bfloat16", "float32"])
+def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
+    """The dtype of x and the frozen weights."""
+    kind: torch.dtype = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        disabled = os.environ.get("PROOFTUNE_COMPILE") == "0"
+        if kind == torch.float32 and "avx2" in build.cpu_flags() and not disabled:
+            patch.setenv("PROOFTUNE_COMPILE", "avx2")
+        clear_caches()
+        if not lora_linear.is_available(kind):
+            pytest.skip(f"no compiled code here: {build.why_unsupported(kind)}")
+        yield kind
+    clear_caches()
 
 
-def layers_of(rows: int, depth: int, shapes: list[tuple[int, int]]) -> LoraLinears:
-    frozen = [randn(width, depth, seed=width) for width, _ in shapes]
+def clear_caches() -> None:
+    build.load_library.cache_clear()
+    lora_linear.is_available.cache_clear()
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def layers_of(
+    dtype: torch.dtype, rows: int, depth: int, shapes: list[tuple[int, int]]
+) -> LoraLinears:
+    frozen = [randn(width, depth, seed=width).to(dtype) for width, _ in shapes]
     lora_a, lora_b = (
-        [randn(*shape, seed=i).float() / 3 for i, shape in enumerate(tensors)]
+        [randn(*shape, seed=i) / 3 for i, shape in enumerate(tensors)]
         for tensors in ([(rank, depth) for _, rank in shapes], shapes)
     )
-    return LoraLinears(randn(rows, depth, seed=rows), frozen, lora_a, lora_b, 0.5)
+    return LoraLinears(randn(rows, depth, seed=rows).to(dtype), frozen, lora_a, lora_b, 0.5)
 
 
 def grads_of(layers: LoraLinears) -> list[Tensor]:
-    return [randn(len(layers.x), len(w), seed=9 + i) for i, w in enumerate(layers.weights)]
+    return [
+        randn(len(layers.x), len(w), seed=9 + i).to(w.dtype) for i, w in enumerate(layers.weights)
+    ]
 
 
 def reference(layers: LoraLinears) -> tuple[Tensor, list[Tensor]]:
-    """The formulas in float32, with the roundings that any implementation has."""
-    x, lora_a, lora_b = (
-        layers.x.float(),
-        *(
-            [tensor.bfloat16().float() for tensor in tensors]
-            for tensors in (layers.lora_a, layers.lora_b)
-        ),
+    """The formulas in float64, with the roundings that any implementation has."""
+    dtype, x = layers.x.dtype, layers.x.double()
+    lora_a, lora_b = (
+        [tensor.to(dtype).double() for tensor in tensors]
+        for tensors in (layers.lora_a, layers.lora_b)
     )
-    hiddens = [(layers.scaling * x @ a.T).bfloat16().float() for a in lora_a]
+    hiddens = [(layers.scaling * x @ a.T).to(dtype).double() for a in lora_a]
     return torch.cat(hiddens, 1), [
-        (x @ w.float().T).bfloat16().float() + hidden @ b.T
+        (x @ w.double().T).to(dtype).double() + hidden @ b.T
         for w, hidden, b in zip(layers.weights, hiddens, lora_b, strict=True)
     ]
 
 
 def reference_backward(layers: LoraLinears, hidden: Tensor, grads: list[Tensor]) -> list[Tensor]:
-    x, lora_a, lora_b = (
-        layers.x.float(),
-        *(
-            [tensor.bfloat16().float() for tensor in tensors]
-            for tensors in (layers.lora_a, layers.lora_b)
-        ),
+    dtype, x = layers.x.dtype, layers.x.double()
+    lora_a, lora_b = (
+        [tensor.to(dtype).double() for tensor in tensors]
+        for tensors in (layers.lora_a, layers.lora_b)
     )
     grad_hiddens = [
-        (layers.scaling * grad.float() @ b).bfloat16().float()
+        (layers.scaling * grad.double() @ b).to(dtype).double()
         for grad, b in zip(grads, lora_b, strict=True)
     ]
-    grad_x = sum(grad.float() @ w.float() for grad, w in zip(grads, layers.weights, strict=True))
+    grad_x = sum(grad.double() @ w.double() for grad, w in zip(grads, layers.weights, strict=True))
     assert isinstance(grad_x, Tensor)
-    grad_x = grad_x.bfloat16().float() + sum(
+    grad_x = grad_x.to(dtype).double() + sum(
         tensor @ a for tensor, a in zip(grad_hiddens, lora_a, strict=True)
     )
     grad_b = [
-        grad.float().T @ part.float()
+        grad.double().T @ part.double()
         for part, grad in zip(layers.split_hidden(hidden), grads, strict=True)
     ]
     return [torch.cat(grad_hiddens, 1), grad_x, *(tensor.T @ x for tensor in grad_hiddens), *grad_b]
@@ -92,19 +116,22 @@ def run_both(layers: LoraLinears, grads: list[Tensor]) -> list[Tensor]:
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     rows=st.sampled_from([MIN_ROWS, MIN_ROWS + 1, 135, 160, 259, 1025]),
-    depth=st.sampled_from([32, 64, 96, 576]),
+    depth=st.sampled_from([32, 64, 96, 736]),
     shapes=st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3),
 )
-def test_matches_the_formulas(rows: int, depth: int, shapes: list[tuple[int, int]]) -> None:
-    layers = layers_of(rows, depth, shapes)
+def test_matches_the_formulas(
+    dtype: torch.dtype, rows: int, depth: int, shapes: list[tuple[int, int]]
+) -> None:
+    layers = layers_of(dtype, rows, depth, shapes)
+    rounding = ROUNDING[dtype]
     hidden, outs = layers.forward()
     expected_hidden, expected = reference(layers)
-    assert relative_error(hidden, expected_hidden) < ROUNDING
+    assert relative_error(hidden, expected_hidden) < rounding
     for actual, tensor in zip(outs, expected, strict=True):
         assert (
             actual.shape == tensor.shape
-            and actual.dtype == torch.bfloat16
-            and relative_error(actual, tensor) < ROUNDING
+            and actual.dtype == dtype
+            and relative_error(actual, tensor) < rounding
         )
     grads = grads_of(layers)
     grad_hidden, grad_x, grad_a, grad_b = layers.backward(hidden, grads)
@@ -116,14 +143,15 @@ def test_matches_the_formulas(rows: int, depth: int, shapes: list[tuple[int, int
         assert (
             back is not None
             and back.shape == tensor.shape
-            and relative_error(back, tensor) < ROUNDING
+            and relative_error(back, tensor) < rounding
         )
     assert all(tensor.dtype == torch.float32 for tensor in (*grad_a, *grad_b))
 
 
-def test_adapter_is_added_after_rounding() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16], indirect=True)
+def test_adapter_is_added_after_rounding(dtype: torch.dtype) -> None:
     """As in peft; contributions smaller than the bfloat16 spacing show the difference."""
-    layers = layers_of(200, 576, [(192, 16)])
+    layers = layers_of(dtype, 200, 576, [(192, 16)])
     hidden, (out,) = layers.forward()
     x, w, b = layers.x.float(), layers.weights[0].float(), layers.lora_b[0].bfloat16().float()
     added = hidden.float() @ b.T
@@ -134,8 +162,30 @@ def test_adapter_is_added_after_rounding() -> None:
     assert (out == rounded_twice).float().mean() > 0.99 > (out == rounded_once).float().mean()
 
 
-def test_unrequested_results_are_not_computed() -> None:
-    layers = layers_of(MIN_ROWS, 64, SHAPES[:2])
+def test_gradients_of_the_fused_layers(dtype: torch.dtype) -> None:
+    """Gradients through autograd are those of the formula in float64."""
+    layers = layers_of(dtype, 150, 96, SHAPES[1:3])
+    flat = [layers.x, *layers.weights, *layers.lora_a, *layers.lora_b]
+    exact = [tensor.double().requires_grad_() for tensor in flat]
+    for tensor in (layers.x, *layers.lora_a, *layers.lora_b):
+        tensor.requires_grad_()
+    grads = grads_of(layers)
+    outs = _FusedLoraLinears.apply(layers.x, layers.scaling, [None] * 2, None, *flat[1:])  # type: ignore[no-untyped-call]
+    x, w, a, b = exact[0], exact[1:3], exact[3:5], exact[5:]
+    expected = [x @ w[i].T + layers.scaling * x @ a[i].T @ b[i].T for i in range(2)]
+    learned = [0, 3, 4, 5, 6]
+    for actual, tensor in zip(
+        torch.autograd.grad(outs, [flat[i] for i in learned], grads),
+        torch.autograd.grad(
+            expected, [exact[i] for i in learned], [grad.double() for grad in grads]
+        ),
+        strict=True,
+    ):
+        assert relative_error(actual, tensor) < 2 * ROUNDING[dtype]
+
+
+def test_unrequested_results_are_not_computed(dtype: torch.dtype) -> None:
+    layers = layers_of(dtype, MIN_ROWS, 64, SHAPES[:2])
     hidden, outs = layers.forward(with_outputs=False)
     assert outs == () and torch.equal(hidden, layers.forward()[0])
     grads = grads_of(layers)
@@ -148,8 +198,8 @@ def test_unrequested_results_are_not_computed() -> None:
     )
 
 
-def test_a_row_does_not_depend_on_the_rest_of_the_batch() -> None:
-    layers, back = layers_of(300, 96, SHAPES[1:3]), slice(3, 3 + MIN_ROWS + 2)
+def test_a_row_does_not_depend_on_the_rest_of_the_batch(dtype: torch.dtype) -> None:
+    layers, back = layers_of(dtype, 300, 96, SHAPES[1:3]), slice(3, 3 + MIN_ROWS + 2)
     grads = grads_of(layers)
     alone = LoraLinears(
         layers.x[back].contiguous(), layers.weights, layers.lora_a, layers.lora_b, layers.scaling
@@ -161,8 +211,8 @@ def test_a_row_does_not_depend_on_the_rest_of_the_batch() -> None:
     assert all(torch.equal(a[back], b) for a, b in zip(full[:5], part[:5], strict=True))
 
 
-def test_number_of_threads_does_not_change_results() -> None:
-    layers, num_threads, results = layers_of(1100, 96, SHAPES), torch.get_num_threads(), []
+def test_number_of_threads_does_not_change_results(dtype: torch.dtype) -> None:
+    layers, num_threads, results = layers_of(dtype, 1100, 96, SHAPES), torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
@@ -175,9 +225,9 @@ def test_number_of_threads_does_not_change_results() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_non_finite_values_stay_non_finite(value: float) -> None:
+def test_non_finite_values_stay_non_finite(dtype: torch.dtype, value: float) -> None:
     """Divergence must not be hidden."""
-    layers = layers_of(MIN_ROWS, 64, SHAPES[:1])
+    layers = layers_of(dtype, MIN_ROWS, 64, SHAPES[:1])
     layers.x[3, 40] = value
     hidden, (out,) = layers.forward()
     assert not out[3].isfinite().any() and out[4:].isfinite().all()
@@ -189,34 +239,35 @@ def test_non_finite_values_stay_non_finite(value: float) -> None:
     )
 
 
-UNSUPPORTED = {
-    "few rows": layers_of(MIN_ROWS - 1, 64, SHAPES[:2]),
-    "a rank of 4": layers_of(150, 64, [(64, 4)]),
-    "a width of 48": layers_of(150, 64, [(48, 8)]),
-    "a depth of 40": layers_of(150, 40, [(64, 8)]),
+UNSUPPORTED: dict[str, tuple[int, int, list[tuple[int, int]]]] = {
+    "few rows": (MIN_ROWS - 1, 64, SHAPES[:2]),
+    "a rank of 4": (150, 64, [(64, 4)]),
+    "a width of 48": (150, 64, [(48, 8)]),
+    "a depth of 40": (150, 40, [(64, 8)]),
 }
+"""Rows, depth, widths and ranks."""
 
 
-@pytest.mark.parametrize("kind", [*UNSUPPORTED, "adapters in bfloat16", "rows apart"])
+@pytest.mark.parametrize("kind", [*UNSUPPORTED, "adapters in another dtype", "rows apart"])
 def test_unsupported_shapes_are_computed_by_pytorch(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layers = UNSUPPORTED.get(kind) or layers_of(150, 64, SHAPES[:2])
-    if kind == "adapters in bfloat16":
+    layers = layers_of(dtype, *UNSUPPORTED.get(kind, (150, 64, SHAPES[:2])))
+    if kind == "adapters in another dtype":
+        other = torch.bfloat16 if dtype == torch.bfloat16 else torch.float64
         lora_a, lora_b = (
-            [tensor.bfloat16() for tensor in tensors] for tensors in (layers.lora_a, layers.lora_b)
+            [tensor.to(other) for tensor in tensors] for tensors in (layers.lora_a, layers.lora_b)
         )
         layers = LoraLinears(layers.x, layers.weights, lora_a, lora_b, 0.5)
     if kind == "rows apart":
-        layers = LoraLinears(
-            randn(150, 128)[:, :64], layers.weights, layers.lora_a, layers.lora_b, 0.5
-        )
+        x = randn(150, 128).to(dtype)[:, :64]
+        layers = LoraLinears(x, layers.weights, layers.lora_a, layers.lora_b, 0.5)
     monkeypatch.setattr(build, "call", lambda *_: pytest.fail("compiled code was called"))
     hidden, outs = layers.forward()
     for actual, tensor in zip(
         (hidden, *outs), (reference(layers)[0], *reference(layers)[1]), strict=True
     ):
-        assert relative_error(actual, tensor) < ROUNDING
+        assert relative_error(actual, tensor) < ROUNDING[dtype]
     grads = grads_of(layers)
     grad_hidden, grad_x, grad_a, grad_b = layers.backward(hidden, grads)
     for back, tensor in zip(
@@ -225,5 +276,5 @@ def test_unsupported_shapes_are_computed_by_pytorch(
         strict=True,
     ):
         assert (
-            back is not None and relative_error(back, tensor) < 2 * ROUNDING
+            back is not None and relative_error(back, tensor) < 2 * ROUNDING[dtype]
         )  # PyTorch rounds after each of several matmuls

@@ -39,6 +39,18 @@ static inline void store_real(real_t *to, vec_t x)
 {
     store_bf16(to, x);
 }
+/* Stores the first `count` values, at most all. */
+static inline void store_first(real_t *to, vec_t x, long count)
+{
+    const mask_t mask = count >= VECTOR ? 0xffff : (mask_t)((1 << count) - 1);
+    _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(x));
+}
+/* x as it is after `store_real` and `load_real` */
+static inline vec_t round_to_real(vec_t x)
+{
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16));
+}
 static inline vec_t load(const float *from)
 {
     return _mm512_loadu_ps(from);
@@ -140,6 +152,20 @@ static inline vec_t exp2_vec(vec_t x)
 
 /* ---- packing ---- */
 
+/* Converts to the type of arrays; count is a multiple of 8. */
+MAY_BE_UNUSED static void to_real(const float *from, long count, real_t *to)
+{
+    for (long i = 0; i < count; i += 8)
+        _mm_storeu_si128((__m128i *)(to + i),
+                         (__m128i)_mm256_cvtneps_pbh(_mm256_loadu_ps(from + i)));
+}
+
+/* The pair of two values `stride` apart, of which only the first `count` exist; else zeros. */
+static inline pair_t gather_pair(const real_t *from, long stride, long count)
+{
+    return (count > 0 ? from[0] : 0) | (pair_t)(count > 1 ? from[stride] : 0) << 16;
+}
+
 /* Transposes 16 rows of 16 pairs, of which the first `rows` exist; the others count as zeros. */
 MAY_BE_UNUSED static void transpose_16x16(const bf16x2_t *from, long from_stride, long rows,
                                           bf16x2_t *to, long to_stride)
@@ -195,6 +221,14 @@ static inline void interleave_rows(const bf16_t *a, const bf16_t *b, bf16x2_t *t
             row_b = b ? _mm512_loadu_si512(b) : _mm512_setzero_si512();
     _mm512_storeu_si512(to, _mm512_permutex2var_epi16(row_a, low, row_b));
     _mm512_storeu_si512(to + VECTOR, _mm512_permutex2var_epi16(row_a, high, row_b));
+}
+
+/* Packs PANEL values of PAIR float32 rows. */
+MAY_BE_UNUSED static void pack_float_rows(const float *from, long from_stride, pair_t *to)
+{
+    real_t rows[2 * PANEL];
+    for (long i = 0; i < 2; i++) to_real(from + i * from_stride, PANEL, rows + i * PANEL);
+    interleave_rows(rows, rows + PANEL, to);
 }
 
 /* Packs vectors [n][columns] as [pairs of vectors][columns], zero-padded to a multiple of 32

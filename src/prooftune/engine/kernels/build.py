@@ -62,6 +62,11 @@ def why_unsupported(dtype: torch.dtype = torch.bfloat16) -> str | None:
     return "there is no C compiler, or no OpenMP in PyTorch"
 
 
+def has_wider_vectors() -> bool:
+    """Whether PyTorch computes float32 with wider vectors (AVX512) than the float32 kernels do."""
+    return "avx512f" in cpu_flags() and os.environ.get("PROOFTUNE_COMPILE") != "avx2"
+
+
 @cache
 def load_library(
     name: str, dtype: torch.dtype = torch.bfloat16, **constants: int

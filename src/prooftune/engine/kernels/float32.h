@@ -28,6 +28,17 @@ static inline void store_real(real_t *to, vec_t x)
 {
     store(to, x);
 }
+/* Stores the first `count` values, at most all. */
+static inline void store_first(real_t *to, vec_t x, long count)
+{
+    if (count >= VECTOR) store(to, x);
+    else memcpy(to, &x, 4 * count);
+}
+/* x as it is after `store_real` and `load_real` */
+static inline vec_t round_to_real(vec_t x)
+{
+    return x;
+}
 static inline vec_t splat(float x)
 {
     return (vec_t){x, x, x, x, x, x, x, x}; /* `(vec_t){0} + x` would be computed, for -0 */
@@ -129,6 +140,26 @@ static inline vec_t exp2_vec(vec_t x)
 }
 
 /* ---- packing ---- */
+
+/* Converts to the type of arrays. */
+MAY_BE_UNUSED static void to_real(const float *from, long count, real_t *to)
+{
+    memcpy(to, from, 4 * count);
+}
+
+/* The value at `from`, or zero if `count` is. */
+static inline pair_t gather_pair(const real_t *from, long stride, long count)
+{
+    (void)stride; /* of bfloat16 pairs */
+    return count > 0 ? *from : 0;
+}
+
+/* Packs PANEL values of PAIR float32 rows. */
+MAY_BE_UNUSED static void pack_float_rows(const float *from, long from_stride, pair_t *to)
+{
+    (void)from_stride;
+    memcpy(to, from, 4 * PANEL);
+}
 
 /* Transposes 8 rows of 8 values, of which the first `rows` exist; the others count as zeros. */
 MAY_BE_UNUSED static void transpose_8x8(const float *from, long from_stride, long rows, float *to,

@@ -174,13 +174,6 @@ int8_tile(int rows, const uint8_t *a, const float *a_scales, const __m512i *pane
     }
 }
 
-/* Rounds to bfloat16, as float32. */
-static inline __m512 round_to_bf16(__m512 x)
-{
-    return _mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16));
-}
-
 /* out = round(round(acc) + hidden up): the frozen output plus the adapter's, hidden [rows][pairs]
  * and up [pairs][32]. */
 static inline __attribute__((always_inline)) void
@@ -189,7 +182,7 @@ add_adapter(int rows, __m512 acc[INT8_ROWS][2], const bf16x2_t *hidden, long hid
 {
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++)
-        acc[i][0] = round_to_bf16(acc[i][0]), acc[i][1] = round_to_bf16(acc[i][1]);
+        acc[i][0] = round_to_real(acc[i][0]), acc[i][1] = round_to_real(acc[i][1]);
     accumulate_tile(rows, 2, hidden, hidden_stride, up, PANEL, pairs, acc);
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++)

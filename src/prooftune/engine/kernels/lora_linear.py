@@ -131,13 +131,11 @@ class LoraLinears:
                 len(w) % _SIZE_MULTIPLE == 0 and a.shape[0] % _RANK_MULTIPLE == 0
                 for w, a in zip(self.weights, self.lora_a, strict=True)
             )
-            and all(
-                t.dtype == torch.bfloat16 and t.is_contiguous() for t in (self.x, *self.weights)
-            )
+            and all(t.dtype == self.x.dtype and t.is_contiguous() for t in (self.x, *self.weights))
             and all(
                 t.dtype == torch.float32 and t.is_contiguous() for t in (*self.lora_a, *self.lora_b)
             )
-            and is_available()
+            and is_available(self.x.dtype)
         )
 
     def compiled_forward(self, with_outputs: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -146,7 +144,7 @@ class LoraLinears:
         lora_hidden = self.x.new_empty(n, sum(self._ranks()))
         outs = tuple(self.x.new_empty(n, len(w)) for w in self.weights) if with_outputs else ()
         build.call(
-            _library(),
+            _library(self.x.dtype),
             "lora_forward",
             ctypes.byref(_LoraLayers.from_layers(self)),
             lora_hidden,
@@ -165,7 +163,7 @@ class LoraLinears:
             for matrices in (self.lora_a, self.lora_b)
         )
         build.call(
-            _library(),
+            _library(self.x.dtype),
             "lora_backward",
             ctypes.byref(_LoraLayers.from_layers(self)),
             lora_hidden,
@@ -210,15 +208,17 @@ def _addresses(arrays: Sequence[Tensor]) -> Any:
     return (ctypes.c_void_p * len(arrays))(*(t.data_ptr() for t in arrays))
 
 
-def _library() -> Any:
-    return build.load_library("lora_linear")
+def _library(dtype: torch.dtype) -> Any:
+    return build.load_library("lora_linear", dtype)
 
 
 @cache
 @torch.inference_mode(False)
-def is_available() -> bool:
-    """Whether the compiled kernel exists and gives PyTorch's results on a small example."""
-    if _library() is None:
+def is_available(dtype: torch.dtype) -> bool:
+    """Whether the compiled kernel exists, pays, and gives PyTorch's results on a small example."""
+    if dtype not in build.TOLERANCES or (dtype == torch.float32 and build.has_wider_vectors()):
+        return False
+    if _library(dtype) is None:
         return False
     generator = torch.Generator().manual_seed(0)
 
@@ -227,23 +227,25 @@ def is_available() -> bool:
 
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         layers = LoraLinears(
-            randn(19, 64).bfloat16(),
-            [randn(64, 64).bfloat16(), randn(32, 64).bfloat16()],
+            randn(19, 64).to(dtype),
+            [randn(64, 64).to(dtype), randn(32, 64).to(dtype)],
             [randn(8, 64), randn(16, 64)],
             [randn(64, 8), randn(32, 16)],
             0.5,
         )
         lora_hidden, outs = layers.compiled_forward(with_outputs=True)
-        # The reference is float32 from the same rounded inputs, so only the kernel's own rounding
+        # The reference is float64 from the same rounded inputs, so only the kernel's own rounding
         # differs.
-        float32 = LoraLinears(
-            layers.x.float(), [w.float() for w in layers.weights], layers.lora_a, layers.lora_b, 0.5
+        weights, lora_a, lora_b = (
+            [matrix.double() for matrix in matrices]
+            for matrices in (layers.weights, layers.lora_a, layers.lora_b)
         )
-        expected_hidden, expected_outs = float32.forward()
+        float64 = LoraLinears(layers.x.double(), weights, lora_a, lora_b, 0.5)
+        expected_hidden, expected_outs = float64.forward()
         grad_hidden, grad_x, grad_a, grad_b = layers.compiled_backward(
             lora_hidden, outs, with_grad_x=True
         )
-        expected = float32.backward(lora_hidden.float(), [out.float() for out in outs])
+        expected = float64.backward(lora_hidden.double(), [out.double() for out in outs])
     pairs = [
         (lora_hidden, expected_hidden),
         *zip(outs, expected_outs, strict=True),
@@ -253,7 +255,7 @@ def is_available() -> bool:
         *zip(grad_b, expected[3], strict=True),
     ]
     return all(
-        bool((a.float() - b).norm() <= 0.02 * b.norm())
+        bool((a - b).norm() <= build.TOLERANCES[dtype] * b.norm())
         for a, b in pairs
         if a is not None and b is not None
     )

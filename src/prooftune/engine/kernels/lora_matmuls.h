@@ -3,207 +3,224 @@
 #include "common.h"
 
 enum {
-    ROWS_PER_BLOCK =
-        1024, /* rows for which one panel of weights is packed; they stay in the L2 cache */
+    NARROW_VECTORS = TILE_ROWS == 8 ? 3 : 2, /* vectors of columns of a narrow matmul's tile */
+    NARROW_ROWS = 2 * TALL_ROWS,             /* rows of a narrow matmul's task */
     REDUCTION_ROWS = 128, /* rows packed at a time for sums over rows; they stay in the L1 cache */
+    REDUCTION_COLUMNS = 32,
+#ifdef FLOAT32
+    /* A wide matmul is computed for blocks of depth, whose sums the output accumulates. In the L1
+     * cache: a panel of weights; in the L2 cache (of 256 KB): several panels and a block of rows,
+     * which is read once for every panel. */
+    SPLIT_DEPTH = 1,
+    DEPTH_BLOCK = 320,
+    TASK_PANELS = 6,
+    ROW_BLOCK = 16 * TILE_ROWS,
+    TASK_ROWS = 8192
+#else
+    /* One panel of weights at a time, of all depth: sums in bfloat16 would lose bits. Its rows stay
+     * in the L2 cache from panel to panel. */
+    SPLIT_DEPTH = 0,
+    DEPTH_BLOCK = 1 << 30,
+    TASK_PANELS = 1,
+    ROW_BLOCK = 1024,
+    TASK_ROWS = 1024
+#endif
 };
-
-static inline bf16x2_t make_pair(bf16_t first, bf16_t second)
-{
-    return first | (bf16x2_t)second << 16;
-}
-
-static inline void to_bf16(const float *from, long count, bf16_t *to) /* count is a multiple of 8 */
-{
-    for (long i = 0; i < count; i += 8)
-        _mm_storeu_si128((__m128i *)(to + i),
-                         (__m128i)_mm256_cvtneps_pbh(_mm256_loadu_ps(from + i)));
-}
-
-/* Rounds to bfloat16, as float32. */
-static inline __m512 round_to_bf16(__m512 x)
-{
-    return _mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16));
-}
 
 /* ---- narrow matmuls, [n][depth] times [depth][rank]: lora_hidden and its gradient ---- */
 
-/* `rows` rows and up to three vectors of columns, of which the last stores only the columns in
- * `last`. */
+/* `rows` rows and up to NARROW_VECTORS vectors of columns, of which the last stores only the first
+ * `in_last` columns. */
 static inline __attribute__((always_inline)) void
-narrow_tile(int rows, int vectors, __mmask16 last, const bf16x2_t *a, const bf16x2_t *b,
-            long b_stride, long pairs, __m512 scale, bf16_t *out, long out_stride)
+narrow_tile(int rows, int vectors, long in_last, const pair_t *a, const pair_t *b, long b_stride,
+            long pairs, vec_t scale, real_t *out, long out_stride)
 {
-    __m512 acc[VECTOR][3];
+    vec_t acc[TALL_ROWS][NARROW_VECTORS];
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 3
-        for (int v = 0; v < vectors; v++) acc[i][v] = _mm512_setzero_ps();
+        for (int v = 0; v < vectors; v++) acc[i][v] = splat(0);
     for (long k = 0; k < pairs; k++, b += b_stride) {
-        __m512bh columns[3];
+        pairs_t columns[NARROW_VECTORS];
 #pragma GCC unroll 3
-        for (int v = 0; v < vectors; v++) columns[v] = (__m512bh)_mm512_loadu_si512(b + v * VECTOR);
+        for (int v = 0; v < vectors; v++) columns[v] = load_pairs(b + v * VECTOR);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
-            __m512bh a_pair = (__m512bh)_mm512_set1_epi32((int)a[i * pairs + k]);
+            pairs_t a_pair = splat_pair(a[i * pairs + k]);
 #pragma GCC unroll 3
             for (int v = 0; v < vectors; v++)
-                acc[i][v] = _mm512_dpbf16_ps(acc[i][v], a_pair, columns[v]);
+                acc[i][v] = add_products(acc[i][v], a_pair, columns[v]);
         }
     }
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 3
         for (int v = 0; v < vectors; v++)
-            _mm256_mask_storeu_epi16(out + i * out_stride + v * VECTOR,
-                                     v < vectors - 1 ? 0xffff : last,
-                                     (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(acc[i][v], scale)));
+            store_first(out + i * out_stride + v * VECTOR, acc[i][v] * scale,
+                        v < vectors - 1 ? VECTOR : in_last);
 }
 
 /* out [rows][width] = scaling a [rows][pairs] b, b [pairs][round_up_to_vector(width)]. */
-static void narrow_matmul(long rows, const bf16x2_t *a, const bf16x2_t *b, long pairs, long width,
-                          float scaling, bf16_t *out, long out_stride)
+static void narrow_matmul(long rows, const pair_t *a, const pair_t *b, long pairs, long width,
+                          float scaling, real_t *out, long out_stride)
 {
-    const __m512 scale = _mm512_set1_ps(scaling);
+    const vec_t scale = splat(scaling);
     const long b_stride = round_up_to_vector(width);
-    for (long j = 0; j < width; j += 3 * VECTOR) {
-        const long vectors = min(3, (width - j + VECTOR - 1) / VECTOR),
+    for (long j = 0; j < width; j += NARROW_VECTORS * VECTOR) {
+        const long vectors = min(NARROW_VECTORS, (width - j + VECTOR - 1) / VECTOR),
                    in_last = width - j - (vectors - 1) * VECTOR;
-        const __mmask16 last = in_last >= VECTOR ? 0xffff : (__mmask16)((1 << in_last) - 1);
         for (long i = 0; i < rows;) {
-            const bf16x2_t *from = a + i * pairs;
-            bf16_t *to = out + i * out_stride + j;
-            const int height = rows - i >= VECTOR && vectors == 1 ? VECTOR
-                               : rows - i >= TILE_ROWS            ? TILE_ROWS
-                                                                  : 1;
+            const pair_t *from = a + i * pairs;
+            real_t *to = out + i * out_stride + j;
+            const int height = rows - i >= TALL_ROWS && vectors == 1 ? TALL_ROWS
+                               : rows - i >= TILE_ROWS               ? TILE_ROWS
+                                                                     : 1;
             /* Constant numbers of rows and vectors, so that the compiler keeps the accumulators in
              * registers. */
-            if (height == VECTOR)
-                narrow_tile(VECTOR, 1, last, from, b + j, b_stride, pairs, scale, to, out_stride);
-            else if (height == TILE_ROWS && vectors == 3)
-                narrow_tile(TILE_ROWS, 3, last, from, b + j, b_stride, pairs, scale, to,
-                            out_stride);
-            else if (height == TILE_ROWS && vectors == 2)
-                narrow_tile(TILE_ROWS, 2, last, from, b + j, b_stride, pairs, scale, to,
-                            out_stride);
-            else if (height == TILE_ROWS)
-                narrow_tile(TILE_ROWS, 1, last, from, b + j, b_stride, pairs, scale, to,
-                            out_stride);
-            else if (vectors == 3)
-                narrow_tile(1, 3, last, from, b + j, b_stride, pairs, scale, to, out_stride);
-            else if (vectors == 2)
-                narrow_tile(1, 2, last, from, b + j, b_stride, pairs, scale, to, out_stride);
-            else narrow_tile(1, 1, last, from, b + j, b_stride, pairs, scale, to, out_stride);
-            i += height;
+            /* clang-format off */
+#define TILE(tall, n)                                                                              \
+    if (height == tall && vectors == n)                                                            \
+        narrow_tile(tall, n, in_last, from, b + j, b_stride, pairs, scale, to, out_stride);
+            TILE(TALL_ROWS, 1)
+            TILE(TILE_ROWS, 1) TILE(TILE_ROWS, 2)
+            TILE(1, 1) TILE(1, 2)
+#if !defined FLOAT32
+            TILE(TILE_ROWS, 3) TILE(1, 3)
+#endif
+#undef TILE
+                /* clang-format on */
+                i += height;
         }
     }
 }
 
-/* Packs rows [rank][depth] as columns of to [depth / 2][to_stride]; `row` is scratch memory for one
- * of them. */
-static void pack_rows_as_columns(const float *from, long rank, long depth, bf16_t *row,
-                                 bf16x2_t *to, long to_stride)
+/* Packs rows [rank][depth] as columns of to [depth / PAIR][to_stride]; `row` is scratch memory for
+ * one of them. */
+static void pack_rows_as_columns(const float *from, long rank, long depth, real_t *row, pair_t *to,
+                                 long to_stride)
 {
     for (long j = 0; j < rank; j++) {
-        to_bf16(from + j * depth, depth, row);
-        for (long k = 0; k < depth / 2; k++) to[k * to_stride + j] = ((const bf16x2_t *)row)[k];
+        to_real(from + j * depth, depth, row);
+        for (long k = 0; k < depth / PAIR; k++) to[k * to_stride + j] = ((const pair_t *)row)[k];
     }
 }
 
-/* Packs rows `first` to `last` of [depth][rank] as pairs [depth / 2][round_up_to_vector(rank)];
- * `scratch` holds two rows. */
-static void pack_row_pairs(const float *from, long rank, long first, long last, bf16_t *scratch,
-                           bf16x2_t *to)
+/* Packs rows `first` to `last` of [depth][rank] as [depth / PAIR][round_up_to_vector(rank)];
+ * `scratch` holds PAIR rows. */
+static void pack_row_pairs(const float *from, long rank, long first, long last, real_t *scratch,
+                           pair_t *to)
 {
-    for (long k = first; k < last; k += 2) {
-        to_bf16(from + k * rank, 2 * rank, scratch);
+    for (long k = first; k < last; k += PAIR) {
+        to_real(from + k * rank, PAIR * rank, scratch);
         for (long j = 0; j < rank; j++)
-            to[k / 2 * round_up_to_vector(rank) + j] = make_pair(scratch[j], scratch[rank + j]);
+            to[k / PAIR * round_up_to_vector(rank) + j] = gather_pair(scratch + j, rank, PAIR);
     }
 }
 
 /* ---- wide matmuls, [n][depth] times frozen weights, plus the adapter's contribution ---- */
 
-/* out = round(round(sum of a[p] times its panel) + hidden up): rows from `first` on of several
- * arrays a[p] [any][depths[p]], with their packed panels of 32 columns one after another; hidden
- * [any][pairs] and up [pairs][32]. */
-static inline __attribute__((always_inline)) void
-wide_tile(int rows, const bf16_t *const *a, const long *depths, long arrays, long first,
-          const bf16x2_t *panel, const bf16x2_t *hidden, long hidden_stride, const bf16x2_t *up,
-          long pairs, bf16_t *out, long out_stride)
-{
-    __m512 acc[TILE_ROWS][2];
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
-    for (long p = 0; p < arrays; p++) {
-        long row_pairs = depths[p] / 2;
-        accumulate_tile(rows, 2, (const bf16x2_t *)a[p] + first * row_pairs, row_pairs, panel,
-                        PANEL, row_pairs, acc);
-        panel += row_pairs * PANEL;
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-        acc[i][0] = round_to_bf16(acc[i][0]), acc[i][1] = round_to_bf16(acc[i][1]);
-    accumulate_tile(rows, 2, hidden + first * hidden_stride, hidden_stride, up, PANEL, pairs, acc);
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-        store_bf16(out + (first + i) * out_stride, acc[i][0]),
-            store_bf16(out + (first + i) * out_stride + VECTOR, acc[i][1]);
-}
+/* Left operands and output of a wide matmul: the sum of a[p] [any][sizes[p]], times packed panels,
+ * and hidden [any][rank] times `up`. */
+typedef struct {
+    long arrays;
+    const real_t *const *a;
+    const long *sizes, *strides;
+    const real_t *hidden;
+    long hidden_stride, rank;
+    real_t *out;
+    long out_stride;
+} wide_t;
 
-static void wide_matmul(long first, long last, const bf16_t *const *a, const long *depths,
-                        long arrays, const bf16x2_t *panel, const bf16_t *hidden,
-                        long hidden_stride, const bf16x2_t *up, long pairs, bf16_t *out,
-                        long out_stride)
+/* out = round(round(sum of a[p] times its panel) + hidden up), for rows from `first` on. In blocks
+ * of depth, only the last adds the adapter, and all but the first add to `out`. */
+static inline __attribute__((always_inline)) void wide_tile(int rows, const wide_t *w, long first,
+                                                            const pair_t *panel, const pair_t *up,
+                                                            real_t *out, int start, int end)
 {
-    for (long i = first; i < last;) {
-        if (last - i >= TILE_ROWS) {
-            wide_tile(TILE_ROWS, a, depths, arrays, i, panel, (const bf16x2_t *)hidden,
-                      hidden_stride / 2, up, pairs, out, out_stride);
-            i += TILE_ROWS;
-        } else {
-            wide_tile(1, a, depths, arrays, i, panel, (const bf16x2_t *)hidden, hidden_stride / 2,
-                      up, pairs, out, out_stride);
-            i += 1;
+    vec_t acc[TILE_ROWS][2];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++) acc[i][0] = acc[i][1] = splat(0);
+    for (long p = 0; p < w->arrays; p++) {
+        const long stride = w->strides[p] / PAIR, pairs = w->sizes[p] / PAIR;
+        accumulate_tile(rows, 2, (const pair_t *)w->a[p] + first * stride, stride, panel, PANEL,
+                        pairs, acc);
+        panel += pairs * PANEL;
+    }
+    if (end) {
+        const long stride = w->hidden_stride / PAIR;
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+            acc[i][0] = round_to_real(acc[i][0]), acc[i][1] = round_to_real(acc[i][1]);
+        accumulate_tile(rows, 2, (const pair_t *)w->hidden + first * stride, stride, up, PANEL,
+                        w->rank / PAIR, acc);
+    }
+    out += first * w->out_stride;
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++, out += w->out_stride)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) {
+            if (!start) acc[i][v] += load_real(out + v * VECTOR);
+            store_real(out + v * VECTOR, acc[i][v]);
         }
-    }
 }
 
-/* Number of blocks of rows, so that the tasks (blocks x panels) keep all threads busy. */
-static long row_blocks(long n, long panels, long threads)
+/* Rows `first` to `last` of `panels` panels, `panel_size` apart. */
+static void wide_matmul(const wide_t *w, long first, long last, long panels, const pair_t *panel,
+                        long panel_size, const pair_t *up, int start, int end)
 {
-    long blocks = (n + ROWS_PER_BLOCK - 1) / ROWS_PER_BLOCK;
-    while (blocks * panels < 3 * threads && n / blocks > 4 * TILE_ROWS) blocks++;
+    if (!SPLIT_DEPTH) start = end = 1; /* constants for the compiler */
+    for (long block = first; block < last; block += ROW_BLOCK)
+        for (long j = 0; j < panels; j++) {
+            const pair_t *columns = panel + j * panel_size,
+                         *added = up + j * w->rank / PAIR * PANEL;
+            real_t *out = w->out + j * PANEL;
+            long i = block;
+            const long block_end = min(last, block + ROW_BLOCK);
+            for (; i + TILE_ROWS <= block_end; i += TILE_ROWS)
+                wide_tile(TILE_ROWS, w, i, columns, added, out, start, end);
+            for (; i + TILE_ROWS / 2 <= block_end; i += TILE_ROWS / 2)
+                wide_tile(TILE_ROWS / 2, w, i, columns, added, out, start, end);
+            for (; i < block_end; i++) wide_tile(1, w, i, columns, added, out, start, end);
+        }
+}
+
+/* Number of blocks of rows, so that the tasks (blocks x those of one block) keep all threads busy.
+ */
+static long row_blocks(long n, long tasks, long threads)
+{
+    long blocks = (n + TASK_ROWS - 1) / TASK_ROWS;
+    while (blocks * tasks < 3 * threads && n / blocks > 4 * TILE_ROWS) blocks++;
     return blocks;
 }
 
 /* ---- sums over rows: the gradients of A and B ---- */
 
-/* Transposes rows [n][rank] into pairs of rows [rank][round_up_to_panel(n) / 2]: pairs `first` to
- * `last`. */
-static void pack_reduction(const bf16_t *from, long from_stride, long n, long rank, long first,
-                           long last, bf16x2_t *to)
+/* Transposes rows [n][rank] to [rank][round_up_to_panel(n) / PAIR]: pairs `first` to `last`. */
+static void pack_reduction(const real_t *from, long from_stride, long n, long rank, long first,
+                           long last, pair_t *to)
 {
     for (long k = first; k < last; k++)
         for (long i = 0; i < rank; i++)
-            to[i * (round_up_to_panel(n) / 2) + k] =
-                make_pair(2 * k < n ? from[2 * k * from_stride + i] : 0,
-                          2 * k + 1 < n ? from[(2 * k + 1) * from_stride + i] : 0);
+            to[i * (round_up_to_panel(n) / PAIR) + k] =
+                gather_pair(from + PAIR * k * from_stride + i, from_stride, n - PAIR * k);
 }
 
-/* sums [rank][32] = a [rank][round_up_to_panel(n) / 2 pairs] times 32 columns of b [n][b_stride].
- */
-static void reduce_panel(const bf16x2_t *a, long n, long rank, const bf16_t *b, long b_stride,
-                         float *sums)
+/* sums [rank][REDUCTION_COLUMNS] = a [rank][round_up_to_panel(n) / PAIR] times as many columns of b
+ * [n][b_stride]. */
+static void reduce_columns(const pair_t *a, long n, long rank, const real_t *b, long b_stride,
+                           float *sums)
 {
-    const long pairs = round_up_to_panel(n) / 2;
-    bf16x2_t packed[REDUCTION_ROWS / 2 * PANEL] __attribute__((aligned(64)));
+    const long pairs = round_up_to_panel(n) / PAIR;
+    pair_t packed[REDUCTION_ROWS / PAIR * REDUCTION_COLUMNS] __attribute__((aligned(64)));
     for (long k = 0; k < n; k += REDUCTION_ROWS) {
         const long rows = min(REDUCTION_ROWS, n - k);
-        pack_pairs(b + k * b_stride, b_stride, rows, PANEL, packed, PANEL);
-        for (long i = 0; i < rank; i += TILE_ROWS)
-            matmul_tile(TILE_ROWS, 2, a + i * pairs + k / 2, pairs, packed, PANEL, (rows + 1) / 2,
-                        sums + i * PANEL, PANEL, k > 0);
+        pack_pairs(b + k * b_stride, b_stride, rows, REDUCTION_COLUMNS, packed, REDUCTION_COLUMNS);
+        /* No CPU prefetches such short pieces of rows by itself. */
+        for (long i = k + REDUCTION_ROWS; i < min(k + 2 * REDUCTION_ROWS, n); i++)
+            for (long j = 0; j < REDUCTION_COLUMNS; j += 64 / (long)sizeof(real_t))
+                __builtin_prefetch(b + i * b_stride + j);
+        (k ? add_matmul : matmul_into)(rank, REDUCTION_COLUMNS, a + k / PAIR, pairs, packed,
+                                       REDUCTION_COLUMNS, PANEL, (rows + PAIR - 1) / PAIR, sums,
+                                       REDUCTION_COLUMNS);
     }
 }
