@@ -11,18 +11,21 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 import prooftune
 from bundle.making import make_bundle
 from judge import server
 from prooftune.chat_client import endpoint as client
-from prooftune.chat_client.budget import Budget, BudgetExceeded, Limits
+from prooftune.chat_client.budget import Budget, BudgetExceeded, Limits, Reservation
 from prooftune.chat_client.failures import NOT_JSON
 from prooftune.chat_client.types import Reply
 from prooftune.errors import Failure, UsageError
@@ -54,7 +57,12 @@ def topic_of(body: server.Chat) -> str:
 
 
 def answer(
-    handler: Any, body: server.Chat, text: str | None = None, *, logprobs: Any = None
+    handler: Any,
+    body: server.Chat,
+    text: str | None = None,
+    *,
+    logprobs: Any = None,
+    prompt_tokens: int = 10,
 ) -> bool:
     """Send a chat completion with usage: 10 prompt tokens and 2 of the reply."""
     value = {
@@ -66,7 +74,7 @@ def answer(
                 "logprobs": logprobs,
             }
         ],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 2},
+        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": 2},
     }
     return bool(handler.send(200, json.dumps(value).encode()))
 
@@ -261,18 +269,27 @@ def test_parameters_that_the_server_does_not_know_are_left_out(
 @pytest.mark.parametrize(
     ("budget", "message", "most"),
     [
-        ({"requests": 50}, "requests: 60 more requests are needed", 0),
+        ({"requests": 50}, "requests: 78 more requests are needed", 0),
         ({"money": 0.004}, "money: the next request could bring", 50),
         ({"tokens": 600}, "tokens: the next request could bring", 50),
     ],
 )
 def test_the_budget_holds_before_it_is_spent(
-    chat: server.Judge, tmp_path: Path, budget: dict[str, Any], message: str, most: int
+    chat: server.Judge,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    budget: dict[str, Any],
+    message: str,
+    most: int,
 ) -> None:
     price = {"input": 2.0, "output": 100.0}
     values = endpoint_recipe(tmp_path, chat, price=price, budget=budget, max_tokens=8)
     with pytest.raises(Failure, match=message) as error:
         prooftune.run(values, out=tmp_path / "run")
+    # The note that it may not be enough comes before the first request.
+    name = next(iter(budget))
+    note = f"variants.api.endpoint.budget: {name}: 78 requests could bring up to"
+    assert (note in capsys.readouterr().err) == (name != "requests")
     kept = follows("The replies so far are kept: raise the budget and run again")
     assert names(kept, str(error.value))
     sent = len(chat.seen)
@@ -299,8 +316,103 @@ def test_reservations_of_requests_on_the_way_count() -> None:
     budget.settle(first, 10, 2)
     budget.settle(second, None, None)
     assert (budget.spent.prompt_tokens, budget.spent.completion_tokens) == (46, 6)
-    assert budget.spent.money == pytest.approx(46)
+    assert budget.spent.uncounted == 1
+    assert budget.money == pytest.approx(46)
     budget.reserve(request, 4)
+
+
+@given(
+    texts=st.lists(st.integers(1, 400), min_size=1, max_size=30),
+    added=st.integers(0, 2000),
+    written=st.integers(0, 60),
+    limit=st.integers(50, 20_000),
+    concurrency=st.integers(1, 12),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_server_that_counts_more_than_the_bound_never_exceeds_the_budget(
+    texts: list[int], added: int, written: int, limit: int, concurrency: int, order: Random
+) -> None:
+    """The server adds its own prompt to every text and writes more than `max_tokens`."""
+    budget = Budget(Limits(tokens=limit))
+    on_the_way: list[tuple[Reservation, int]] = []
+    first: int | None = None
+    pending = list(texts)
+    while pending or on_the_way:
+        if pending and len(on_the_way) < concurrency and not budget.must_wait:
+            request: Any = {"messages": [{"role": "user", "content": "x" * pending[0]}]}
+            try:
+                on_the_way.append((budget.reserve(request, 8), added + pending[0]))
+                pending.pop(0)
+                continue
+            except BudgetExceeded:
+                if not on_the_way:
+                    break
+        reservation, prompt = on_the_way.pop(order.randrange(len(on_the_way)))
+        first = prompt + written if first is None else first
+        budget.settle(reservation, prompt, written)
+    # Nobody can know the first reply's usage before it.
+    assert budget.spent.tokens <= max(limit, first or 0)
+
+
+def test_what_earlier_replies_cost_bounds_the_next_run() -> None:
+    request: Any = {"messages": [{"role": "user", "content": "x" * 10}]}
+    budget = Budget(Limits(tokens=500))
+    budget.learn(request, 4, Reply("a", prompt_tokens=600, completion_tokens=2))
+    with pytest.raises(BudgetExceeded, match="614 in all"):
+        budget.reserve(request, 4)
+    # Refusals show nothing, nor do replies without usage, which do not hold up a run for long.
+    unknown = Budget(Limits(tokens=5000))
+    sizes = []
+    for end in (unknown.settle_refused, lambda r: unknown.settle(r, None, None)) * 2:
+        waiting = []
+        while not unknown.must_wait:
+            waiting.append(unknown.reserve(request, 4))
+        sizes.append(len(waiting))
+        for reservation in waiting:
+            end(reservation)
+    assert sizes == [1, 1, 2, 2]
+    unknown.settle(unknown.reserve(request, 4), 600, 2)
+    assert not unknown.must_wait
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [{"tokens": 9000}, {"money": 0.018}])
+def test_a_server_with_a_long_prompt_of_its_own_stays_in_the_budget(
+    chat: server.Judge, tmp_path: Path, limit: dict[str, Any]
+) -> None:
+    """Every reply costs 712 tokens, more than the bytes of its text; nine at once cost 6,408."""
+
+    def act(handler: Any, body: server.Chat, attempt: int) -> bool:
+        handler.sleep(0.02)
+        return answer(handler, body, prompt_tokens=710)
+
+    chat.act = act
+    price = {"input": 2.0, "output": 2.0}
+    values = endpoint_recipe(tmp_path, chat, price=price, budget=limit, concurrency=9, max_tokens=8)
+    with pytest.raises(Failure, match=f"{next(iter(limit))}: the next request could bring"):
+        prooftune.run(values, out=tmp_path / "run")
+    sent = len(chat.seen)
+    assert 9 <= sent <= 12
+    # What it learned of the server is known to the next run.
+    with pytest.raises(Failure, match="the next request could bring"):
+        prooftune.run(values, out=tmp_path / "run")
+    assert len(chat.seen) == sent
+    values["variants"]["api"]["endpoint"]["budget"] = {"tokens": 78 * 712 + 2000}
+    result = prooftune.run(values, out=tmp_path / "run")
+    assert len(chat.seen) == len(chat.times_asked) == 78
+    assert details_of(result.folder, "api")["endpoint"]["spent"] == pytest.approx(78 * 712 * 2e-6)
+
+
+def test_the_rows_of_all_prompts_are_counted_before_the_first_request(
+    chat: server.Judge, tmp_path: Path
+) -> None:
+    # 3 prompts for 9 validation rows, then 60 test rows and the other 9 validation rows.
+    variant = {"prompting": "prompted", "candidates": [f"{n}: {{text}}" for n in "abc"]}
+    variant["validation_rows"] = 9
+    values = endpoint_recipe(tmp_path, chat, variant, budget={"requests": 95})
+    with pytest.raises(Failure, match="requests: 96 more requests are needed after 0"):
+        prooftune.run(values, out=tmp_path / "run")
+    assert not chat.seen
 
 
 @pytest.mark.slow
@@ -489,7 +601,7 @@ def test_an_entry_of_the_ledger_that_a_kill_cut_off_costs_no_other_one(tmp_path:
 
 def test_requests_on_the_way_at_a_kill_count_at_their_bound(tmp_path: Path) -> None:
     ledger = tmp_path / "spent.jsonl"
-    # A line of version 0.2, which wrote finished requests only.
+    # A line of version 0.2, which wrote finished requests only, and nothing of who counted.
     ledger.write_text('{"prompt_tokens": 5, "completion_tokens": 1}\n', "utf-8")
     request: Any = {"messages": [{"role": "user", "content": "ä" * 10}]}  # 20 bytes, 16 for markup
     killed = Budget(Limits(), ledger)
@@ -499,10 +611,11 @@ def test_requests_on_the_way_at_a_kill_count_at_their_bound(tmp_path: Path) -> N
         next_run = Budget(Limits(tokens=91), ledger)
         assert (next_run.spent.requests, next_run.on_the_way) == (3, 0)
         assert (next_run.spent.prompt_tokens, next_run.spent.completion_tokens) == (48, 7)
+        assert next_run.spent.uncounted == 1
     with pytest.raises(BudgetExceeded, match="95 in all"):
         next_run.reserve(request, 4)
     next_run.limits = Limits(tokens=95)
-    next_run.settle(next_run.reserve(request, 4), 0, 0)
+    next_run.settle_refused(next_run.reserve(request, 4))
     assert Budget(Limits(), ledger).spent.requests == 4
 
 

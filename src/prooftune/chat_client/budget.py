@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prooftune.chat_client.types import ChatRequest
+from prooftune.chat_client.types import ChatRequest, Reply
 from prooftune.errors import Failure
 
 MESSAGE_TOKENS = 16
@@ -41,20 +43,32 @@ class Limits:
 
 @dataclass(slots=True)
 class Spent:
-    """Requests sent, tokens, and money."""
+    """Requests sent, and tokens; ``uncounted`` of the requests are in them with their bounds."""
 
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    money: float = 0.0
+    uncounted: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Input and output tokens."""
+        return self.prompt_tokens + self.completion_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Upper bounds of what a request may use, and its number in the ledger."""
+    """A request that is about to be sent, and its number in the ledger.
 
-    prompt_tokens: int
-    completion_tokens: int
+    Attributes:
+        text_bytes: UTF-8 bytes of its messages.
+        markup: upper bound of the tokens that a chat template adds to them.
+        max_tokens: most tokens of its reply.
+    """
+
+    text_bytes: int
+    markup: int
+    max_tokens: int
     number: int = 0
 
 
@@ -62,10 +76,13 @@ class Budget:
     """What was spent, over all runs, and what requests on the way may spend at most.
 
     A request is refused if its upper bound, with those of the requests on the way, could exceed a
-    limit: the tokens of a text are at most its UTF-8 bytes. Only one event loop may use a budget.
+    limit: the tokens of a text are at most its UTF-8 bytes. A server may count more (its own
+    prompt, reasoning beyond the limit), so the bound also follows what it has counted. Only one
+    event loop may use a budget.
 
     Attributes:
         spent: by all finished requests, and at most by those that were on the way in a killed run.
+        ended: number of requests of this run that have been settled.
     """
 
     def __init__(self, limits: Limits, ledger: Path | None = None) -> None:
@@ -80,9 +97,12 @@ class Budget:
         self.limits, self._ledger = limits, ledger
         self.spent = Spent()
         self._reserved: list[Reservation] = []
+        self.ended = self._answered = 0
+        self._least_prompt: int | None = None
+        self._prompt_excess = self._completion_excess = 1.0
         entries = _last_entries(ledger)
-        for prompt_tokens, completion_tokens in entries:
-            self._add(prompt_tokens, completion_tokens)
+        for entry in entries:
+            self._add(*entry)
         self._next_number = len(entries)
         _end_last_line(ledger)
 
@@ -90,6 +110,22 @@ class Budget:
     def on_the_way(self) -> int:
         """Number of requests that were sent and have not been settled."""
         return len(self._reserved)
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether the next request waits until another one ends, since nobody knows its bound yet.
+
+        Without a reply that shows how the server counts, many requests at once could all cost more
+        than their bounds. Their number grows with every reply, so that a server that reports no
+        usage does not slow a run.
+        """
+        limited = self.limits.tokens is not None or self.limits.money is not None
+        return limited and self._least_prompt is None and len(self._reserved) > self._answered
+
+    @property
+    def money(self) -> float:
+        """What the spent tokens cost."""
+        return self.limits.price(self.spent.prompt_tokens, self.spent.completion_tokens)
 
     def check_requests(self, count: int) -> None:
         """Check that so many more requests are allowed, before the first is sent.
@@ -104,54 +140,101 @@ class Budget:
                 f"the budget is {limit:,}"
             )
 
+    def possible_excess(
+        self, requests: Iterable[ChatRequest], max_tokens: int
+    ) -> list[tuple[str, str, str]]:
+        """Name, total and limit of what requests exceed if all of them cost their bounds."""
+        return list(self._exceeded([_reservation(request, max_tokens) for request in requests]))
+
+    def _exceeded(self, reservations: Sequence[Reservation]) -> Iterator[tuple[str, str, str]]:
+        """Name, total and limit of every limit that the spent and the reserved would exceed."""
+        bounds = [self._bound(item) for item in reservations]
+        prompt = self.spent.prompt_tokens + sum(bound[0] for bound in bounds)
+        completion = self.spent.completion_tokens + sum(bound[1] for bound in bounds)
+        limits = self.limits
+        totals = {
+            "requests": (self.spent.requests + len(bounds), limits.requests),
+            "tokens": (prompt + completion, limits.tokens),
+            "money": (limits.price(prompt, completion), limits.money),
+        }
+        for name, (total, limit) in totals.items():
+            if limit is not None and total > limit:
+                yield name, f"{total:,.10g}", f"{limit:,.10g}"
+
     def reserve(self, request: ChatRequest, max_tokens: int) -> Reservation:
         """Reserve the upper bound of a request that is about to be sent.
 
         Raises:
             BudgetExceeded: it could exceed the budget.
         """
-        # Bytes bound tokens from above for every tokenizer that works on bytes, so that no
-        # tokenizer of a stranger's model is needed.
-        bound = Reservation(
-            sum(len(m["content"].encode()) + MESSAGE_TOKENS for m in request["messages"]),
-            max_tokens,
-            self._next_number,
-        )
+        reservation = _reservation(request, max_tokens, self._next_number)
         # Requests on their way may all cost their bound: only then is the budget never exceeded.
-        pending = [*self._reserved, bound]
-        prompt = sum(item.prompt_tokens for item in pending)
-        completion = sum(item.completion_tokens for item in pending)
-        spent, limits = self.spent, self.limits
-        totals = {
-            "requests": (spent.requests + len(pending), limits.requests),
-            "tokens": (
-                spent.prompt_tokens + spent.completion_tokens + prompt + completion,
-                limits.tokens,
-            ),
-            "money": (spent.money + limits.price(prompt, completion), limits.money),
-        }
-        for name, (total, limit) in totals.items():
-            if limit is not None and total > limit:
-                raise BudgetExceeded(f"{name}: the next request could bring {total:,.10g} in all, "
-                                     f"and the budget is {limit:,.10g}")  # fmt: skip
+        for name, total, limit in self._exceeded([*self._reserved, reservation]):
+            raise BudgetExceeded(
+                f"{name}: the next request could bring {total} in all, and the budget is {limit}"
+            )
         # Before it is sent: a kill would else hide requests that the server answers and bills.
-        self._write(bound.number, bound.prompt_tokens, bound.completion_tokens)
-        self._reserved.append(bound)
+        self._write(reservation.number, *self._bound(reservation), counted=False)
+        self._reserved.append(reservation)
         self._next_number += 1
-        return bound
+        return reservation
 
     def settle(
-        self, bound: Reservation, prompt_tokens: int | None, completion_tokens: int | None
+        self, reservation: Reservation, prompt_tokens: int | None, completion_tokens: int | None
     ) -> None:
         """Replace a reservation by what the request used; None: unknown, so the upper bound."""
-        self._reserved.remove(bound)
+        self._answered += 1
+        self._learn(reservation, prompt_tokens, completion_tokens)
         # A server that reports no usage is charged the bound.
-        prompt = bound.prompt_tokens if prompt_tokens is None else prompt_tokens
-        completion = bound.completion_tokens if completion_tokens is None else completion_tokens
-        self._add(prompt, completion)
-        self._write(bound.number, prompt, completion)
+        prompt, completion = self._bound(reservation)
+        self._end(
+            reservation,
+            prompt if prompt_tokens is None else prompt_tokens,
+            completion if completion_tokens is None else completion_tokens,
+            counted=prompt_tokens is not None and completion_tokens is not None,
+        )
 
-    def _write(self, number: int, prompt_tokens: int, completion_tokens: int) -> None:
+    def settle_refused(self, reservation: Reservation) -> None:
+        """Give back the reservation of a request for which no provider asks money."""
+        self._end(reservation, 0, 0, counted=True)
+
+    def _end(
+        self, reservation: Reservation, prompt_tokens: int, completion_tokens: int, counted: bool
+    ) -> None:
+        self._reserved.remove(reservation)
+        self.ended += 1
+        self._add(prompt_tokens, completion_tokens, counted)
+        self._write(reservation.number, prompt_tokens, completion_tokens, counted)
+
+    def learn(self, request: ChatRequest, max_tokens: int, reply: Reply) -> None:
+        """Learn from an earlier reply how the server counts."""
+        reservation = _reservation(request, max_tokens)
+        self._learn(reservation, reply.prompt_tokens, reply.completion_tokens)
+
+    def _learn(
+        self, reservation: Reservation, prompt_tokens: int | None, completion_tokens: int | None
+    ) -> None:
+        if prompt_tokens is not None:
+            # Tokens that the server adds to every request are fewer than those of any whole one.
+            least = self._least_prompt
+            self._least_prompt = prompt_tokens if least is None else min(least, prompt_tokens)
+            expected = reservation.text_bytes + max(reservation.markup, self._least_prompt)
+            self._prompt_excess = max(self._prompt_excess, prompt_tokens / expected)
+        if completion_tokens is not None:
+            excess = completion_tokens / reservation.max_tokens
+            self._completion_excess = max(self._completion_excess, excess)
+
+    def _bound(self, reservation: Reservation) -> tuple[int, int]:
+        """Upper bounds of prompt and completion tokens, by all that is known of the server."""
+        prompt = reservation.text_bytes + max(reservation.markup, self._least_prompt or 0)
+        return (
+            math.ceil(prompt * self._prompt_excess),
+            math.ceil(reservation.max_tokens * self._completion_excess),
+        )
+
+    def _write(
+        self, number: int, prompt_tokens: int, completion_tokens: int, counted: bool
+    ) -> None:
         """Append an entry to the ledger.
 
         Raises:
@@ -160,7 +243,7 @@ class Budget:
         if self._ledger is None:
             return
         tokens = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
-        line = json.dumps({"request": number, **tokens})
+        line = json.dumps({"request": number, **tokens, "counted": counted})
         try:
             self._ledger.parent.mkdir(parents=True, exist_ok=True)
             with self._ledger.open("a", encoding="utf-8") as handle:
@@ -168,11 +251,18 @@ class Budget:
         except OSError as error:
             raise Failure(f"{self._ledger} cannot be written: {error}") from error
 
-    def _add(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def _add(self, prompt_tokens: int, completion_tokens: int, counted: bool) -> None:
         self.spent.requests += 1
+        self.spent.uncounted += not counted
         self.spent.prompt_tokens += prompt_tokens
         self.spent.completion_tokens += completion_tokens
-        self.spent.money += self.limits.price(prompt_tokens, completion_tokens)
+
+
+def _reservation(request: ChatRequest, max_tokens: int, number: int = 0) -> Reservation:
+    """Of a request. Bytes bound tokens from above for every tokenizer that works on bytes, so that
+    no tokenizer of a stranger's model is needed."""
+    texts = [message["content"].encode() for message in request["messages"]]
+    return Reservation(sum(map(len, texts)), MESSAGE_TOKENS * len(texts), max_tokens, number)
 
 
 def _end_last_line(ledger: Path | None) -> None:
@@ -183,13 +273,14 @@ def _end_last_line(ledger: Path | None) -> None:
         handle.write("\n")
 
 
-def _last_entries(ledger: Path | None) -> list[tuple[int, int]]:
-    """Prompt and completion tokens of every request in the ledger, by its last entry.
+def _last_entries(ledger: Path | None) -> list[tuple[int, int, bool]]:
+    """Prompt and completion tokens of every request in the ledger, by its last entry, and whether
+    the server counted them.
 
     A line that a kill cut off is left out. Lines of version 0.2 have no number and are one request
-    each.
+    each; those and some later ones do not say who counted.
     """
-    entries: dict[object, tuple[int, int]] = {}
+    entries: dict[object, tuple[int, int, bool]] = {}
     lines = ledger.read_text("utf-8").splitlines() if ledger and ledger.is_file() else []
     for position, line in enumerate(lines):
         try:
@@ -197,5 +288,6 @@ def _last_entries(ledger: Path | None) -> list[tuple[int, int]]:
         except ValueError:
             continue
         key = entry.get("request", ("line", position))
-        entries[key] = int(entry["prompt_tokens"]), int(entry["completion_tokens"])
+        tokens = int(entry["prompt_tokens"]), int(entry["completion_tokens"])
+        entries[key] = *tokens, bool(entry.get("counted", True))
     return list(entries.values())

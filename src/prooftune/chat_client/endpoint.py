@@ -151,31 +151,38 @@ class Endpoint:
         if self._budget is None:
             return await self._send(request, seconds)
         bound = await self._reserve(self._budget, request)
-        # Unknown usage (a time-out, a broken reply) counts as the bound; refusals cost nothing.
+        # Unknown usage (a time-out, a broken reply, a cancelled request) counts as the bound.
         used: tuple[int | None, int | None] = None, None
+        refused = False
         try:
             reply = await self._send(request, seconds)
             used = reply.prompt_tokens, reply.completion_tokens
             return reply
         except RequestFailed as failure:
-            if failure.reason in UNBILLED:
-                used = 0, 0
+            refused = failure.reason in UNBILLED
             raise
         except UsageError:
-            used = 0, 0
+            refused = True
             raise
         finally:
-            self._budget.settle(bound, *used)
+            if refused:
+                self._budget.settle_refused(bound)
+            else:
+                self._budget.settle(bound, *used)
 
     async def _reserve(self, budget: Budget, request: ChatRequest) -> Reservation:
         """Reserve the request's upper bound; wait for requests on the way, which use less."""
+        ended = -1
         while True:
-            try:
-                return budget.reserve(request, self.settings.max_tokens)
-            except BudgetExceeded:
-                # Nothing on the way could give back a part of its reservation.
-                if not budget.on_the_way:
-                    raise
+            # Only the end of another request gives back a part of its reservation.
+            if budget.ended != ended:
+                ended = budget.ended
+                try:
+                    if not budget.must_wait:
+                        return budget.reserve(request, self.settings.max_tokens)
+                except BudgetExceeded:
+                    if not budget.on_the_way:
+                        raise
             await asyncio.sleep(SETTLE_SECONDS)
 
     async def _send(self, request: ChatRequest, seconds: float) -> Reply:

@@ -87,8 +87,8 @@ class Endpoint(Section):
     price: Price | None = None
     """Prices. Default: cost is not computed."""
     budget: SpendingLimit = SpendingLimit()
-    """Limits of one run. It stops before the request that would exceed one, and keeps the replies
-    it has. Default: no limits."""
+    """Limits of all runs of a run folder. A run stops before the request that would exceed one, and
+    keeps the replies it has. Default: no limits."""
     timeout: float | None = Field(default=None, gt=0)
     """Seconds per request. Default: 60, and one second for every 5 tokens of `max_tokens`."""
     deadline: float = Field(default=86400.0, gt=0)

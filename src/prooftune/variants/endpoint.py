@@ -6,6 +6,7 @@ nothing twice. The budget holds before a request is sent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from prooftune.tasks.chat_messages import chat_messages
 from prooftune.tasks.prompt_segments import check_template
 from prooftune.tasks.rendering import Rendering, Shot
 from prooftune.tasks.templates import MANY_LABELS, candidate_templates, default_template
+from prooftune.types import Example
 from prooftune.utils.files import write_json
 from prooftune.utils.profiling import measure_cost
 from prooftune.variant_details import EndpointUsage, PromptTrial
@@ -41,9 +43,19 @@ def run_endpoint(context: VariantContext, variant: Variant, name: str) -> Varian
     client = EndpointClient(variant.endpoint, name, context)
     study, trials = context.study, list[PromptTrial]()
     rendering = _rendering(context, variant)
+    candidates = _candidates(context, variant, rendering)
+    rows = _trial_rows(context, variant) if candidates else []
+    tried = [(candidate, rows) for candidate in candidates]
+    # Before the first is sent: a budget that cannot be enough then costs nothing.
+    client.check_budget(
+        *(
+            [*tried, (chosen, study.test), (chosen, study.validation)]
+            for chosen in candidates or [rendering]
+        )
+    )
     with measure_cost() as search:
-        if variant.prompting == "prompted":
-            rendering, trials = _best_prompt(context, variant, client, rendering, name)
+        if candidates:
+            rendering, trials = _best_prompt(context, client, candidates, rows, name)
     write_json(context.folder / "rendering.json", rendering.to_json())
     with measure_cost() as scoring:
         test = client.predict(rendering, study.test, f"{name}: test rows")
@@ -101,40 +113,52 @@ def _rendering(context: VariantContext, variant: Variant) -> Rendering:
     return rendering
 
 
-def _best_prompt(
-    context: VariantContext,
-    variant: Variant,
-    client: EndpointClient,
-    rendering: Rendering,
-    name: str,
-) -> tuple[Rendering, list[PromptTrial]]:
-    """The candidate with the best quality on validation rows; ties go to the earlier one."""
+def _candidates(context: VariantContext, variant: Variant, rendering: Rendering) -> list[Rendering]:
+    """Prompts to choose from; none unless the variant is prompted."""
+    if variant.prompting != "prompted":
+        return []
+    recipe = context.recipe
+    templates = variant.candidates or candidate_templates(
+        recipe.task, context.fields, recipe.answering.no_answer, len(context.study.labels)
+    )
+    for template in templates:
+        check_template(template, context.fields)
+    return [replace(rendering, template=template) for template in templates]
+
+
+def _trial_rows(context: VariantContext, variant: Variant) -> list[Example]:
+    """Rows on which prompts are compared."""
     from prooftune.training.quality import sample_rows
 
-    recipe, study, task = context.recipe, context.study, context.task_adapter
     # The model has not seen the training rows either.
-    rows = sample_rows(study.validation or study.train, variant.validation_rows, recipe.seed)
-    templates = variant.candidates or candidate_templates(
-        recipe.task, context.fields, recipe.answering.no_answer, len(study.labels)
-    )
+    rows = context.study.validation or context.study.train
+    return sample_rows(rows, variant.validation_rows, context.recipe.seed)
+
+
+def _best_prompt(
+    context: VariantContext,
+    client: EndpointClient,
+    candidates: Sequence[Rendering],
+    rows: Sequence[Example],
+    name: str,
+) -> tuple[Rendering, list[PromptTrial]]:
+    """The candidate with the best quality on the rows; ties go to the earlier one."""
+    task = context.task_adapter
     trials: list[PromptTrial] = []
-    for number, template in enumerate(templates, start=1):
-        check_template(template, context.fields)
-        predictions = client.predict(
-            replace(rendering, template=template), rows, f"{name}: prompt {number}"
-        )
+    for number, candidate in enumerate(candidates, start=1):
+        predictions = client.predict(candidate, rows, f"{name}: prompt {number}")
         quality = fmean(task.quality(p, e) for p, e in zip(predictions, rows, strict=True))
         trials.append(
             {
-                "template": template,
+                "template": candidate.template,
                 "quality": quality,
                 "measure": task.quality_name,
                 "rows": len(rows),
                 "tokens": fmean(p.prompt_tokens for p in predictions),
             }
         )
-    best = max(trials, key=lambda trial: trial["quality"])
-    return replace(rendering, template=best["template"]), trials
+    best = max(range(len(trials)), key=lambda index: trials[index]["quality"])
+    return candidates[best], trials
 
 
 def _describe(

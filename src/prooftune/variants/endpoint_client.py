@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -23,12 +23,12 @@ from prooftune.chat_client.failures import (
 from prooftune.chat_client.streaming import stream_replies
 from prooftune.chat_client.types import ChatRequest, Reply
 from prooftune.errors import Failure
-from prooftune.recipe.endpoint import Endpoint
+from prooftune.recipe.endpoint import Endpoint, SpendingLimit
 from prooftune.tasks.chat_messages import chat_messages, label_log_probs
 from prooftune.tasks.rendering import Rendering
 from prooftune.types import Example, Prediction
 from prooftune.utils.label_parsing import parse_label
-from prooftune.utils.progress import progress_bar
+from prooftune.utils.progress import notify, progress_bar
 from prooftune.variant_details import EndpointUsage
 from prooftune.variants.context import VariantContext
 
@@ -82,25 +82,66 @@ class EndpointClient:
         Raises:
             Failure: the budget would be exceeded, or rows have no reply.
         """
+        self.replies = self._ask(self._requests(rendering, examples), description)
         asks_labels = self._recipe.task == "classification"
-        requests: list[ChatRequest] = [
-            {"messages": chat_messages(rendering, e.inputs)} for e in examples
-        ]
-        if asks_labels and self._settings.logprobs == "auto":
-            for request in requests:
-                request["top_logprobs"] = TOP_LOGPROBS
-        self.replies = self._ask(requests, description)
         predict = _label_prediction if asks_labels else self._answer_prediction
         return [
             predict(example, reply, rendering)
             for example, reply in zip(examples, self.replies, strict=True)
         ]
 
+    def check_budget(self, *plans: Iterable[tuple[Rendering, Sequence[Example]]]) -> None:
+        """Check, before the first is sent, that the budget has as many requests as a plan needs.
+
+        Prints a note if the budget of tokens or money could end before the plan does.
+
+        Args:
+            plans: alternatives, each the rows that a variant asks for with their renderings.
+
+        Raises:
+            Failure: every plan needs more requests.
+        """
+        if self._settings.budget == SpendingLimit():
+            return
+        missing = min(map(self._missing, plans), key=len)
+        try:
+            self._budget.check_requests(len(missing))
+        except BudgetExceeded as error:
+            raise self._stopped(error) from None
+        possible = self._budget.possible_excess(missing, self._settings.max_tokens)
+        for name, total, limit in possible:
+            notify(
+                f"  {self._section}.budget: {name}: {len(missing):,} requests could bring up to "
+                f"{total} in all, and the budget is {limit}. Once it is used up, the study stops; "
+                "the replies are kept",
+                "dim",
+            )
+
+    def _missing(self, plan: Iterable[tuple[Rendering, Sequence[Example]]]) -> list[ChatRequest]:
+        """Different requests of a plan without a reply so far."""
+        by_key = {
+            cache.cache_key(request, self._settings): request
+            for rendering, rows in plan
+            for request in self._requests(rendering, rows)
+        }
+        return [request for key, request in by_key.items() if cache.load(self._folder, key) is None]
+
+    def _requests(self, rendering: Rendering, examples: Sequence[Example]) -> list[ChatRequest]:
+        requests: list[ChatRequest] = [
+            {"messages": chat_messages(rendering, example.inputs)} for example in examples
+        ]
+        if self._recipe.task == "classification" and self._settings.logprobs == "auto":
+            for request in requests:
+                request["top_logprobs"] = TOP_LOGPROBS
+        return requests
+
     def _ask(self, requests: Sequence[ChatRequest], description: str) -> list[Reply]:
         """A reply to every request. Equal requests are sent once."""
         keys = [cache.cache_key(request, self._settings) for request in requests]
         by_key = dict(zip(keys, requests, strict=True))
         replies = {key: reply for key in by_key if (reply := cache.load(self._folder, key))}
+        for key, reply in replies.items():
+            self._budget.learn(by_key[key], self._settings.max_tokens, reply)
         with progress_bar(description, len(by_key)) as progress:
             progress.advance(0, len(replies))  # type: ignore[arg-type]
             # Broken replies are not cached, and another attempt may give a whole one.
@@ -120,8 +161,6 @@ class EndpointClient:
         self, missing: dict[str, ChatRequest], replies: dict[str, Reply], advance: object
     ) -> None:
         try:
-            # Before the first is sent: a budget that cannot be enough then costs nothing.
-            self._budget.check_requests(len(missing))
             stream = stream_replies(missing, self._settings, self._section, self._budget)
             # Closing cancels the requests on the way where the loop ends early.
             with closing(stream):
@@ -133,16 +172,21 @@ class EndpointClient:
                         advance(0)  # type: ignore[operator]
                     replies[key] = reply
         except BudgetExceeded as error:
-            raise Failure(
-                f"{self._section}.budget: {error}. {self._spent()}. The replies so far are kept: "
-                "raise the budget and run again"
-            ) from None
+            raise self._stopped(error) from None
+
+    def _stopped(self, error: BudgetExceeded) -> Failure:
+        return Failure(
+            f"{self._section}.budget: {error}. {self._spent()}. The replies so far are kept: "
+            "raise the budget and run again"
+        )
 
     def _spent(self) -> str:
         spent, price = self._budget.spent, self._settings.price
-        money = f" and {spent.money:.4g} {price.currency}" if price else ""
-        tokens = spent.prompt_tokens + spent.completion_tokens
-        return f"Spent so far: {spent.requests:,} requests, {tokens:,} tokens{money}"
+        money = f" and {self._budget.money:.4g} {price.currency}" if price else ""
+        total = f"Spent so far: {spent.requests:,} requests, {spent.tokens:,} tokens{money}"
+        if spent.uncounted:
+            total += f" ({spent.uncounted:,} requests without token counts, at their upper bounds)"
+        return total
 
     def _check_complete(self, replies: dict[str, Reply]) -> None:
         """Check that no row failed for a reason that says nothing about the model.
@@ -203,7 +247,7 @@ class EndpointClient:
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "cost": None if mean is None else mean * len(replies),
-            "spent": spent.money if price else None,
+            "spent": self._budget.money if price else None,
             "cost_per_1000": None if mean is None else 1000 * mean,
             "currency": price.currency if price else None,
             "latency_p50": p50,
