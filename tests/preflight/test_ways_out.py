@@ -256,20 +256,22 @@ def test_emulated_bfloat16(
 
 
 def test_shares_of_a_learning_curve_that_are_too_small() -> None:
-    examples = [Example(str(i), {"text": f"t {i}"}, f"l{i % 7}") for i in range(90)]
-    study = Study(examples, [], [], [f"l{i}" for i in range(7)])
-
-    def errors(shares: list[float]) -> list[str]:
+    def errors(shares: list[float], labels: int, rows: int) -> list[str]:
+        examples = [Example(str(i), {"text": f"t {i}"}, f"l{i % labels}") for i in range(rows)]
+        study = Study(examples, [], [], [f"l{i}" for i in range(labels)])
         recipe = parsed_curve({"shares": shares})
         return [str(f) for f in check_learning_curve(recipe, study)]
 
-    [error] = errors([0.01, 0.5, 1.0])
-    assert names(
-        follows("fewer than the {…} labels; use shares of at least {…}, or more rows"), error
-    )
-    share = re.search(r"use shares of at least ([\d.]+)", error)
-    assert share is not None
-    assert errors([float(share[1]), 0.5, 1.0]) == []
+    # The least share of 151 labels in 10,000 rows is 0.0151, and 0.015 would be too small.
+    for labels, rows in ((7, 90), (151, 10_000), (3, 64)):
+        [error] = errors([0.01, 0.5, 1.0], labels, rows)
+        assert names(follows("use shares of at least {…}, or more rows"), error)
+        share = re.search(r"use shares of at least ([\d.]+)", error)
+        assert share is not None
+        assert errors([float(share[1]), 0.5, 1.0], labels, rows) == []
+    [error] = errors([0.25, 0.5, 1.0], 3, 2)
+    assert names(follows("a learning curve needs several times as many rows as labels"), error)
+    assert errors([0.25, 0.5, 1.0], 3, 12) == []
 
 
 def parsed_curve(settings: dict[str, Any]) -> recipes.Recipe:

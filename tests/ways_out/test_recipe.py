@@ -120,6 +120,16 @@ WAYS: list[tuple[str, Recipe, list[Recipe]]] = [
         [{**MULTILABEL, **variants(tuned={"objective": "head"})}],
     ),
     (
+        "kind: encoder cannot answer questions. task: free-text-qa has the kinds {…}",
+        {**ANSWERS, **variants(a={"kind": "encoder"})},
+        [{**ANSWERS, **variants(a={"kind": kind})} for kind in ("majority", "zero-shot", "tuned")],
+    ),
+    (
+        follows("objective: head cannot answer questions; use instruction"),
+        {**ANSWERS, **variants(tuned={"objective": "head"})},
+        [{**ANSWERS, **variants(tuned=INSTRUCTION)}],
+    ),
+    (
         follows("context: {…} needs a retrieval section with documents"),
         {**ANSWERS, **variants(a={"kind": "zero-shot", "context": "retrieved"})},
         [

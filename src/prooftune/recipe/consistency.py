@@ -10,7 +10,12 @@ from prooftune.recipe.continued import continued_problems, cost_problems
 from prooftune.recipe.metrics import COST_METRICS, ORDINAL_METRICS, PRIMARY_METRICS
 from prooftune.recipe.model import DATA_CONTEXT
 from prooftune.recipe.search import search_problems
-from prooftune.recipe.variant_options import MULTILABEL_KINDS, QA_OPTIONS, TRAINED_KINDS
+from prooftune.recipe.variant_options import (
+    ANSWERING_KINDS,
+    MULTILABEL_KINDS,
+    QA_OPTIONS,
+    TRAINED_KINDS,
+)
 from prooftune.recipe.variants import Variant
 from prooftune.types import SPLITS
 
@@ -150,10 +155,13 @@ def variant_problems(recipe: Recipe, variant: Variant) -> Iterator[str]:
             if option in variant.model_fields_set:
                 yield f"'{option}' does not apply to task: {recipe.task}"
     else:
-        if variant.kind in ("tfidf", "embedding", "encoder"):
-            yield f"kind: {variant.kind} cannot answer questions"
+        if variant.kind not in ANSWERING_KINDS:
+            yield (
+                f"kind: {variant.kind} cannot answer questions. task: {recipe.task} has the kinds "
+                f"{', '.join(ANSWERING_KINDS)}"
+            )
         if variant.objective == "head":
-            yield "objective: head cannot answer questions"
+            yield "objective: head cannot answer questions; use instruction"
         if variant.class_weights:
             yield f"'class_weights' does not apply to task: {recipe.task}, which has no labels"
     if variant.context in ("retrieved", "gold", "random") and recipe.retrieval is None:

@@ -27,6 +27,9 @@ LEARNING_KINDS = (*CHEAP_KINDS, *TRAINED_KINDS)
 MULTILABEL_KINDS = ("majority", *CHEAP_KINDS, *TRAINED_KINDS)
 """Kinds of variants that can give a text several labels."""
 
+ANSWERING_KINDS = ("majority", "endpoint", "zero-shot", "few-shot", "prompted", "tuned")
+"""Kinds of variants that can answer questions."""
+
 QA_OPTIONS = ("context", "gold_share")
 """Options that apply only to question answering."""
 

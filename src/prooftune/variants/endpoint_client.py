@@ -112,8 +112,8 @@ class EndpointClient:
         for name, total, limit in possible:
             notify(
                 f"  {self._section}.budget: {name}: {len(missing):,} requests could bring up to "
-                f"{total} in all, and the budget is {limit}. Once it is used up, the study stops; "
-                "the replies are kept",
+                f"{total} in all, and the budget is {limit}. Once it is used up, the study "
+                "stops and keeps the replies",
                 "dim",
             )
 
