@@ -185,7 +185,7 @@ class EndpointClient:
         money = f" and {self._budget.money:.4g} {price.currency}" if price else ""
         total = f"Spent so far: {spent.requests:,} requests, {spent.tokens:,} tokens{money}"
         if spent.uncounted:
-            total += f" ({spent.uncounted:,} requests without token counts, at their upper bounds)"
+            total += f" (without token counts, at their upper bounds: {spent.uncounted:,})"
         return total
 
     def _check_complete(self, replies: dict[str, Reply]) -> None:
