@@ -403,8 +403,8 @@ def test_the_rows_of_all_prompts_are_counted_before_the_first_request(
     chat: server.Judge, tmp_path: Path
 ) -> None:
     # 3 prompts for 9 validation rows, then 60 test rows and the other 9 validation rows.
-    variant = {"prompting": "prompted", "candidates": [f"{n}: {{text}}" for n in "abc"]}
-    variant["validation_rows"] = 9
+    candidates = [f"{letter}: {{text}}" for letter in "abc"]
+    variant = {"prompting": "prompted", "candidates": candidates, "validation_rows": 9}
     values = endpoint_recipe(tmp_path, chat, variant, budget={"requests": 95})
     with pytest.raises(Failure, match="requests: 96 more requests are needed after 0"):
         prooftune.run(values, out=tmp_path / "run")

@@ -45,5 +45,5 @@ def _least_share(labels: int, total: int) -> float:
     """The smallest share with as many rows as labels, rounded up to two digits."""
     share = labels / max(1, total)
     # Rounded to the nearest, it could name a share with too few rows.
-    scale = 10 ** (1 - floor(log10(share)))
+    scale = 10.0 ** (1 - floor(log10(share)))
     return ceil(share * scale) / scale
