@@ -181,6 +181,13 @@ def test_an_audit_without_token_lengths_makes_a_page():
     assert "The audit found no problems." in text and "5 train, 2 test" in text
 
 
+def test_validation_rows_without_any_label_make_a_page():
+    facts: Any = deepcopy(facts_of("usual"))
+    balance = facts["audit"]["balance"]
+    balance["validation"] = dict.fromkeys(balance["train"], 0)
+    assert read(render_page(facts)).by_id("data").text
+
+
 def test_estimates_stand_beside_what_was_measured():
     facts: Any = {
         **facts_of("usual"),

@@ -180,17 +180,17 @@ WAYS: dict[str, tuple[str, Way]] = {
             {"data.label": "topics"},
         ),
     ),
-    "a test file without labels": (
+    **{f"a {split} file without labels": (
         "multilabel",
         (
             {f"{known}.jsonl": lines([{"text": t, "label": [x] * known, "topics": [x]} for t, x in
                                       zip(DISTINCT[known::2], LABELS[:24], strict=True)])
              for known in (0, 1)},
-            {"train": "1.jsonl", "test": "0.jsonl"},
+            {"train": "1.jsonl", split: "0.jsonl"},
             follows("cannot tell variants apart. Is data.label the right column of their file?"),
             {"data.label": "topics"},
         ),
-    ),
+    ) for split in ("test", "validation")},
 }  # fmt: skip
 
 

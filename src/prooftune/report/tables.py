@@ -260,8 +260,12 @@ def data_audit(facts: ReportFacts) -> dict[str, Any] | None:
     if not audit:
         return None
     order = {"error": 0, "warning": 1, "info": 2}
-    # A split may be empty: validation without rows, say.
-    balance = {split: counts for split, counts in (audit.get("balance") or {}).items() if counts}
+    # A split may be empty: validation without rows, or whose rows all have no label.
+    balance = {
+        split: counts
+        for split, counts in (audit.get("balance") or {}).items()
+        if any(counts.values())
+    }
     labels = list(
         dict.fromkeys(
             [*facts["scores"]["labels"], *(k for counts in balance.values() for k in counts)]
