@@ -215,10 +215,6 @@ static void reduce_columns(const pair_t *a, long n, long rank, const real_t *b, 
     for (long k = 0; k < n; k += REDUCTION_ROWS) {
         const long rows = min(REDUCTION_ROWS, n - k);
         pack_pairs(b + k * b_stride, b_stride, rows, REDUCTION_COLUMNS, packed, REDUCTION_COLUMNS);
-        /* No CPU prefetches such short pieces of rows by itself. */
-        for (long i = k + REDUCTION_ROWS; i < min(k + 2 * REDUCTION_ROWS, n); i++)
-            for (long j = 0; j < REDUCTION_COLUMNS; j += 64 / (long)sizeof(real_t))
-                __builtin_prefetch(b + i * b_stride + j);
         (k ? add_matmul : matmul_into)(rank, REDUCTION_COLUMNS, a + k / PAIR, pairs, packed,
                                        REDUCTION_COLUMNS, PANEL, (rows + PAIR - 1) / PAIR, sums,
                                        REDUCTION_COLUMNS);
