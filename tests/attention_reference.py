@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from prooftune.engine.attention.packed_layout import PackedLayout
+from prooftune.engine.attention.rope import apply_rope
 from prooftune.engine.kernels import attention
 
 
@@ -14,12 +15,38 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def attend(
-    inputs: list[Tensor], prefix: int, lengths: list[int], window: int | None = None
+    inputs: list[Tensor],
+    prefix: int,
+    lengths: list[int],
+    window: int | None = None,
+    angles: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     query, key, value = inputs
-    return attention.flash_attention(
-        query, key, value, PackedLayout(prefix, lengths, query.device), 0.2, window
-    )
+    layout = PackedLayout(prefix, lengths, query.device)
+    return attention.flash_attention(query, key, value, layout, 0.2, window, angles)
+
+
+def assert_rope_in_attention_is_rope_before(
+    inputs: list[Tensor], prefix: int, lengths: list[int], window: int | None = None
+) -> None:
+    """The kernel that rotates queries and keys gives the bits of RoPE, then attention."""
+    query, key, value = inputs
+    tokens, _, size = query.shape
+    phases = torch.linspace(0, 50, tokens * size).view(1, 1, tokens, size)
+    cos, sin = phases.cos().to(query.dtype), phases.sin().to(query.dtype)
+    before = [
+        apply_rope(t.transpose(0, 1)[None], cos, sin).squeeze(0).transpose(0, 1)
+        for t in (query, key)
+    ]
+    results = []
+    for out in (
+        attend(inputs, prefix, lengths, window, (cos, sin)),
+        attend([*before, value], prefix, lengths, window),
+    ):
+        grad = torch.linspace(-1, 1, out.numel()).sin().view(out.shape).to(out.dtype)
+        results.append([out, *torch.autograd.grad(out, inputs, grad)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert not torch.equal(before[0], query)
 
 
 def reference(

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from prooftune import recipe
-from prooftune.engine.fused import lora, patching, rope
+from prooftune.engine.fused import lora, patching, rms_norm, rope
 from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.models import adapters
@@ -67,7 +67,7 @@ def test_all_lora_layers_are_fused_under_cuda_autocast(
         return original(self, x)
 
     # Fake tensors have no values, by which norms and RoPE would be tried out.
-    monkeypatch.setattr(patching, "_is_rms_norm", lambda norm: True)
+    monkeypatch.setattr(rms_norm, "_is_rms_norm", lambda norm: True)
     monkeypatch.setattr(rope, "_is_standard_rope", lambda *args: True)
     monkeypatch.setattr(lora.FusedLoraGroup, "_compute", compute)
     model: Any = AutoModelForCausalLM.from_config(CONFIG, dtype=dtype, attn_implementation="sdpa")

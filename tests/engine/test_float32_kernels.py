@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attention_reference import (
     assert_independent_of_threads,
+    assert_rope_in_attention_is_rope_before,
     attend,
     reference,
     relative_error,
@@ -79,6 +80,11 @@ def test_number_of_threads_does_not_change_results() -> None:
     assert_independent_of_threads(random_inputs(20, lengths, 3, 32), 20, lengths)
 
 
+def test_rope_in_attention() -> None:
+    lengths = [130, 1, 32]
+    assert_rope_in_attention_is_rope_before(random_inputs(20, lengths, 3, 64), 20, lengths)
+
+
 def test_rising_scores_and_nan() -> None:
     """Scores that rise by hundreds rescale the accumulators; a NaN stays in its row."""
     query, key, value = (tensor.detach() for tensor in random_inputs(0, [300], 1, 32))
@@ -111,6 +117,11 @@ def test_swiglu_and_rms_norm() -> None:
     assert relative_error(out, expected) < EXACT
     ours = pointwise.rms_norm_backward(up, gate[1].contiguous(), inverse, grad)
     assert relative_error(ours, torch.autograd.grad(expected, x, grad)[0]) < EXACT
+    total, normed, _ = pointwise.add_rms_norm(gate, up, gate[1].contiguous(), 1e-5)
+    assert torch.equal(total, gate + up)
+    assert torch.equal(normed, pointwise.rms_norm(total, gate[1].contiguous(), 1e-5)[0])
+    both = pointwise.rms_norm_backward(up, gate[1].contiguous(), inverse, grad, grad)
+    assert torch.equal(both, ours + grad)
 
 
 def test_rope() -> None:

@@ -93,12 +93,9 @@ def test_fused_layers_match_the_models_own(model_folder: Path, targets: Any) -> 
         for name, module in model.named_modules()
     )
     llama = type(model.get_base_model()).__name__.startswith("Llama")
-    norms, mlps = (
-        (2 * model.config.num_hidden_layers + 1, model.config.num_hidden_layers)
-        if llama
-        else (0, 0)
-    )
-    assert replaced == linears + norms + mlps
+    layers = model.config.num_hidden_layers if llama else 0
+    norms, mlps = (2 * layers + 1, layers) if llama else (0, 0)
+    assert replaced == linears + norms + mlps + layers
 
 
 @pytest.mark.slow

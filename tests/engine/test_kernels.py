@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from attention_reference import (
     assert_independent_of_threads,
+    assert_rope_in_attention_is_rope_before,
     attend,
     reference,
     relative_error,
@@ -179,6 +180,15 @@ def test_number_of_threads_does_not_change_results() -> None:
     assert_independent_of_threads(random_inputs(20, lengths, 3, 32), 20, lengths)
 
 
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("prefix", [0, 50])
+def test_rope_in_attention(prefix: int, window: int | None) -> None:
+    lengths = [130, 1, 32, 64]
+    assert_rope_in_attention_is_rope_before(
+        random_inputs(prefix, lengths, 3, 64), prefix, lengths, window
+    )
+
+
 def test_nan_stays_nan() -> None:
     query, key, value = (tensor.detach().clone() for tensor in random_inputs(0, [80], 1, 32))
     query[50, 0, 3] = torch.nan
@@ -249,6 +259,18 @@ def test_swiglu_and_rms_norm() -> None:
         )
         < ROUNDING
     )
+
+
+def test_rms_norm_with_additions() -> None:
+    x, y, grad, grad_sum = (4 * randn(130, 256, seed=i) for i in range(4))
+    weight = y[0].clone()
+    total, out, inverse = pointwise.add_rms_norm(x, y, weight, 1e-5)
+    expected, expected_inverse = pointwise.rms_norm(x + y, weight, 1e-5)
+    assert torch.equal(total, x + y)
+    assert torch.equal(out, expected) and torch.equal(inverse, expected_inverse)
+    alone = pointwise.rms_norm_backward(total, weight, inverse, grad)
+    both = pointwise.rms_norm_backward(total, weight, inverse, grad, grad_sum)
+    assert torch.equal(both, alone + grad_sum)
 
 
 @pytest.mark.parametrize("layout", ["line", "heads first", "rows"])
@@ -342,7 +364,6 @@ def test_gradients_are_no_farther_from_float32_than_without_kernels(
         "swiglu_backward",
         "rms_norm",
         "rms_norm_backward",
-        "apply_rope",
     }
     monkeypatch.setattr(attention, "is_available", lambda *_: False)
     monkeypatch.setattr(pointwise, "is_available", lambda *_: False)

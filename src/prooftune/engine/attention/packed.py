@@ -25,6 +25,7 @@ from torch import Tensor
 from prooftune.engine.attention.buckets import BucketLayout
 from prooftune.engine.attention.packed_layout import PackedLayout
 from prooftune.engine.attention.per_sequence import per_sequence_sdpa
+from prooftune.engine.attention.rope import DeferredRope
 from prooftune.engine.autograd import SavedTensors
 from prooftune.engine.kernels import attention
 
@@ -60,14 +61,18 @@ def packed_attention(
     Returns:
         [1, tokens, query heads, size].
     """
-    device = query.device.type
+    device = value.device.type  # of queries, it would apply their deferred RoPE
     # What autocast would do to each matmul, also in the backward pass, where autocast is off.
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
-    # The kernels take [tokens, heads, size], without a batch axis. Squeezed and not indexed: the
-    # gradient of an index is copied into zeros, and loses the order in memory that RoPE relies on.
-    query, key, value = (
-        t.squeeze(0).transpose(0, 1).to(dtype).contiguous() for t in (query, key, value)
-    )
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    if isinstance(query, DeferredRope) and isinstance(key, DeferredRope):
+        q, k, v = (tokens_first(t, dtype) for t in (query.unrotated, key.unrotated, value))
+        if (
+            query.angles is key.angles
+            and query.angles[0].dtype == dtype
+            and attention.is_supported(q, k, v, scaling, softcap)
+        ):
+            return attention.flash_attention(q, k, v, layout, scaling, window, query.angles)[None]
+    query, key, value = (tokens_first(t, dtype) for t in (query, key, value))
     longest = max(layout.lengths)
     with torch.autocast(device, enabled=False):
         if (
@@ -84,6 +89,13 @@ def packed_attention(
             query, key, value, layout, scaling, softcap, window
         )
     return out[None]
+
+
+def tokens_first(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """[1, heads, tokens, size] as the kernels take it: [tokens, heads, size]."""
+    # Squeezed and not indexed: the gradient of an index is copied into zeros, and loses the order
+    # in memory that RoPE relies on.
+    return x.squeeze(0).transpose(0, 1).to(dtype).contiguous()
 
 
 class _Context(SavedTensors, Protocol):

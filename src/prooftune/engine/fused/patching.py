@@ -2,9 +2,10 @@
 
 On a CPU, a small model spends a third of its time reading and writing arrays between two matmuls.
 Here LoRA layers that read the same input are computed together (`lora`); a gated MLP saves only the
-two arrays that its gradient needs; an RMSNorm saves no array of its own (`kernels.pointwise`); RoPE
-runs in one or two passes (`rope`); in inference, weights are prepacked (`prepacked_weights`). The
-arithmetic is the same but for fewer roundings.
+two arrays that its gradient needs; an RMSNorm saves no array of its own (`rms_norm`), and takes the
+residual addition before it into its pass (`decoder_layer`); RoPE runs in attention's passes
+(`rope`); in inference, weights are prepacked (`prepacked_weights`). The arithmetic is the same but
+for fewer roundings.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine.autograd import SavedTensors
+from prooftune.engine.fused.decoder_layer import decoder_layer_forwards
 from prooftune.engine.fused.lora import FusedLoraGroup, computes_in
 from prooftune.engine.fused.prepacked_weights import (
     PrepackedWeight,
@@ -26,6 +28,7 @@ from prooftune.engine.fused.prepacked_weights import (
     prepacking_enabled,
 )
 from prooftune.engine.fused.quantized_weights import adapter_types
+from prooftune.engine.fused.rms_norm import rms_norm_forwards
 from prooftune.engine.fused.rope import patch_rope_inplace
 from prooftune.engine.kernels import pointwise
 
@@ -74,7 +77,12 @@ class PatchedModules:
 
     def __init__(self, model: nn.Module) -> None:
         self.prepacked = prepack_weights(model)
-        self.forwards = list(_replacements(model, self.prepacked))
+        norms = dict(rms_norm_forwards(model))
+        self.forwards = [
+            *_replacements(model, self.prepacked),
+            *norms.items(),
+            *decoder_layer_forwards(model, norms),
+        ]
 
 
 _PATCHES: WeakKeyDictionary[nn.Module, PatchedModules] = WeakKeyDictionary()
@@ -86,7 +94,6 @@ def _replacements(
     from peft.tuners.lora.layer import Linear as LoraLinear
 
     adapted = (LoraLinear, *adapter_types())
-    norms: dict[tuple[type, int, torch.dtype], bool] = {}
     for module in model.modules():
         children = dict(module.named_children())
         lora = {name: child for name, child in children.items() if isinstance(child, adapted)}
@@ -108,14 +115,6 @@ def _replacements(
             children.get("act_fn"), _silu_types()
         ):
             yield module, _swiglu_forward(cast(_GatedMLP, module))
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and weight.dim() == 1 and hasattr(module, "variance_epsilon"):
-            # Norms of one kind are tried once.
-            kind = (type(module), weight.numel(), weight.dtype)
-            if kind not in norms:
-                norms[kind] = _is_rms_norm(cast(_Norm, module))
-            if norms[kind]:
-                yield module, _rms_norm_forward(cast(_Norm, module))
 
 
 def _prepacked_forward(layer: nn.Linear, packed: PrepackedWeight) -> Callable[..., Any]:
@@ -138,13 +137,6 @@ class _GatedMLP(Protocol):
     gate_proj: nn.Module
     up_proj: nn.Module
     down_proj: nn.Module
-
-    def forward(self, x: Tensor) -> Any: ...
-
-
-class _Norm(Protocol):
-    weight: Tensor
-    variance_epsilon: float
 
     def forward(self, x: Tensor) -> Any: ...
 
@@ -180,73 +172,3 @@ def _silu_types() -> tuple[type, ...]:
 
     activation = ACT2CLS["silu"]
     return nn.SiLU, activation[0] if isinstance(activation, tuple) else activation
-
-
-class _RMSNorm(torch.autograd.Function):
-    """RMSNorm with a frozen weight [d]; x is [n, d]."""
-
-    @staticmethod
-    def forward(ctx: SavedTensors, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        out, inverse_rms = pointwise.rms_norm(x, weight, eps)
-        ctx.save_for_backward(x, inverse_rms, weight)
-        return out
-
-    @staticmethod
-    def backward(ctx: SavedTensors, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, inverse_rms, weight = ctx.saved_tensors
-        grad_x = pointwise.rms_norm_backward(x, weight, inverse_rms, grads[0].contiguous())
-        return grad_x, None, None
-
-
-def _rms_norm_forward(norm: _Norm) -> Callable[..., Any]:
-    original = type(norm).forward
-
-    def forward(x: Tensor) -> Any:
-        trains_weight = norm.weight.requires_grad and torch.is_grad_enabled()
-        return (
-            original(norm, x)
-            if trains_weight or x.dtype != norm.weight.dtype
-            else _rms_norm(x, norm.weight, norm.variance_epsilon)
-        )
-
-    return forward
-
-
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    device = x.device.type
-    if device != "cpu":
-        # PyTorch's own GPU kernel is one pass in each direction. CUDA's autocast would return
-        # float32, which the layers after the norm would have to cast back one by one.
-        with torch.autocast(device, enabled=False):
-            return nn.functional.rms_norm(x, (x.shape[-1],), weight, eps)
-    out: Tensor = _RMSNorm.apply(  # type: ignore[no-untyped-call]
-        x.reshape(-1, x.shape[-1]), weight, eps
-    )
-    return out.view(x.shape)
-
-
-def _is_rms_norm(module: _Norm) -> bool:
-    """Whether the module gives `_rms_norm` and its gradient on a few vectors.
-
-    Some architectures' norms differ, such as Gemma's, which adds 1 to the weight.
-    """
-    weight = module.weight.detach()
-    # Deterministic values of both signs and different sizes; a random generator's state stays
-    # untouched.
-    values = torch.linspace(-2, 3, 4 * weight.numel(), device=weight.device).sin().view(4, -1)
-    results = []
-    for forward in (module.forward, lambda x: _rms_norm(x, weight, module.variance_epsilon)):
-        x = values.to(weight.dtype).requires_grad_()
-        with torch.enable_grad():
-            try:
-                out = forward(x)
-                results.append(
-                    (
-                        out.float(),
-                        torch.autograd.grad((out.float() * values.flip(-1)).sum(), x)[0].float(),
-                    )
-                )
-            # No such kernel for this dtype, here or in this PyTorch release.
-            except (RuntimeError, AttributeError):
-                return False
-    return all(bool((a - b).norm() <= 0.02 * b.norm()) for a, b in zip(*results, strict=True))

@@ -1,6 +1,7 @@
-"""Rotary position embeddings (RoPE, arXiv 2104.09864) in one or two passes over memory.
+"""Rotary position embeddings (RoPE, arXiv 2104.09864) in two passes over memory, or none.
 
 transformers' own function takes five passes forward and eight backward; see `kernels.pointwise`.
+Compiled attention rotates queries and keys itself (`attention.rope`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.autograd import SavedTensors
-from prooftune.engine.kernels import pointwise
+from prooftune.engine.attention.rope import DeferredRope, apply_rope, can_defer
 
 FUNCTION_NAME = "apply_rotary_pos_emb"
 """Name of the RoPE function in each model's transformers module."""
@@ -25,7 +25,7 @@ FUNCTION_NAME = "apply_rotary_pos_emb"
 def patch_rope_inplace(model: nn.Module) -> Iterator[None]:
     """Replace the RoPE function of the model's architecture for the duration of the block.
 
-    It is replaced only if it computes what `_FusedRope` does. All models of the architecture share
+    It is replaced only if it computes what `apply_rope` does. All models of the architecture share
     it; for the others it still computes the same.
     """
     modules = {
@@ -48,23 +48,6 @@ def patch_rope_inplace(model: nn.Module) -> Iterator[None]:
             setattr(module, FUNCTION_NAME, original)
 
 
-class _FusedRope(torch.autograd.Function):
-    """x · cos + (-second half of x, first half of x) · sin.
-
-    x is [..., heads, tokens, size], cos and sin [..., 1, tokens, size].
-    """
-
-    @staticmethod
-    def forward(ctx: SavedTensors, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return pointwise.apply_rope(x, cos, sin)
-
-    @staticmethod
-    def backward(ctx: SavedTensors, *grads: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return pointwise.apply_rope(grads[0], cos, sin, backward=True), None, None
-
-
 def fused_rope(original: Callable[..., Any]) -> Callable[..., Any]:
     """A replacement for transformers' RoPE function; unusual arguments go to the original."""
 
@@ -79,18 +62,17 @@ def fused_rope(original: Callable[..., Any]) -> Callable[..., Any]:
         ):
             return original(q, k, cos, sin, *others, **options)
         # One angle for all heads of a token.
-        cos, sin = cos[:, None], sin[:, None]
-        return (
-            _FusedRope.apply(q, cos, sin),  # type: ignore[no-untyped-call]
-            _FusedRope.apply(k, cos, sin),  # type: ignore[no-untyped-call]
-        )
+        angles = cos[:, None], sin[:, None]
+        if can_defer(q, *angles):
+            return DeferredRope.of(q, angles), DeferredRope.of(k, angles)
+        return apply_rope(q, *angles), apply_rope(k, *angles)
 
     rope.replaces = original  # type: ignore[attr-defined]
     return rope
 
 
 def _is_standard_rope(original: Callable[..., Any]) -> bool:
-    """Whether a function gives what `_FusedRope` does on a few vectors."""
+    """Whether a function gives what `apply_rope` does on a few vectors."""
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(2, heads, 3, 8, generator=generator) for heads in (4, 2))
     cos, sin = (torch.randn(2, 3, 8, generator=generator) for _ in range(2))

@@ -12,6 +12,7 @@
  * sum is accumulated in the same order, whatever the number of threads.
  */
 #include "common.h"
+#include "rope.h"
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -28,6 +29,7 @@ typedef struct {
     const long *starts,
         *lengths; /* of the prefix (length 0 if there is none), then of the sequences */
     float scaling;
+    const real_t *cosines, *sines; /* [tokens][SIZE] of RoPE; NULL if queries and keys need none */
 } packed_layout_t;
 
 static inline long thread_index(void)
@@ -62,6 +64,18 @@ static long panel_offsets(const packed_layout_t *layout, long *offsets)
     return total;
 }
 
+/* Copies n vectors of one head, from `token` on, to [n][SIZE], and applies RoPE if there is one:
+ * rotating them again in each pass takes less time than a pass over memory of its own. */
+static void load_rows(const packed_layout_t *layout, const real_t *from, long stride, long token,
+                      long n, real_t *to)
+{
+    for (long i = 0; i < n; i++, from += stride, to += SIZE)
+        if (layout->cosines)
+            rotate(from, layout->cosines + (token + i) * SIZE, layout->sines + (token + i) * SIZE,
+                   to, SIZE, 0);
+        else memcpy(to, from, sizeof(real_t) * SIZE);
+}
+
 /* ---- forward ---- */
 
 /* Attention of n queries from `q0` on, of one head of a sequence (sequence 0 is the prefix), over
@@ -72,7 +86,8 @@ static void attend_block(const packed_layout_t *layout, const long *offsets, lon
 {
     float scores[BLOCK * BLOCK] __attribute__((aligned(64))),
         acc[BLOCK * SIZE] __attribute__((aligned(64)));
-    real_t weights[BLOCK * BLOCK] __attribute__((aligned(64)));
+    real_t weights[BLOCK * BLOCK] __attribute__((aligned(64))),
+        queries[BLOCK * SIZE] __attribute__((aligned(64)));
     vec_t denominators[BLOCK];
     mask_t visible[BLOCK / VECTOR];
     float max_exponent[BLOCK],
@@ -81,7 +96,8 @@ static void attend_block(const packed_layout_t *layout, const long *offsets, lon
                past = sequence ? layout->prefix : 0;
     const long tokens = total_tokens(layout);
     const float factor = log2_scaling(layout);
-    query += (layout->starts[sequence] + q0) * stride + head * SIZE;
+    load_rows(layout, query + (layout->starts[sequence] + q0) * stride + head * SIZE, stride,
+              layout->starts[sequence] + q0, n, queries);
     memset(acc, 0, sizeof(float) * n * SIZE);
     for (long i = 0; i < n; i++) {
         max_exponent[i] = rescale_above[i] = -INFINITY;
@@ -97,7 +113,7 @@ static void attend_block(const packed_layout_t *layout, const long *offsets, lon
         for (; k0 < end; k0 += BLOCK) {
             long num_keys = min(end - k0, BLOCK);
             const long width = round_up_to_vector(num_keys); /* of scores */
-            matmul_into(n, width, query, stride / PAIR, keys + (offsets[source] + k0) * HEAD_PAIRS,
+            matmul_into(n, width, queries, HEAD_PAIRS, keys + (offsets[source] + k0) * HEAD_PAIRS,
                         PANEL, PANEL * HEAD_PAIRS, HEAD_PAIRS, scores, BLOCK);
             for (long i = 0; i < n; i++) {
                 const float *score = scores + i * BLOCK;
@@ -140,6 +156,18 @@ static void attend_block(const packed_layout_t *layout, const long *offsets, lon
     }
 }
 
+/* Packs the keys of one head, from `token` on, with RoPE if there is one. */
+static void pack_keys(const packed_layout_t *layout, const real_t *key, long stride, long token,
+                      long n, pair_t *to)
+{
+    real_t rows[PANEL * SIZE] __attribute__((aligned(64)));
+    for (long first = 0; first < n; first += PANEL) {
+        const long count = min(n - first, PANEL);
+        load_rows(layout, key + first * stride, stride, token + first, count, rows);
+        pack_transposed(rows, SIZE, count, SIZE, to + first * HEAD_PAIRS);
+    }
+}
+
 /* out, like query [tokens][query heads][SIZE], from key and value [tokens][key heads][SIZE];
  * logsumexp [query heads][tokens] takes the base-2 logarithms of the softmax denominators, for the
  * backward pass. Returns 1 if memory runs out. */
@@ -165,8 +193,8 @@ int flash_attention(const real_t *query, const real_t *key, const real_t *value,
             for (long task = 0; task < (layout->sequences + 1) * layout->heads; task++) {
                 long i = task / layout->heads, h = task % layout->heads,
                      from = layout->starts[i] * stride + h * SIZE;
-                pack_transposed(key + from, stride, layout->lengths[i], SIZE,
-                                keys + (h * padded + offsets[i]) * HEAD_PAIRS);
+                pack_keys(layout, key + from, stride, layout->starts[i], layout->lengths[i],
+                          keys + (h * padded + offsets[i]) * HEAD_PAIRS);
                 pack_pairs(value + from, stride, layout->lengths[i], SIZE,
                            values + (h * padded + offsets[i]) * HEAD_PAIRS, SIZE);
             }

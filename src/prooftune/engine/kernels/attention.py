@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
 from typing import Any, Protocol
@@ -49,6 +50,7 @@ def flash_attention(
     layout: PackedLayout,
     scaling: float,
     window: int | None,
+    angles: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Attention over a packed batch, with gradients.
 
@@ -61,6 +63,8 @@ def flash_attention(
         layout: where the prefix and the rows are.
         scaling: factor of the scores.
         window: positions that a sliding-window layer attends to. None: all.
+        angles: cos and sin of the RoPE that queries and keys still need, contiguous, with tokens x
+            size elements each, in the dtype of query. None: they need none.
 
     Returns:
         Like query.
@@ -69,7 +73,7 @@ def flash_attention(
         MemoryError: no memory for the packed inputs.
     """
     out: Tensor = _FlashAttention.apply(  # type: ignore[no-untyped-call]
-        query, key, value, layout, scaling, window
+        query, key, value, *(angles or (None, None)), layout, scaling, window
     )
     return out
 
@@ -82,11 +86,18 @@ class _PackedLayout(ctypes.Structure):
         ("starts", ctypes.POINTER(ctypes.c_long)),
         ("lengths", ctypes.POINTER(ctypes.c_long)),
         ("scaling", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("cosines", "sines")),
     ]
 
     @classmethod
     def from_layout(
-        cls, layout: PackedLayout, heads: int, groups: int, scaling: float, window: int | None
+        cls,
+        layout: PackedLayout,
+        heads: int,
+        groups: int,
+        scaling: float,
+        window: int | None,
+        angles: Sequence[Tensor],
     ) -> _PackedLayout:
         lengths = [layout.prefix_length, *layout.lengths]
         long_array = ctypes.c_long * len(lengths)
@@ -101,6 +112,7 @@ class _PackedLayout(ctypes.Structure):
             long_array(0, *accumulate(lengths[:-1])),
             long_array(*lengths),
             scaling,
+            *(t.data_ptr() for t in angles),
         )
 
 
@@ -116,14 +128,19 @@ class _FlashAttention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
         layout: PackedLayout,
         scaling: float,
         window: int | None,
     ) -> Tensor:
-        tokens, heads, size = query.shape
+        (tokens, heads, size), key_heads = query.shape, key.shape[1]
+        angles = [t for t in (cos, sin) if t is not None]
         ctx.size, ctx.layout = (
             size,
-            _PackedLayout.from_layout(layout, key.shape[1], heads // key.shape[1], scaling, window),
+            _PackedLayout.from_layout(
+                layout, key_heads, heads // key_heads, scaling, window, angles
+            ),
         )
         out = torch.empty_like(query)
         # All that the backward pass needs to recompute the weights, instead of [heads, queries,
@@ -139,7 +156,8 @@ class _FlashAttention(torch.autograd.Function):
             logsumexp,
             ctypes.byref(ctx.layout),
         )
-        ctx.save_for_backward(query, key, value, out, logsumexp)
+        # The layout holds the addresses of the angles only.
+        ctx.save_for_backward(query, key, value, out, logsumexp, *angles)
         return out
 
     @staticmethod
@@ -149,12 +167,12 @@ class _FlashAttention(torch.autograd.Function):
         build.call(
             _library(ctx.size, saved[0].dtype),
             "flash_attention_backward",
-            *saved,
+            *saved[:5],
             grads[0].contiguous(),
             *input_grads,
             ctypes.byref(ctx.layout),
         )
-        return *input_grads, None, None, None
+        return *input_grads, None, None, None, None, None
 
 
 def _library(size: int, dtype: torch.dtype) -> Any:
@@ -167,7 +185,7 @@ def _library(size: int, dtype: torch.dtype) -> Any:
 def is_available(size: int, dtype: torch.dtype) -> bool:
     """Whether the kernel exists for heads of this size and gives PyTorch's results.
 
-    Compared are the attention of one short row and its gradients.
+    Compared are the attention of one short row with RoPE, and its gradients.
     """
     if dtype not in build.TOLERANCES or size not in HEAD_SIZES or _library(size, dtype) is None:
         return False
@@ -176,13 +194,21 @@ def is_available(size: int, dtype: torch.dtype) -> bool:
     query, key, value, grad = (
         torch.randn(70, heads, size, generator=generator).to(dtype) for heads in (2, 1, 1, 2)
     )
+    cos, sin = (torch.randn(70, size, generator=generator).to(dtype) for _ in range(2))
+
+    def rotated(x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return x * cos.float() + torch.cat([-second, first], dim=-1) * sin.float()
+
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         inputs = [t.requires_grad_() for t in (query, key, value)]
-        out = flash_attention(query, key, value, PackedLayout(0, [70], query.device), 0.1, None)
+        layout = PackedLayout(0, [70], query.device)
+        out = flash_attention(query, key, value, layout, 0.1, None, (cos, sin))
         actual = [out, *torch.autograd.grad(out, inputs, grad)]
         float32 = [t.detach().float().transpose(0, 1).requires_grad_() for t in inputs]
+        q, k, v = rotated(float32[0]), rotated(float32[1]), float32[2]
         sdpa = torch.nn.functional.scaled_dot_product_attention
-        out = sdpa(float32[0], float32[1], float32[2], is_causal=True, scale=0.1, enable_gqa=True)
+        out = sdpa(q, k, v, is_causal=True, scale=0.1, enable_gqa=True)
         expected = [out, *torch.autograd.grad(out, float32, grad.float().transpose(0, 1))]
     return all(
         bool((a.transpose(0, 1) - b).norm() <= build.TOLERANCES[dtype] * b.norm())

@@ -15,7 +15,7 @@ typedef struct {
     long heads,          /* query heads */
         partials,        /* partial sums of the prefix's gradients */
         task_heads;      /* query heads of a task: all of a key head, or one */
-    pair_t *prefix_keys; /* packed */
+    pair_t *prefix_keys; /* packed, then as rows */
     float *prefix_sums,  /* gradients of the prefix's keys and values per query head: from the
                             prefix's queries, then from those of each partial */
         *head_sums;      /* of the sequences' keys and values per query head, if a task has one */
@@ -34,7 +34,13 @@ static float *head_sum(const pass_t *pass, long head, long sequence)
 
 static pair_t *packed_prefix(const pass_t *pass, long key_head)
 {
-    return pass->prefix_keys + key_head * round_up_to_panel(pass->layout->prefix) * HEAD_PAIRS;
+    return pass->prefix_keys + 2 * key_head * round_up_to_panel(pass->layout->prefix) * HEAD_PAIRS;
+}
+
+static real_t *prefix_rows(const pass_t *pass, long key_head)
+{
+    return (real_t *)(packed_prefix(pass, key_head) +
+                      round_up_to_panel(pass->layout->prefix) * HEAD_PAIRS);
 }
 
 /* Gradients of one query head of sequence i, whose queries' part of the prefix's gradients goes to
@@ -45,30 +51,38 @@ static void head_gradients(const pass_t *pass, const workspace_t *workspace, lon
     const packed_layout_t *layout = pass->layout;
     const long h = head / layout->groups, n = layout->lengths[i], start = layout->starts[i],
                stride = pass->heads * SIZE, at = start * stride + head * SIZE;
-    const real_t *key = pass->key + h * SIZE, *value = pass->value + h * SIZE;
-    const long from = start * layout->heads * SIZE;
+    const real_t *value = pass->value + h * SIZE;
     float *sums = !i                                  ? prefix_sum(pass, 0, head)
                   : pass->task_heads < layout->groups ? head_sum(pass, head, i)
                                                       : NULL,
           *keys = sums ? sums : workspace->grad_keys,
           *values = sums ? sums + n * SIZE : workspace->grad_values;
-    pack_inputs(pass->query + at, pass->out + at, pass->grad_out + at,
-                pass->logsumexp + head * total_tokens(layout) + start, stride, n, workspace);
+    pack_inputs(layout, pass->query + at, pass->out + at, pass->grad_out + at,
+                pass->logsumexp + head * total_tokens(layout) + start, stride, start, n, workspace);
     memset(workspace->grad_queries, 0, 4 * n * SIZE);
     memset(keys, 0, 4 * n * SIZE);
     memset(values, 0, 4 * n * SIZE);
     if (i && pass->partials) {
         float *prefix_keys = prefix_sum(pass, partial, head);
-        add_gradients(layout, i, 0, key, value, packed_prefix(pass, h), workspace, prefix_keys,
-                      prefix_keys + layout->prefix * SIZE);
+        add_gradients(layout, i, 0, prefix_rows(pass, h), value, packed_prefix(pass, h), workspace,
+                      prefix_keys, prefix_keys + layout->prefix * SIZE);
     }
-    add_gradients(layout, i, i, key + from, value + from, workspace->paired_keys, workspace, keys,
-                  values);
-    store_rows(workspace->grad_queries, n, pass->grad_query + at, stride);
+    add_gradients(layout, i, i, workspace->keys, value + start * layout->heads * SIZE,
+                  workspace->paired_keys, workspace, keys, values);
+    store_rotated_rows(layout, workspace->grad_queries, start, n, pass->grad_query + at, stride);
     if (!sums) {
         add_to(workspace->sum_keys, keys, n * SIZE);
         add_to(workspace->sum_values, values, n * SIZE);
     }
+}
+
+/* The keys of one head of sequence i as rows [tokens][SIZE], and these packed. */
+static void pack_rows(const pass_t *pass, long i, long key_head, real_t *rows, pair_t *packed)
+{
+    const packed_layout_t *layout = pass->layout;
+    const long stride = layout->heads * SIZE, n = layout->lengths[i], start = layout->starts[i];
+    load_rows(layout, pass->key + start * stride + key_head * SIZE, stride, start, n, rows);
+    pack_pairs(rows, SIZE, n, SIZE, packed, SIZE);
 }
 
 static void clear_key_sums(const workspace_t *workspace, long n)
@@ -81,7 +95,8 @@ static void store_key_sums(const pass_t *pass, const workspace_t *workspace, lon
 {
     const long stride = pass->layout->heads * SIZE, n = pass->layout->lengths[i],
                to = pass->layout->starts[i] * stride + key_head * SIZE;
-    store_rows(workspace->sum_keys, n, pass->grad_key + to, stride);
+    store_rotated_rows(pass->layout, workspace->sum_keys, pass->layout->starts[i], n,
+                       pass->grad_key + to, stride);
     store_rows(workspace->sum_values, n, pass->grad_value + to, stride);
 }
 
@@ -90,13 +105,12 @@ static void task_gradients(const pass_t *pass, const workspace_t *workspace, lon
                            long first_head, long partial)
 {
     const packed_layout_t *layout = pass->layout;
-    const long stride = layout->heads * SIZE, h = first_head / layout->groups;
-    pack_pairs(pass->key + layout->starts[i] * stride + h * SIZE, stride, layout->lengths[i], SIZE,
-               workspace->paired_keys, SIZE);
+    pack_rows(pass, i, first_head / layout->groups, workspace->keys, workspace->paired_keys);
     clear_key_sums(workspace, layout->lengths[i]);
     for (long head = first_head; head < first_head + pass->task_heads; head++)
         head_gradients(pass, workspace, i, head, partial);
-    if (i && pass->task_heads == layout->groups) store_key_sums(pass, workspace, i, h);
+    if (i && pass->task_heads == layout->groups)
+        store_key_sums(pass, workspace, i, first_head / layout->groups);
 }
 
 /* Gradients of the keys and values of one key head of sequence i that tasks have left in
@@ -133,7 +147,7 @@ static int run_tasks(const pass_t *pass, long units, const long *order, long lon
 {
     const packed_layout_t *layout = pass->layout;
     const long sequences = layout->sequences, columns = pass->heads / pass->task_heads,
-               prefix = layout->prefix, stride = layout->heads * SIZE;
+               prefix = layout->prefix;
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
@@ -144,7 +158,7 @@ static int run_tasks(const pass_t *pass, long units, const long *order, long lon
             failed = 1;
 #pragma omp for schedule(static)
         for (long h = 0; h < layout->heads; h++)
-            pack_pairs(pass->key + h * SIZE, stride, prefix, SIZE, packed_prefix(pass, h), SIZE);
+            pack_rows(pass, 0, h, prefix_rows(pass, h), packed_prefix(pass, h));
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < (units + 1) * columns; task++) {
             const long unit = task / columns, first_head = task % columns * pass->task_heads;
@@ -194,7 +208,7 @@ int flash_attention_backward(const real_t *query, const real_t *key, const real_
                    partials,
                    split ? 1 : layout->groups};
     long *order = malloc(sizeof(long) * (sequences + 1));
-    pass.prefix_keys = alloc(4 * layout->heads * round_up_to_panel(prefix) * HEAD_PAIRS);
+    pass.prefix_keys = alloc(8 * layout->heads * round_up_to_panel(prefix) * HEAD_PAIRS);
     pass.prefix_sums = alloc(8 * (size_t)(partials + 1) * heads * prefix * SIZE);
     pass.head_sums = split ? alloc(8 * (size_t)heads * tokens * SIZE) : NULL;
     int failed = !order || !pass.prefix_keys || !pass.prefix_sums || (split && !pass.head_sums);

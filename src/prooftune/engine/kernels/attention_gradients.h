@@ -5,10 +5,11 @@ enum {
     QUERY_BLOCK = 2 * BLOCK, /* queries computed at a time for BLOCK keys */
 };
 
-/* Arrays of a thread, for one head of one sequence: packed inputs, the dot product of each output
- * and its gradient, the forward pass's logsumexp, and gradients in float32 [tokens][SIZE]. The
- * `sum_` arrays take those of keys and values of all query heads. */
+/* Arrays of a thread, for one head of one sequence: its keys, packed inputs, the dot product of
+ * each output and its gradient, the forward pass's logsumexp, and gradients in float32
+ * [tokens][SIZE]. The `sum_` arrays take those of keys and values of all query heads. */
 typedef struct {
+    real_t *keys;
     pair_t *transposed_queries, *paired_queries, *transposed_grads, *paired_grads, *paired_keys;
     float *dots, *logsumexp, *grad_queries, *grad_keys, *grad_values, *sum_keys, *sum_values;
 } workspace_t;
@@ -23,7 +24,7 @@ static void *alloc_workspace(workspace_t *workspace, long longest)
     float **const sums[] = {&workspace->grad_queries, &workspace->grad_keys,
                             &workspace->grad_values, &workspace->sum_keys, &workspace->sum_values};
     const size_t count = sizeof sums / sizeof *sums;
-    pair_t *memory = alloc(4 * (count * (packed + rows * SIZE) + 2 * rows));
+    pair_t *memory = alloc(4 * ((count + 1) * packed + count * rows * SIZE + 2 * rows));
     if (!memory) return NULL;
     for (size_t i = 0; i < count; i++) {
         *packed_arrays[i] = memory + i * packed;
@@ -31,13 +32,14 @@ static void *alloc_workspace(workspace_t *workspace, long longest)
     }
     workspace->dots = (float *)(memory + count * (packed + rows * SIZE));
     workspace->logsumexp = workspace->dots + rows;
+    workspace->keys = (real_t *)(workspace->logsumexp + rows);
     return memory;
 }
 
 /* Adds the contribution of a sequence's queries and the keys of `source` (the sequence itself, or
- * the prefix: 0) to the gradients of both [tokens][SIZE]; `keys` and `values` are those of the
- * source's head, `paired_keys` its packed keys. Scores are transposed here, [keys][queries], so
- * that two of the three matmuls with them use them as they are. */
+ * the prefix: 0) to the gradients of both [tokens][SIZE]; `keys` [tokens][SIZE] and
+ * `values` are those of the source's head, `paired_keys` its packed keys. Scores are transposed
+ * here, [keys][queries], so that two of the three matmuls with them use them as they are. */
 static void add_gradients(const packed_layout_t *layout, long sequence, long source,
                           const real_t *keys, const real_t *values, const pair_t *paired_keys,
                           const workspace_t *workspace, float *grad_keys, float *grad_values)
@@ -57,7 +59,7 @@ static void add_gradients(const packed_layout_t *layout, long sequence, long sou
         for (long q0 = source == sequence ? k0 : 0; q0 < last; q0 += QUERY_BLOCK) {
             const long n = min(last - q0, QUERY_BLOCK), width = round_up_to_vector(n),
                        at = q0 * HEAD_PAIRS;
-            matmul_into(num_keys, width, keys + k0 * stride, stride / PAIR,
+            matmul_into(num_keys, width, keys + k0 * SIZE, HEAD_PAIRS,
                         workspace->transposed_queries + at, PANEL, PANEL * HEAD_PAIRS, HEAD_PAIRS,
                         scores, QUERY_BLOCK);
             matmul_into(num_keys, width, values + k0 * stride, stride / PAIR,
@@ -106,13 +108,30 @@ static void store_rows(const float *from, long n, real_t *to, long stride)
             store_real(to + i * stride + d, load(from + i * SIZE + d));
 }
 
+/* `store_rows` of the gradients of queries or keys from `token` on, and back through RoPE. */
+static void store_rotated_rows(const packed_layout_t *layout, const float *from, long token, long n,
+                               real_t *to, long stride)
+{
+    store_rows(from, n, to, stride);
+    if (layout->cosines)
+        for (long i = 0; i < n; i++)
+            rotate(to + i * stride, layout->cosines + (token + i) * SIZE,
+                   layout->sines + (token + i) * SIZE, to + i * stride, SIZE, 1);
+}
+
 /* Packs the queries and output gradients of one head of a sequence, from their first rows on,
  * copies `logsumexp`, and computes the dot products of outputs and their gradients. */
-static void pack_inputs(const real_t *query, const real_t *out, const real_t *grad_out,
-                        const float *logsumexp, long stride, long n, const workspace_t *workspace)
+static void pack_inputs(const packed_layout_t *layout, const real_t *query, const real_t *out,
+                        const real_t *grad_out, const float *logsumexp, long stride, long token,
+                        long n, const workspace_t *workspace)
 {
-    pack_transposed(query, stride, n, SIZE, workspace->transposed_queries);
-    pack_pairs(query, stride, n, SIZE, workspace->paired_queries, SIZE);
+    real_t rows[PANEL * SIZE] __attribute__((aligned(64)));
+    for (long first = 0; first < n; first += PANEL) {
+        const long count = min(n - first, PANEL), at = first * HEAD_PAIRS;
+        load_rows(layout, query + first * stride, stride, token + first, count, rows);
+        pack_transposed(rows, SIZE, count, SIZE, workspace->transposed_queries + at);
+        pack_pairs(rows, SIZE, count, SIZE, workspace->paired_queries + at, SIZE);
+    }
     pack_transposed(grad_out, stride, n, SIZE, workspace->transposed_grads);
     pack_pairs(grad_out, stride, n, SIZE, workspace->paired_grads, SIZE);
     memcpy(workspace->logsumexp, logsumexp, 4 * n);

@@ -2,6 +2,7 @@
  * each in one pass over its arrays. Arrays are bfloat16 (x86 CPUs with AVX512-BF16) or, with
  * -DFLOAT32, float32 (any CPU); arithmetic is float32. Called by pointwise.py. */
 #include "common.h"
+#include "rope.h"
 
 /* 1 / (1 + e^-x), computed from e^-|x| so that nothing overflows. */
 static inline vec_t sigmoid(vec_t x)
@@ -38,29 +39,34 @@ int swiglu_backward(const real_t *gate, const real_t *up, const real_t *grad_out
 }
 
 /* out [n][size] = x / sqrt(mean x^2 + eps) weight, and the inverse root mean squares [n]; size is a
- * multiple of 16. */
-int rms_norm(const real_t *x, const real_t *weight, float eps, real_t *out, float *inverse_rms,
-             long n, long size, long threads)
+ * multiple of 16. With `addend` (or NULL), x + addend takes the place of x, rounded to `sum`. */
+int rms_norm(const real_t *x, const real_t *addend, const real_t *weight, float eps, real_t *sum,
+             real_t *out, float *inverse_rms, long n, long size, long threads)
 {
 #pragma omp parallel for schedule(static) num_threads((int)threads)
     for (long i = 0; i < n; i++) {
+        const real_t *row = addend ? sum + i * size : x + i * size;
         vec_t squares = splat(0);
         for (long j = 0; j < size; j += VECTOR) {
-            vec_t value = load_real(x + i * size + j);
+            if (addend)
+                store_real(sum + i * size + j,
+                           load_real(x + i * size + j) + load_real(addend + i * size + j));
+            vec_t value = load_real(row + j);
             squares = multiply_add(value, value, squares);
         }
         inverse_rms[i] = 1 / sqrtf(reduce_add(squares) / size + eps);
         vec_t scale = splat(inverse_rms[i]);
         for (long j = 0; j < size; j += VECTOR)
-            store_real(out + i * size + j,
-                       load_real(x + i * size + j) * scale * load_real(weight + j));
+            store_real(out + i * size + j, load_real(row + j) * scale * load_real(weight + j));
     }
     return 0;
 }
 
-/* The gradient of x from the gradient of out, for a frozen weight. */
+/* The gradient of x from the gradient of out, for a frozen weight; plus `addend` (or NULL), to
+ * which it is added after rounding. */
 int rms_norm_backward(const real_t *grad_out, const real_t *x, const real_t *weight,
-                      const float *inverse_rms, real_t *grad_x, long n, long size, long threads)
+                      const float *inverse_rms, const real_t *addend, real_t *grad_x, long n,
+                      long size, long threads)
 {
 #pragma omp parallel for schedule(static) num_threads((int)threads)
     for (long i = 0; i < n; i++) {
@@ -71,9 +77,11 @@ int rms_norm_backward(const real_t *grad_out, const real_t *x, const real_t *wei
         float mean = reduce_add(dots) / size * inverse_rms[i] * inverse_rms[i];
         vec_t scale = splat(inverse_rms[i]), mean_dot = splat(mean);
         for (long j = 0; j < size; j += VECTOR) {
+            real_t *to = grad_x + i * size + j;
             vec_t weighted = load_real(grad_out + i * size + j) * load_real(weight + j);
-            store_real(grad_x + i * size + j,
+            store_real(to,
                        subtract_product(weighted, mean_dot, load_real(x + i * size + j)) * scale);
+            if (addend) store_real(to, load_real(to) + load_real(addend + i * size + j));
         }
     }
     return 0;
@@ -85,21 +93,9 @@ int rms_norm_backward(const real_t *grad_out, const real_t *x, const real_t *wei
 int apply_rope(const real_t *x, const real_t *cosines, const real_t *sines, real_t *out,
                long tokens, long heads, long size, long backward, long threads)
 {
-    const long half = size / 2;
 #pragma omp parallel for schedule(static) num_threads((int)threads)
-    for (long i = 0; i < tokens * heads; i++) {
-        const real_t *from = x + i * size, *cosine = cosines + i / heads * size,
-                     *sine = sines + i / heads * size;
-        real_t *to = out + i * size;
-        for (long j = 0; j < half; j += VECTOR) {
-            vec_t first = load_real(from + j), second = load_real(from + half + j);
-            vec_t sin_first = load_real(sine + j), sin_second = load_real(sine + half + j);
-            vec_t a = first * load_real(cosine + j), b = second * load_real(cosine + half + j);
-            store_real(to + j, backward ? multiply_add(second, sin_second, a)
-                                        : subtract_product(a, second, sin_first));
-            store_real(to + half + j, backward ? subtract_product(b, first, sin_first)
-                                               : multiply_add(first, sin_second, b));
-        }
-    }
+    for (long i = 0; i < tokens * heads; i++)
+        rotate(x + i * size, cosines + i / heads * size, sines + i / heads * size, out + i * size,
+               size, (int)backward);
     return 0;
 }

@@ -6,7 +6,7 @@ operators, in as few passes as they allow.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -52,9 +52,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         [n, d], and the inverse root mean squares 1 / sqrt(mean x² + eps) [n] for the gradient.
     """
     if _is_supported(x, weight):
-        out, inverse_rms = torch.empty_like(x), x.new_empty(len(x), dtype=torch.float32)
-        build.call(_library(x.dtype), "rms_norm", x, weight, float(eps), out, inverse_rms, *x.shape)
-        return out, inverse_rms
+        return _compiled_rms_norm(x, None, weight, eps)[1:]
     # The norm accumulates in float32 without a float32 copy of x.
     squares = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).square_().div_(x.shape[-1])
     # A batch norm in evaluation mode whose channels are the tokens, with mean 0 and this variance:
@@ -65,16 +63,64 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return out.mul_(weight), squares.add_(eps).rsqrt_()
 
 
-def rms_norm_backward(x: Tensor, weight: Tensor, inverse_rms: Tensor, grad: Tensor) -> Tensor:
+def add_rms_norm(
+    x: Tensor, addend: Tensor, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x + addend [n, d], and the results of `rms_norm` of it."""
+    if _is_supported(x, addend, weight) and x.shape == addend.shape:
+        return _compiled_rms_norm(x, addend, weight, eps)
+    total = x + addend
+    return total, *rms_norm(total, weight, eps)
+
+
+def _compiled_rms_norm(
+    x: Tensor, addend: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    total = x if addend is None else torch.empty_like(x)
+    out, inverse_rms = torch.empty_like(x), x.new_empty(len(x), dtype=torch.float32)
+    build.call(
+        _library(x.dtype),
+        "rms_norm",
+        x,
+        addend,
+        weight,
+        float(eps),
+        total,
+        out,
+        inverse_rms,
+        *x.shape,
+    )
+    return total, out, inverse_rms
+
+
+def rms_norm_backward(
+    x: Tensor, weight: Tensor, inverse_rms: Tensor, grad: Tensor, addend: Tensor | None = None
+) -> Tensor:
     """Gradient of x from the gradient of `rms_norm`, for a frozen weight.
 
     Without the compiled kernel it is LayerNorm's gradient for a mean of zero, plus the part that
     LayerNorm subtracts for the mean.
+
+    Args:
+        x: [n, d].
+        weight: [d].
+        inverse_rms: result of `rms_norm`.
+        grad: [n, d].
+        addend: another gradient of x, to which this one is added. None: none.
     """
-    if _is_supported(x, weight, grad) and x.shape == grad.shape:
+    others = [] if addend is None else [addend]
+    if _is_supported(x, weight, grad, *others) and all(t.shape == x.shape for t in (grad, *others)):
         out = torch.empty_like(x)
         build.call(
-            _library(x.dtype), "rms_norm_backward", grad, x, weight, inverse_rms, out, *x.shape
+            _library(x.dtype),
+            "rms_norm_backward",
+            grad,
+            x,
+            weight,
+            inverse_rms,
+            addend,
+            out,
+            *x.shape,
         )
         return out
     size, inverse_rms, weight_float32 = x.shape[-1], inverse_rms[:, None], weight.float()
@@ -90,7 +136,8 @@ def rms_norm_backward(x: Tensor, weight: Tensor, inverse_rms: Tensor, grad: Tens
     )[0]
     # LayerNorm subtracts the mean of the weighted gradient, RMSNorm does not: add it back.
     mean = torch.mv(grad, weight).float().div_(size).mul_(inverse_rms.view(-1))
-    return grad_x.add_(mean.to(x.dtype)[:, None])
+    grad_x.add_(mean.to(x.dtype)[:, None])
+    return grad_x if addend is None else grad_x.add_(addend)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, backward: bool = False) -> Tensor:
@@ -164,20 +211,27 @@ def is_available(dtype: torch.dtype) -> bool:
         expected = [nn.functional.silu(x) * y, nn.functional.rms_norm(x, (32,), weight, 1e-5)]
         cos, sin = (t.to(dtype).float() for t in (grad.detach().cos(), grad.detach().sin()))
         expected.append(x * cos + torch.cat([-x[:, 16:], x[:, :16]], dim=1) * sin)
+        total = x + y
         expected += [
             *torch.autograd.grad(expected[0], [x, y], grad),
             *torch.autograd.grad(expected[1], x, grad),
             *torch.autograd.grad(expected[2], x, grad),
+            total,
+            nn.functional.rms_norm(total, (32,), weight, 1e-5),
         ]
+        expected.append(expected[5] + y)
     actual = [torch.empty_like(x, dtype=dtype) for _ in expected]
     x, y, grad, weight, cos, sin = (t.detach().to(dtype) for t in (x, y, grad, weight, cos, sin))
-    inverse_rms = torch.empty(4)
-    build.call(library, "swiglu", x, y, actual[0], 128)
-    build.call(library, "rms_norm", x, weight, 1e-5, actual[1], inverse_rms, 4, 32)
-    build.call(library, "apply_rope", x, cos, sin, actual[2], 4, 1, 32, 0)
-    build.call(library, "swiglu_backward", x, y, grad, actual[3], actual[4], 128)
-    build.call(library, "rms_norm_backward", grad, x, weight, inverse_rms, actual[5], 4, 32)
-    build.call(library, "apply_rope", grad, cos, sin, actual[6], 4, 1, 32, 1)
+    inverse_rms, unused = torch.empty(4), torch.empty(4)
+    call = partial(build.call, library)
+    call("swiglu", x, y, actual[0], 128)
+    call("rms_norm", x, None, weight, 1e-5, None, actual[1], inverse_rms, 4, 32)
+    call("apply_rope", x, cos, sin, actual[2], 4, 1, 32, 0)
+    call("swiglu_backward", x, y, grad, actual[3], actual[4], 128)
+    call("rms_norm_backward", grad, x, weight, inverse_rms, None, actual[5], 4, 32)
+    call("apply_rope", grad, cos, sin, actual[6], 4, 1, 32, 1)
+    call("rms_norm", x, y, weight, 1e-5, actual[7], actual[8], unused, 4, 32)
+    call("rms_norm_backward", grad, x, weight, inverse_rms, y, actual[9], 4, 32)
     return all(
         bool((a.float() - b).norm() <= build.TOLERANCES[dtype] * b.norm())
         for a, b in zip(actual, expected, strict=True)
