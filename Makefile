@@ -1,8 +1,11 @@
-# What a person or a machine runs here. Everything is installed into .venv, from whatever index pip is set up with.
+# What a person or a machine runs here. Everything is installed into .venv, from the index that pip is configured with.
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# PyPI's torch for Linux includes CUDA. This index has the CPU build; `make install TORCH_INDEX=` leaves it out, for GPUs.
+# Where pip is configured with another index, that one alone decides.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast lint dist smoke docs clean
@@ -10,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 help:  ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: .venv/run.stamp  ## Install into .venv (1.9 GB, most of it torch)
+install: .venv/run.stamp  ## Install into .venv (1.9 GB with torch for CPUs)
 	@echo "Installed. Now: . $(BIN)/activate, then prooftune --help"
 
 demo: .venv/run.stamp  ## Install, then tune and compare the small embedded model (two to six minutes)
@@ -48,7 +51,9 @@ clean:  ## Remove the environments, the caches and what was built
 .venv/run.stamp: requirements/torch.txt requirements/run.txt pyproject.toml
 	@echo "Installing into .venv, which takes a minute or two"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) -r requirements/torch.txt
+	@if [ -z "$(TORCH_INDEX)" ] || $(BIN)/python -m pip config list 2>/dev/null | grep -qE 'index-url|no-index'; \
+	then set -x; $(PIP) -r requirements/torch.txt; \
+	else set -x; $(PIP) -r requirements/torch.txt --extra-index-url $(TORCH_INDEX); fi
 	$(PIP) -r requirements/run.txt
 	$(PIP) --no-deps --editable .
 	touch $@

@@ -78,7 +78,8 @@ def test_names_of_the_same_meaning_are_read(
          "remove it"),
         ({"model": {"name": "a/b", "lora_rank": 8}}, "model.lora_rank: write lora.r: 8"),
         ({"training": {"epochs": 3, "num_train_epochs": 2}}, "training.epochs: old name of "
-         "num_train_epochs, which is set too; remove one"),
+         "num_train_epochs, which is set too; remove one, or on the command line use --set "
+         "training.num_train_epochs=3"),
         ({"lora": {"bias": "additive"}}, "lora.bias: additive is not a valid value: lora_only "
          "trains the biases of the adapted layers, all those of every layer, none leaves them as "
          "they are"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -124,6 +126,39 @@ def test_workflows_and_forms_are_valid_and_run_what_exists(path: Path) -> None:
         assert re.search(rf"^{target}:", makefile, re.M), target
     for script in re.findall(r"\.ci/\w+", text):
         assert (ROOT / script).stat().st_mode & 0o100, script
+
+
+@pytest.mark.parametrize(
+    ("configured", "arguments", "takes_index"),
+    [
+        ("", [], True),
+        ("global.timeout='60'", [], True),
+        ("global.index-url='https://mirror.example/simple'", [], False),
+        (":env:.extra-index-url='https://mirror.example/cpu'", [], False),
+        ("global.no-index='true'", [], False),
+        ("", ["TORCH_INDEX="], False),
+    ],
+)
+def test_make_install_takes_torch_for_cpus_unless_pip_is_configured(
+    tmp_path: Path, configured: str, arguments: list[str], takes_index: bool
+) -> None:
+    """PyPI's torch for Linux includes CUDA; a configured index may have no other to offer."""
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    answer = f'*"config list"*) echo "{configured}" ;; *) echo "$*" >> log ;;'
+    python.write_text(f'#!/bin/sh\ncase "$*" in {answer} esac\n')
+    python.chmod(0o755)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    subprocess.run(["make", "install", *arguments], cwd=tmp_path, check=True, capture_output=True)
+    torch, run, own = (tmp_path / "log").read_text().splitlines()
+    index = "--extra-index-url https://download.pytorch.org/whl/cpu"
+    assert ("requirements/torch.txt" in torch) and (index in torch) == takes_index
+    assert "requirements/run.txt" in run and "--editable ." in own
+    assert index in (ROOT / "Dockerfile").read_text() and index in (
+        ROOT / "docs/start.md"
+    ).read_text("utf-8")
 
 
 def test_the_citation_has_no_version_to_forget() -> None:

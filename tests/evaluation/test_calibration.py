@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prooftune.evaluation import calibration
-from prooftune.evaluation.metrics import Outcomes, measure
+from prooftune.evaluation.metrics import Outcomes, log_losses, measure
 
 
 def made(n: int = 4000, sharpness: float = 1.0, seed: int = 0, classes: int = 3) -> Outcomes:
@@ -42,11 +42,36 @@ def test_temperature_is_the_minimum_of_the_loss_on_a_grid() -> None:
 
 
 def test_temperature_of_equal_probabilities_stays_1() -> None:
-    log_probs = np.full((10, 2), np.log(0.5))
-    assert (
-        calibration.fit_temperature(Outcomes(np.arange(10) % 2, np.zeros(10, int), log_probs, 2))
-        == 1.0
-    )
+    rows = Outcomes(np.arange(100) % 2, np.zeros(100, int), np.full((100, 2), np.log(0.5)), 2)
+    assert calibration.fit_temperature(rows) == 1.0
+
+
+def test_temperature_stays_1_where_the_rows_do_not_determine_one() -> None:
+    enough = calibration.LEAST_VALIDATION_ROWS
+    assert calibration.fit_temperature(made(n=enough - 1, sharpness=5.0)) == 1.0
+    assert calibration.fit_temperature(made(n=enough, sharpness=5.0)) > 2
+    # All right: the log-loss falls with the temperature without end.
+    assert calibration.fit_temperature(hand([0.6] * 100, [True] * 100)) == 1.0
+    # One mistake at confidence 0.6: 99% right is log-odds of 4.6, and 0.6 is 0.405.
+    once = calibration.fit_temperature(hand([0.6] * 100, [True] * 99 + [False]))
+    assert once == pytest.approx(np.log(0.6 / 0.4) / np.log(99), rel=0.01)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 2.5])
+def test_a_temperature_is_fitted_from_as_few_rows_as_pay(sharpness: float) -> None:
+    """Expected log-loss on new rows against T = 1 (docs/statistics.md has more cases)."""
+    new = made(n=20_000, sharpness=sharpness, seed=99)
+    assert new.log_probs is not None
+    rows = dict.fromkeys(("calibrated", "T = 1"), 0.0)
+    for seed in range(40):
+        fitted = calibration.fit_temperature(
+            made(n=calibration.LEAST_VALIDATION_ROWS, sharpness=sharpness, seed=seed)
+        )
+        for name, temperature in (("calibrated", fitted), ("T = 1", 1.0)):
+            scaled = new.with_log_probs(calibration.apply_temperature(new.log_probs, temperature))
+            rows[name] += float(log_losses(scaled).mean()) / 40
+    gain = rows["T = 1"] - rows["calibrated"]
+    assert gain > 0.1 if sharpness > 1 else -0.03 < gain < 0
 
 
 def test_temperature_needs_probabilities() -> None:

@@ -60,14 +60,14 @@ def test_cannot_tell_names_the_smallest_difference_that_could_have_shown() -> No
     assert "made no difference that this test set can show" in verdict["headline"]
     assert "cannot be told apart from" in verdict["sentence"]
     smallest = max(a["minimum_detectable_difference"] for a in verdict["against"])
-    found = f"a true difference of {100 * smallest:.1f} points would have been found"
-    assert f"{found} with a probability of 80%" in verdict["sentence"]
+    found = f"a true difference of {100 * smallest:.1f} points from zero or tfidf would have been"
+    assert f"{found} found with a probability of 80%" in verdict["sentence"]
 
 
 def test_mixed_beats_one_and_not_another() -> None:
     verdict = judge(n=300, tfidf=2.9, zero=0.2, lora=3.0)
     assert verdict["outcome"] == "mixed"
-    assert verdict["headline"] == "Fine-tuning beat zero, but not clearly tfidf."
+    assert verdict["headline"] == "lora beats zero, but cannot be told apart from tfidf."
     assert verdict["beats"]["zero_shot"] is True and verdict["beats"]["tfidf"] is False
 
 

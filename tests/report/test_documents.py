@@ -15,6 +15,7 @@ from prooftune.report import abstention_section
 from prooftune.report.build import render_page, write_report
 from prooftune.report.format import interval, percent
 from prooftune.report.markdown import escape_markdown
+from prooftune.report.terminal import better_than_bundle
 from prooftune.report.warnings import collect_warnings
 from report.conftest import CASES, facts_of, page_of
 from report.reading import read
@@ -251,3 +252,66 @@ def test_wide_tables_break_before_brackets(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     print_document(Document("t", "h", "v.", [DocumentTable("q", headings, [row])]))
     assert "31.0% (19.5–52.1)" in capsys.readouterr().out
+
+
+def test_where_no_threshold_is_guaranteed_one_sentence_says_why():
+    scores = deepcopy(facts_of("usual")["scores"])
+    assert abstention_section.abstention_note(scores) == ""
+    scores["validation_n"] = 9
+    known = [v for v in scores["variants"].values() if v["abstention"] and v["kind"] != "majority"]
+    for variant in known:
+        variant["abstention"] |= {"reachable": False, "target": 0.955, "needed_rows": 66}
+    assert abstention_section.abstention_table(scores) is None
+    assert abstention_section.abstention_note(scores) == (
+        "9 validation examples are too few to guarantee a threshold above which 95.5% of the "
+        "answers are correct; about 66 would be needed."
+    )
+    known[0]["abstention"]["needed_rows"] = 500
+    known[1]["abstention"]["needed_rows"] = None
+    assert "about 66 would be needed for" in abstention_section.abstention_note(scores)
+    for variant in known:
+        variant["abstention"]["needed_rows"] = None
+    assert abstention_section.abstention_note(scores) == (
+        "On the 9 validation examples there is no threshold above which 95.5% of the answers are "
+        "correct."
+    )
+    known[0]["abstention"]["grouped"] = known[1]["abstention"]["grouped"] = True
+    for variant in known:
+        variant["abstention"]["grouped"] = True
+    assert "too few groups" in abstention_section.abstention_note(scores)
+    page = read(render_page(facts_of("usual") | {"scores": scores}))
+    assert "too few groups" in page.by_id("abstention").text
+    assert not [e for e in page.all("table") if e.attributes.get("id") == "abstention-table"]
+
+
+def test_a_temperature_that_made_test_rows_worse_is_reported():
+    scores = deepcopy(facts_of("usual")["scores"])
+    name = next(n for n, v in scores["variants"].items() if v.get("calibration"))
+    losses = scores["variants"][name]["calibration"]["log_loss"]
+    for after, reported in ((0.387, True), (0.092, False)):
+        losses["before"]["value"], losses["after"]["value"] = 0.083, after
+        found = [w for w in collect_warnings(facts_of("usual") | {"scores": scores}) if name in w]
+        assert any("log-loss 0.083 before, 0.387 after" in w for w in found) == reported
+
+
+def test_the_calibration_section_says_why_a_temperature_is_1():
+    scores = deepcopy(facts_of("usual")["scores"])
+    name = next(n for n, v in scores["variants"].items() if v.get("calibration"))
+    why = "with fewer than 50 of them, or where the variant labels all of them correctly"
+    assert why not in read(render_page(facts_of("usual"))).by_id("calibration").text
+    scores["variants"][name]["temperature"] = 1.0
+    page = read(render_page(facts_of("usual") | {"scores": scores}))
+    assert why in page.by_id("calibration").text
+
+
+def test_a_study_that_lost_says_how_to_ship_the_better_variant():
+    scores = deepcopy(facts_of("usual")["scores"])
+    verdict = scores["verdict"]
+    assert better_than_bundle(scores, verdict["best_tuned"]) == ""
+    verdict["against"][0]["outcome"] = "loses"
+    loser = verdict["against"][0]["variant"]
+    assert better_than_bundle(scores, verdict["best_tuned"]) == (
+        f"{loser} did better than {verdict['best_tuned']} on test rows. --set bundle.variant=best "
+        "ships the variant that is best on validation rows, of any kind."
+    )
+    assert better_than_bundle(scores, loser) == ""

@@ -128,7 +128,7 @@ def test_differences_in_the_primary_metric(document, facts):
             f"{100 * c['minimum_detectable_difference']:.1f}",
         ]
         word = (
-            "no clear difference"
+            "cannot be told apart"
             if not c["significant"]
             else "better"
             if d["value"] > 0

@@ -87,7 +87,7 @@ def test_differences(document, facts):
         assert row[5] == p_value(c["p_holm"])
         assert row[6] == f"{100 * c['minimum_detectable_difference']:.1f}"
         word = (
-            "no clear difference"
+            "cannot be told apart"
             if not c["significant"]
             else "better"
             if c["accuracy"]["value"] > 0

@@ -28,13 +28,13 @@ SENTENCES = {
         "**Fine-tuning did not pay: zero is better.**",
         "loses to zero (by 50.0 points",
     ],
-    "the same labels, judged by macro F1": ["a true difference of 9.7 points would have been"],
-    "the same labels in 8 groups": ["a true difference of 80.1 points would have been found"],
-    "the same answers": ["a true difference of 15.4 points would have been found"],
+    "the same labels, judged by macro F1": ["a true difference of 9.7 points from zero would"],
+    "the same labels in 8 groups": ["a true difference of 80.1 points from zero would"],
+    "the same answers": ["a true difference of 15.4 points from zero would have"],
     "4 groups": [
         "**Fine-tuning made no difference that this test set can show.**",
-        "With 200 test examples in 4 groups no true difference, however large, would have been "
-        "found with a probability of 80%.",
+        "With 200 test examples in 4 groups no true difference from zero, however large, would "
+        "have been found with a probability of 80%.",
         "| 109 : 40 | 0.50 | – |",
         "only 4 groups",
         "no difference can be significant among 1 comparison.",

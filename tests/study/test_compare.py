@@ -64,7 +64,7 @@ def test_the_comparison_reports_accuracies_difference_and_test(tmp_path: Path) -
     assert "difference +50.0 points, 95% interval [+3" in output
     # 20 against 0: two-sided exact p is 2 * 0.5 ** 20.
     assert (
-        "p = 1.91e-06 (20 right only in the first, 0 only in the second): the two can be told "
+        "p < 0.001 (20 right only in the first, 0 only in the second): the two can be told "
         "apart." in output
     )
     assert "left out" not in output
@@ -74,7 +74,7 @@ def test_a_small_difference_is_not_significant(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a", TEXTS, {"tfidf": set(range(20))})
     second = make_run(tmp_path / "b", TEXTS, {"tfidf": set(range(1, 20))})
     assert (
-        "p = 1 (1 right only in the first, 0 only in the second): the two cannot be told apart."
+        "p = 1.00 (1 right only in the first, 0 only in the second): the two cannot be told apart."
         in str(compare_runs(f"{first}:tfidf", f"{second}:tfidf"))
     )
 

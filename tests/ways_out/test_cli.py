@@ -15,6 +15,7 @@ import prooftune as prooftune_package
 from data.test_init_evidence import ROWS
 from prooftune import recipe as recipes
 from prooftune.cli.app import app
+from prooftune.cli.suggestions import OTHER_NAMES
 from prooftune.data.export import FORMATS
 from test_cli import prooftune
 from ways_out import follows, names, refused
@@ -235,3 +236,30 @@ def test_commands_and_options_that_messages_name_exist() -> None:
             assert named <= options | OTHER_TOOLS, message
         seen += len(named)
     assert seen > 80
+
+
+def test_an_option_that_is_a_recipe_key_is_set(commands: Commands) -> None:
+    message = follows("It is a key of the recipe: use --set {…}={…}")
+    for option, key, value in (
+        (("--epochs", "1"), "training.num_train_epochs", 1),
+        (("--learning-rate=1e-3",), "training.learning_rate", 1e-3),
+        (("--seed", "3"), "seed", 3),
+    ):
+        # A terminal's box breaks lines.
+        error = " ".join(commands.refused("{…}", "run", "a.yaml", *option).replace("│", "").split())
+        assert names(message, error)
+        override = error.partition("--set ")[2].split()[0]
+        assert override.startswith(f"{key}=")
+        recipe = recipes.load("a.yaml", [override])[0].model_dump()
+        section, _, leaf = key.rpartition(".")
+        assert (recipe[section][leaf] if section else recipe[leaf]) == value
+    assert "--set" not in commands.refused("No such option", "run", "a.yaml", "--nonsense")
+
+
+def test_names_of_other_tools_for_a_command(commands: Commands) -> None:
+    known = get_command(app).commands  # type: ignore[attr-defined]
+    message = follows("No such command '{…}'. Did you mean '{…}'?")
+    for other, name in OTHER_NAMES.items():
+        assert other not in known and name in known
+        error = " ".join(commands.refused("{…}", other).replace("│", "").split())
+        assert names(message, error) and f"'{name}'" in error

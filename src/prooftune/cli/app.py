@@ -10,8 +10,11 @@ from typing import Annotated
 import typer
 from typer.models import CommandInfo
 
+from prooftune.cli.suggestions import Commands
+
 app = typer.Typer(
     name="prooftune",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

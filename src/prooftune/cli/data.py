@@ -15,6 +15,7 @@ from prooftune.cli.recipe_options import (
     load_recipe,
     missing_data_hint,
 )
+from prooftune.cli.suggestions import RecipeCommand
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +25,7 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 
-@data_app.command()
+@data_app.command(cls=RecipeCommand)
 def export(
     recipe: RecipeArgument,
     out: Annotated[

@@ -18,6 +18,7 @@ from prooftune.cli.recipe_options import (
     load_recipe,
     missing_data_hint,
 )
+from prooftune.cli.suggestions import RecipeCommand
 
 if TYPE_CHECKING:
     from prooftune.study.pipeline import Result
@@ -211,7 +212,7 @@ def recipes(
         print(f"{recipe:<{width}}  {description}")
 
 
-@app.command()
+@app.command(cls=RecipeCommand)
 def check(
     recipe: RecipeArgument,
     set_: SetOption = None,
@@ -239,7 +240,7 @@ def check(
         check_recipe(parsed, base, verbose=True, thorough=thorough).audit.raise_errors()
 
 
-@app.command()
+@app.command(cls=RecipeCommand)
 def run(
     recipe: RecipeArgument,
     set_: SetOption = None,
@@ -299,6 +300,7 @@ def _print_result(result: Result) -> None:
     from prooftune.bundle.manifest_reader import read_manifest
     from prooftune.report.costs_section import front_sentence
     from prooftune.report.terminal import (
+        better_than_bundle,
         by_language,
         precision_and_recall,
         print_paragraph,
@@ -308,13 +310,16 @@ def _print_result(result: Result) -> None:
     print()
     print_variants(result.scores)
     print()
-    if front := front_sentence(result.reported_scores):
-        print_paragraph(front)
-        print()
     print_paragraph(f"{result.headline} {result.verdict}")
     for sentence in (precision_and_recall(result.scores), by_language(result.scores)):
         if sentence:
             print_paragraph(sentence)
+    if front := front_sentence(result.reported_scores):
+        print()
+        print_paragraph(front)
     print(f"\nReport: {result.report}")
     if result.bundle is not None:
-        print(f"Bundle: {result.bundle} ({read_manifest(result.bundle)['variant']})")
+        variant = read_manifest(result.bundle)["variant"]
+        print(f"Bundle: {result.bundle} ({variant})")
+        if hint := better_than_bundle(result.scores, variant):
+            print_paragraph(hint)

@@ -11,6 +11,8 @@ from prooftune.evaluation.score_types import ReliabilityBin, RiskCoverage, RiskP
 
 TEMPERATURES = (0.05, 20.0)
 """Range searched for the temperature; at its ends the validation set does not determine one."""
+LEAST_VALIDATION_ROWS = 50
+"""Fewest validation examples that a temperature is fitted on (docs/statistics.md, Temperature)."""
 
 
 def apply_temperature(log_probs: Floats, temperature: float) -> Floats:
@@ -24,10 +26,12 @@ def apply_temperature(log_probs: Floats, temperature: float) -> Floats:
 
 def fit_temperature(validation: Outcomes) -> float:
     """The temperature with the least log-loss on validation examples (Guo et al. 2017, arXiv
-    1706.04599).
+    1706.04599); 1 where they do not determine one.
 
-    The log-loss is convex in 1/temperature, so it has a single minimum along the log-temperature
-    too, which a bounded scalar search finds.
+    That is so with fewer than `LEAST_VALIDATION_ROWS` examples, and where every prediction is
+    right, since the log-loss then falls with the temperature without end. The log-loss is convex in
+    1/temperature, so it has a single minimum along the log-temperature too, which a bounded scalar
+    search finds.
 
     Raises:
         ValueError: no examples, or no probabilities.
@@ -37,6 +41,8 @@ def fit_temperature(validation: Outcomes) -> float:
     log_probs = validation.log_probs
     if log_probs is None or len(validation) == 0:
         raise ValueError("a temperature needs validation examples with probabilities")
+    if len(validation) < LEAST_VALIDATION_ROWS or bool(validation.correct.all()):
+        return 1.0
 
     def loss(log_temperature: float) -> float:
         scaled = apply_temperature(log_probs, float(np.exp(log_temperature)))

@@ -14,6 +14,8 @@ UNTUNED_MODEL = ("zero_shot", "prompt", "retrieval")
 """Roles of the model before tuning, which alone say whether tuning helped."""
 ENCODER = "encoder"
 """Kind of variants that fine-tune an encoder, which is no language model."""
+LEAST_P = 0.001
+"""A smaller p-value is given as a bound."""
 SMALL = 0.01
 """A gain below this is called small, unless the recipe says which gain is worthwhile."""
 
@@ -66,10 +68,10 @@ def _won(scores: Measurements, against: Sequence[Reference], best: str) -> str:
 
 
 def _mixed(scores: Measurements, against: Sequence[Reference], best: str) -> str:
-    del scores, best
+    del scores
     beaten = [a["variant"] for a in against if a["outcome"] == "beats"]
     open_ = [a["variant"] for a in against if a["outcome"] == "undecided"]
-    return f"Fine-tuning beat {join(beaten)}, but not clearly {join(open_, 'or')}."
+    return f"{best} beats {join(beaten)}, but {WORDS['undecided']} {join(open_, 'or')}."
 
 
 def _undecided(scores: Measurements, against: Sequence[Reference], best: str) -> str:
@@ -80,7 +82,8 @@ def _undecided(scores: Measurements, against: Sequence[Reference], best: str) ->
             f"Fine-tuning made no worthwhile difference: within {points(worth)} points of {names}."
         )
     if not any(a["role"] in UNTUNED_MODEL for a in against):
-        return f"{best} is not clearly better than {join([a['variant'] for a in against], 'or')}."
+        names = join([a["variant"] for a in against], "or")
+        return f"{best} {WORDS['undecided']} {names}."
     return "Fine-tuning made no difference that this test set can show."
 
 
@@ -94,7 +97,9 @@ def _not_tuned(scores: Measurements, against: Sequence[Reference], best: str) ->
     kinds = {name: variant["kind"] for name, variant in scores["variants"].items()}
     ahead = "the only variant"
     if against:
-        ahead = "the best so far" if against[0]["outcome"] == "beats" else "ahead, but not clearly"
+        ahead = "the best so far"
+        if against[0]["outcome"] != "beats":
+            ahead = f"ahead, but {WORDS['undecided']} {against[0]['variant']}"
     if kinds[best] == ENCODER:
         return f"{best}, a fine-tuned encoder, is {ahead}."
     if ENCODER in kinds.values():
@@ -175,19 +180,22 @@ def _worth(scores: Measurements, against: Sequence[Reference]) -> str:
 
 
 def _detectable(scores: Measurements, against: Sequence[Reference]) -> str:
-    missed = [a["minimum_detectable_difference"] for a in against if a["outcome"] == "undecided"]
+    undecided = [a for a in against if a["outcome"] == "undecided"]
+    missed = [a["minimum_detectable_difference"] for a in undecided]
     if not missed:
         return ""
+    # Named, since the same test set may have shown a smaller difference from another variant.
+    names = join([a["variant"] for a in undecided], "or")
     # NaN where scores are just computed, None where they were read back from scores.json.
     known = [smallest for smallest in missed if smallest is not None and not isnan(smallest)]
     if len(known) < len(missed):
         return (
-            f" With {_what(scores)} no true difference, however large, would have been found with "
-            "a probability of 80%."
+            f" With {_what(scores)} no true difference from {names}, however large, would have "
+            "been found with a probability of 80%."
         )
     return (
-        f" With {_what(scores)} a true difference of {points(max(known))} points would have been "
-        "found with a probability of 80%; a smaller one may have been missed."
+        f" With {_what(scores)} a true difference of {points(max(known))} points from {names} "
+        "would have been found with a probability of 80%; a smaller one may have been missed."
     )
 
 
@@ -225,7 +233,12 @@ def _clause(entry: Reference) -> str:
 
 def p_value(entry: Reference) -> str:
     p = entry["p_holm"]
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    return f"p < {LEAST_P}" if p < LEAST_P else f"p = {p_digits(p)}"
+
+
+def p_digits(p: float) -> str:
+    """Two decimals from 0.1 on, else two significant digits: ``0.50``, ``0.034``."""
+    return f"{p:.2f}" if p >= 0.1 else f"{p:.2g}"
 
 
 def points(share: float, digits: int = 1) -> str:
@@ -235,7 +248,10 @@ def points(share: float, digits: int = 1) -> str:
 
 
 def signed(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    """A difference of shares as points, with its sign: -0.034 -> ``−3.4``."""
+    text = f"{100 * share:+.1f}"
+    # A value that rounds to zero has no sign.
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
 def join(words: list[str], last: str = "and") -> str:

@@ -83,6 +83,15 @@ def _sections(values: dict[str, Any]) -> Iterator[_Section]:
                 yield _Section(f"{path}{kind}.", kind, parent[kind], library_fields(kind))
 
 
+def key_of(name: str) -> str | None:
+    """The dotted recipe key of a name: ``epochs`` -> ``training.num_train_epochs``; None if it is
+    no key, or an old one without a replacement."""
+    if name in Recipe.model_fields:
+        return name
+    old = _find_old_name(name, "")
+    return old.new if old is not None and old.new else None
+
+
 def _find_old_name(key: str, kind: str) -> OldName | None:
     """Return the replacement of an unknown key.
 
@@ -124,7 +133,11 @@ def _migrate_key(result: Migration, section: _Section, key: str, old: OldName) -
     elif parent == section.kind and section.options.get(leaf) == new:
         result.notes.append(f"{path}: {_shown(value)} is the same as {leaf}: {_shown(new)}")
     elif parent == section.kind and leaf in section.options:
-        result.problems.append(f"{path}: old name of {leaf}, which is set too; remove one")
+        # The recipe's file may have the new name and the command line the old one.
+        result.problems.append(
+            f"{path}: old name of {leaf}, which is set too; remove one, or on the command line use "
+            f"--set {section.path}{leaf}={_shown(new)}"
+        )
     else:
         reason = f" ({old.reason})" if old.reason else ""
         result.problems.append(f"{path}: write {old.new}: {_shown(new)}{reason}")

@@ -1,4 +1,5 @@
-"""The table of abstention thresholds: what is guaranteed, and what the test examples show."""
+"""The table of abstention thresholds: what is guaranteed, and what the test examples show; one
+sentence where nothing is."""
 
 from __future__ import annotations
 
@@ -9,17 +10,10 @@ from prooftune.report.format import MISSING, PERCENT, count, format_value, perce
 
 
 def abstention_table(scores: Scores) -> Table | None:
-    """Coverage and accuracy above a confidence threshold; None where no variant has probabilities
-    and validation rows.
-
-    The majority class is left out: its confidence does not depend on the example.
-    """
-    known = [
-        (name, abstention)
-        for name, variant in task_display.ranked_variants(scores)
-        if (abstention := variant.get("abstention")) and variant["kind"] != "majority"
-    ]
-    if not known:
+    """Coverage and accuracy above a confidence threshold; None where no variant has one
+    (`abstention_note` says why)."""
+    known = _variants(scores)
+    if not any(abstention["reachable"] for _, abstention in known):
         return None
     return Table(
         "abstention-table",
@@ -28,6 +22,41 @@ def abstention_table(scores: Scores) -> Table | None:
         ["variant", "threshold", "answered", "coverage", "accuracy"],
         [(name, _cells(abstention)) for name, abstention in known],
     )
+
+
+def abstention_note(scores: Scores) -> str:
+    """Why no variant has a threshold, in one sentence; empty where one has, or where none has
+    probabilities and validation rows."""
+    known = _variants(scores)
+    if not known or any(abstention["reachable"] for _, abstention in known):
+        return ""
+    rows = f"{count(scores['validation_n'])} validation examples"
+    aim = f"{percent(known[0][1]['target'])} of the answers are correct"
+    # Scores of version 0.1 do not have it.
+    needed = {name: n for name, abstention in known if (n := abstention.get("needed_rows"))}
+    if needed:
+        fewest = min(needed, key=lambda name: needed[name])
+        more = f" for {fewest}, and more for the others" if len(set(needed.values())) > 1 else ""
+        return (
+            f"{rows} are too few to guarantee a threshold above which {aim}; about "
+            f"{count(needed[fewest])} would be needed{more}."
+        )
+    if known[0][1].get("grouped"):
+        return (
+            f"The {rows} do not guarantee a threshold above which {aim}: they come in too few "
+            "groups, or in groups that differ too much."
+        )
+    return f"On the {rows} there is no threshold above which {aim}."
+
+
+def _variants(scores: Scores) -> list[tuple[str, Abstention]]:
+    """Variants with abstention figures, best first. The majority class is left out: its confidence
+    does not depend on the example."""
+    return [
+        (name, abstention)
+        for name, variant in task_display.ranked_variants(scores)
+        if (abstention := variant.get("abstention")) and variant["kind"] != "majority"
+    ]
 
 
 def _caption(scores: Scores, abstention: Abstention) -> str:

@@ -48,8 +48,9 @@ def front_sentence(scores: Scores) -> str:
     ]
     unit = "price" if costs["by"] == "price" else "time"
     return (
-        f"Pareto front of quality and {unit} of 1,000 predictions: {', '.join(names)}. For every "
-        "other variant that was compared, one of these is at least as good and at least as cheap."
+        f"Cheapest at each quality, by {unit} of 1,000 predictions (Pareto front): "
+        f"{', '.join(names)}. For every other variant that was compared, one of these is at least "
+        "as good and at least as cheap."
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from prooftune.evaluation.score_types import Bounds
+from prooftune.evaluation.sentences import LEAST_P, p_digits
 
 MISSING = "–"
 
@@ -87,8 +88,7 @@ def p_value(value: float | None) -> str:
     """A p-value: ``< 0.001``, or two significant digits."""
     if value is None:
         return MISSING
-    # Two digits below 0.1 and two decimals above: 0.034, 0.25.
-    return "< 0.001" if value < 0.001 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+    return f"< {LEAST_P}" if value < LEAST_P else p_digits(value)
 
 
 def p_relation(value: float | None) -> str:

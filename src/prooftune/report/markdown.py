@@ -61,6 +61,8 @@ def render_markdown(facts: ReportFacts) -> str:
         parts += ["## Comparisons", _comparison_table(scores)]
     for title, section_tables in _optional_tables(scores):
         parts += [f"## {title}", *(_render_table(entry) for entry in section_tables)]
+    if without_threshold := abstention_section.abstention_note(scores):
+        parts += ["## Abstention", escape_markdown(without_threshold)]
     pretraining = pretraining_section.pretraining_section(scores, facts.get("variants") or {})
     if pretraining:
         sentences = escape_markdown(" ".join(pretraining["sentences"]))

@@ -22,6 +22,7 @@ from prooftune.report.format import (
     NumberFormat,
     format_change,
     format_value,
+    points,
     signed_interval,
 )
 from prooftune.report.svg import Range, ticks
@@ -31,7 +32,7 @@ from prooftune.report.variant_names import describe_variant
 OUTCOMES = {
     "beats": ("better", "good"),
     "loses": ("worse", "bad"),
-    "undecided": ("no clear difference", "open"),
+    "undecided": ("cannot be told apart", "open"),
 }
 MAX_LISTED_ROWS = 200
 """Row ids listed under a finding."""
@@ -145,7 +146,7 @@ def comparison_rows(scores: Scores) -> list[dict[str, Any]]:
             c["b"],
             "undecided" if not c["significant"] else "beats" if value > 0 else "loses",
         )
-        label = f"{c['a']} minus {c['b']}: {100 * value:+.1f} points"
+        label = f"{c['a']} minus {c['b']}: {points(value)} points"
         rows.append(
             {
                 **c,

@@ -9,6 +9,7 @@ from prooftune.evaluation.score_types import (
     Scores,
     output_count,
 )
+from prooftune.evaluation.sentences import join
 from prooftune.report import task_display
 from prooftune.report.format import (
     MISSING,
@@ -118,6 +119,19 @@ def by_language(scores: Scores) -> str:
     more = len(ranked) - len(parts)
     rest = f" and {more} more" if more else ""
     return f"{name}, {metric.title} by language: {', '.join(parts)}{rest}." if parts else ""
+
+
+def better_than_bundle(scores: Scores, bundled: str) -> str:
+    """Where the bundled variant lost to others: which did better, and how to ship the best one;
+    empty otherwise."""
+    verdict = scores["verdict"]
+    better = [entry["variant"] for entry in verdict["against"] if entry["outcome"] == "loses"]
+    if bundled != verdict["best_tuned"] or not better:
+        return ""
+    return (
+        f"{join(better)} did better than {bundled} on test rows. --set bundle.variant=best ships "
+        "the variant that is best on validation rows, of any kind."
+    )
 
 
 def _in_groups(scores: Scores) -> str:

@@ -24,6 +24,10 @@ TEMPERATURE_BOUNDS = (0.052, 19.0)
 """Fitted temperatures outside ran to the end of the search interval."""
 
 
+HIGHER_LOG_LOSS = 0.01
+"""Rise of the log-loss on test rows by the temperature, in nats, from which it is reported."""
+
+
 def variant_warnings(variants: Mapping[str, VariantMeasurements], task: TaskDisplay) -> list[str]:
     """Warnings about variants; one that several variants share is given once, with their names."""
     names_by_warning: dict[str, list[str]] = {}
@@ -72,7 +76,20 @@ def _output_warnings(variant: VariantMeasurements, task: TaskDisplay) -> list[st
             "the validation rows do not determine a temperature (the fit stopped at the bound, "
             f"{temperature:.2g}); do not rely on its calibrated probabilities."
         )
-    return warnings
+    return warnings + _temperature_warnings(variant)
+
+
+def _temperature_warnings(variant: VariantMeasurements) -> list[str]:
+    """A warning where the temperature made the probabilities of test rows worse."""
+    losses = (variant.get("calibration") or {}).get("log_loss") or {}
+    before, after = ((losses.get(side) or {}).get("value") for side in ("before", "after"))
+    if before is None or after is None or after - before < HIGHER_LOG_LOSS:
+        return []
+    return [
+        f"the temperature, fitted on validation rows, made the probabilities of test rows worse "
+        f"(log-loss {before:.3f} before, {after:.3f} after); do not rely on its calibrated "
+        "probabilities."
+    ]
 
 
 def _degenerate_warnings(variant: VariantMeasurements) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prooftune.evaluation.calibration import LEAST_VALIDATION_ROWS
 from prooftune.evaluation.changes import NO_ANSWER
 from prooftune.report import (
     abstention_section,
@@ -120,7 +121,9 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "labels": label_tables.label_scores(scores, colours),
         "confusion": label_tables.confusion_matrices(scores, colours),
         "calibration": curves.reliability_diagrams(scores),
+        "least_validation_rows": LEAST_VALIDATION_ROWS,
         "abstention": abstention_section.abstention_table(scores),
+        "abstention_note": abstention_section.abstention_note(scores),
         "risk": curves.risk_coverage(scores, colours),
         "changed": scores.get("changed"),
         "errors": errors_section.errors_section(scores),
@@ -158,7 +161,7 @@ def section_titles(context: Mapping[str, Any]) -> dict[str, str]:
     filled = {
         **context,
         # This section has two parts, of which either is enough.
-        "abstention": context["abstention"] or context["risk"],
+        "abstention": context["abstention"] or context["abstention_note"] or context["risk"],
         "cost": context["costs"],
         "reproduction": True,
     }

@@ -30,6 +30,7 @@ from prooftune.evaluation.significance import mcnemar, permutation_p
 from prooftune.evaluation.trainings import between_pairs, two_level_p, with_trainings
 from prooftune.recipe import Task
 from prooftune.recipe import load as load_recipe
+from prooftune.report.format import p_relation, points
 from prooftune.types import Example
 from prooftune.utils.files import read_json
 from prooftune.utils.label_sets import parse_label_set, set_f1
@@ -83,21 +84,21 @@ class RunComparison:
         elif self.task == "multilabel":
             share = f"mean {self.metric} on {self.n:,} shared test examples"
         if max(self.trainings) > 1:
-            test = f"test over examples and trainings p = {self.p_value:.3g}"
+            test = f"test over examples and trainings p {p_relation(self.p_value)}"
         elif self.only_first is not None:
             test = (
-                f"exact McNemar p = {self.p_value:.3g} ({self.only_first} right only in the first, "
-                f"{self.only_second} only in the second)"
+                f"exact McNemar p {p_relation(self.p_value)} ({self.only_first} right only in the "
+                f"first, {self.only_second} only in the second)"
             )
         else:
-            test = f"sign-flip test p = {self.p_value:.3g}"
+            test = f"sign-flip test p {p_relation(self.p_value)}"
         significant = self.p_value < 1 - CONFIDENCE
-        low, high = self.difference.low, self.difference.high
+        low, high = points(self.difference.low), points(self.difference.high)
         lines = [
             f"{self.first}: {self.first_mean:.1%} {share}{_mean_of(self.trainings[0])}",
             f"{self.second}: {self.second_mean:.1%}{_mean_of(self.trainings[1])}",
-            f"difference {100 * self.difference.value:+.1f} points, {CONFIDENCE:.0%} interval "
-            f"[{100 * low:+.1f}, {100 * high:+.1f}]; {test}: the two "
+            f"difference {points(self.difference.value)} points, {CONFIDENCE:.0%} interval "
+            f"[{low}, {high}]; {test}: the two "
             f"{'can' if significant else 'cannot'} be told apart.",
             "p is of this one comparison; a report's are adjusted for all that it makes, and so "
             "larger.",

@@ -141,7 +141,7 @@ def _notify_compute_settings(recipe: Recipe) -> None:
         settings = compute_settings(view)
         notify(
             f"model: {view.model.name}, {settings['dtype']} on {settings['device']}, "
-            f"{settings['attention']} attention (model.dtype, model.attention)",
+            f"{settings['attention']} attention (to change: model.dtype, model.attention)",
             "dim",
         )
         if settings["device"] == "mps":

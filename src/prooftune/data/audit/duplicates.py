@@ -28,8 +28,8 @@ from prooftune.utils.disk_list import DiskBackedList
 
 SHINGLINGS = (
     # Normalised texts have single spaces, one less than words.
-    Shingling(character_shingles, lambda key: key.count(" ") < SHORT_WORDS),
-    Shingling(word_shingles, lambda key: key.count(" ") >= LONG_WORDS - 1),
+    Shingling("character 4-grams", character_shingles, lambda key: key.count(" ") < SHORT_WORDS),
+    Shingling("word 3-grams", word_shingles, lambda key: key.count(" ") >= LONG_WORDS - 1),
 )
 
 _Split = TypeVar("_Split", bound=str)

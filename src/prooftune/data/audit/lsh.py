@@ -30,10 +30,12 @@ class Shingling(NamedTuple):
     """A kind of n-grams, and the texts that are compared by it.
 
     Attributes:
+        name: of the n-grams, for messages.
         shingles: normalised text -> its n-grams.
         applies: normalised text -> whether it is compared by them.
     """
 
+    name: str
     shingles: Callable[[str], frozenset[str]]
     applies: Callable[[str], bool]
 
@@ -79,7 +81,9 @@ def hash_chunks(
     num_bands, width = _band_shape(threshold)
     # Multiply-shift hashing of vectors (Dietzfelbinger 1996).
     factors = np.random.default_rng(0).integers(1 << 63, size=width, dtype=np.uint64)
-    title = f"Comparing {name} texts" if len(keys) >= _PROGRESS_BAR_ROWS else None
+    title = None
+    if len(keys) >= _PROGRESS_BAR_ROWS:
+        title = f"near-duplicates: {len(keys):,} texts ({name}), by {shingling.name}"
     with progress_bar(title, len(keys)) as progress:
         for start in range(0, len(keys), CHUNK_ROWS):
             texts = list(keys[start : start + CHUNK_ROWS])

@@ -58,6 +58,7 @@ variants:
   majority:
   tfidf:
   embedding:                     # sentence embeddings and logistic regression
+  # encoder: {{model: answerdotai/ModernBERT-base}}   # a fine-tuned BERT, from the hub
   zero-shot:
   few-shot: {{shots: 4}}
   prompted:
