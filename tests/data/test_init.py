@@ -477,3 +477,13 @@ def test_public_layouts(
         return
     [counted] = [s for s in sentences if " rows, " in s]
     assert counted.startswith(f"{rows:,} rows, {labels} labels: ")
+
+
+def test_the_encoder_in_the_comment_is_a_valid_variant(tmp_path: Path) -> None:
+    from prooftune import recipe as recipes
+    from prooftune.data.init.templates import CLASSIFICATION_TEMPLATE
+
+    [line] = [x for x in CLASSIFICATION_TEMPLATE.splitlines() if "# encoder:" in x]
+    variants = line.replace("# ", "", 1).replace("{{", "{").replace("}}", "}")
+    (tmp_path / "a.yaml").write_text(f"name: a\ndata: {{train: a.csv}}\nvariants:\n{variants}\n")
+    assert recipes.load(tmp_path / "a.yaml")[0].variants["encoder"].kind == "encoder"

@@ -265,6 +265,12 @@ def _reservation(request: ChatRequest, max_tokens: int, number: int = 0) -> Rese
     return Reservation(sum(map(len, texts)), MESSAGE_TOKENS * len(texts), max_tokens, number)
 
 
+def prompt_bound(request: ChatRequest) -> int:
+    """Upper bound of a request's prompt tokens, before anything is known of the server."""
+    reservation = _reservation(request, 0)
+    return reservation.text_bytes + reservation.markup
+
+
 def _end_last_line(ledger: Path | None) -> None:
     """End a line that a kill cut off: the next entry would be appended to it, and both lost."""
     if ledger is None or not ledger.is_file() or ledger.read_bytes()[-1:] in (b"", b"\n"):

@@ -17,7 +17,12 @@ from prooftune.data.prepare import prepare_data
 from prooftune.evaluation.score_types import LabelErrorRow
 from prooftune.preflight import checker as preflight
 from prooftune.recipe import Recipe
-from prooftune.study.estimate_tables import print_curve_cost, print_estimates, print_search_cost
+from prooftune.study.estimate_tables import (
+    print_curve_cost,
+    print_endpoints,
+    print_estimates,
+    print_search_cost,
+)
 from prooftune.study.label_errors import FILE as LABEL_ERRORS_FILE
 from prooftune.study.label_errors import CheckedRows, check_training_rows, flagged_rows
 from prooftune.study.pretraining import audit_texts
@@ -28,6 +33,7 @@ from prooftune.utils.files import write_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from prooftune.variants.endpoint_estimate import EndpointEstimate
     from prooftune.variants.estimates import CostEstimate
 
 
@@ -41,6 +47,8 @@ class CheckReport:
         estimates: seconds and bytes of every variant that uses a language model; empty if the
             audit found errors or no variant uses one; None if the model is too large to be loaded
             in the free memory.
+        endpoints: requests, tokens and price, at most, of every variant behind an endpoint; empty
+            if the audit found errors.
         label_errors: training rows whose label is doubtful, the most doubtful first; empty if
             the audit found errors.
     """
@@ -49,6 +57,7 @@ class CheckReport:
     audit: AuditReport
     estimates: list[CostEstimate] | None
     label_errors: list[LabelErrorRow] = dataclasses.field(default_factory=list)
+    endpoints: list[EndpointEstimate] = dataclasses.field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -91,11 +100,23 @@ def check(
             rows = [row for row, _ in flagged_rows(checked, study)]
             report = dataclasses.replace(report, label_errors=rows)
             _print_label_errors(console, checked, rows)
+        # Before the estimates of this machine, which take a minute.
+        endpoints = _estimate_endpoints(recipe, study, base)
+        print_endpoints(console, endpoints)
+        report = dataclasses.replace(report, endpoints=endpoints)
         report = dataclasses.replace(report, estimates=estimate(recipe, study, base, thorough))
         print_estimates(console, report.estimates, thorough)
         print_search_cost(console, recipe, report.estimates or [])
         print_curve_cost(console, recipe, report.estimates or [])
     return report
+
+
+def _estimate_endpoints(recipe: Recipe, study: Study, base: Path) -> list[EndpointEstimate]:
+    if not any(v.kind == "endpoint" for v in recipe.variants.values()):
+        return []
+    from prooftune.variants.endpoint_estimate import estimate_endpoints
+
+    return estimate_endpoints(recipe, study, base)
 
 
 def estimate(

@@ -15,6 +15,7 @@ from prooftune.utils import profiling
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from prooftune.variants.endpoint_estimate import EndpointEstimate
     from prooftune.variants.estimates import CostEstimate
 
 
@@ -82,6 +83,37 @@ def curve_seconds(estimate: CostEstimate, shares: Sequence[float]) -> float:
     validation and test rows does not."""
     predicting = estimate.seconds - estimate.train_seconds
     return (estimate.train_seconds * sum(shares) + predicting * len(shares)) / estimate.trainings
+
+
+def print_endpoints(console: Console, estimates: Sequence[EndpointEstimate]) -> None:
+    """What is sent to every server, and its price at most."""
+    from rich.table import Table
+
+    if not estimates:
+        return
+    table = Table(title="Requests to endpoints, at most, without retries", title_justify="left")
+    table.add_column("variant")
+    for heading in ("requests", "input tokens", "output tokens", "price"):
+        table.add_column(heading, justify="right")
+    for item in estimates:
+        price = "–" if item.money is None else f"{item.money:.2g} {item.currency}"
+        tokens = (f"{count:,}" for count in (item.prompt_tokens, item.completion_tokens))
+        table.add_row(item.name, f"{item.requests:,}", *tokens, price)
+    console.print(table)
+    for item in estimates:
+        console.print(
+            f"   note  {item.name} sends the texts of its prompts to {item.server}.", markup=False
+        )
+        if item.over_budget:
+            console.print(
+                f"warning {item.name} may need more {' and '.join(item.over_budget)} than "
+                f"variants.{item.name}.endpoint.budget allows, and would then stop.",
+                style="yellow",
+                markup=False,
+            )
+    console.print(
+        "Input tokens are bounded by bytes; an English token has about four.", style="dim"
+    )
 
 
 _TIMES = ("train_seconds", "score_seconds", "seconds")

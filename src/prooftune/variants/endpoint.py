@@ -42,9 +42,9 @@ def run_endpoint(context: VariantContext, variant: Variant, name: str) -> Varian
         raise ValueError("no endpoint")
     client = EndpointClient(variant.endpoint, name, context)
     study, trials = context.study, list[PromptTrial]()
-    rendering = _rendering(context, variant)
-    candidates = _candidates(context, variant, rendering)
-    rows = _trial_rows(context, variant) if candidates else []
+    rendering = endpoint_rendering(context, variant)
+    candidates = prompt_candidates(context, variant, rendering)
+    rows = trial_rows(context, variant) if candidates else []
     tried = [(candidate, rows) for candidate in candidates]
     # Before the first is sent: a budget that cannot be enough then costs nothing.
     client.check_budget(
@@ -90,7 +90,7 @@ def run_endpoint(context: VariantContext, variant: Variant, name: str) -> Varian
     return output
 
 
-def _rendering(context: VariantContext, variant: Variant) -> Rendering:
+def endpoint_rendering(context: VariantContext, variant: Variant) -> Rendering:
     """The variant's prompt, without what only a tokenizer knows."""
     recipe, study = context.recipe, context.study
     prompt = recipe.prompt
@@ -113,7 +113,9 @@ def _rendering(context: VariantContext, variant: Variant) -> Rendering:
     return rendering
 
 
-def _candidates(context: VariantContext, variant: Variant, rendering: Rendering) -> list[Rendering]:
+def prompt_candidates(
+    context: VariantContext, variant: Variant, rendering: Rendering
+) -> list[Rendering]:
     """Prompts to choose from; none unless the variant is prompted."""
     if variant.prompting != "prompted":
         return []
@@ -126,7 +128,7 @@ def _candidates(context: VariantContext, variant: Variant, rendering: Rendering)
     return [replace(rendering, template=template) for template in templates]
 
 
-def _trial_rows(context: VariantContext, variant: Variant) -> list[Example]:
+def trial_rows(context: VariantContext, variant: Variant) -> list[Example]:
     """Rows on which prompts are compared."""
     from prooftune.training.quality import sample_rows
 
