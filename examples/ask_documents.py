@@ -16,4 +16,4 @@ recipe = {
     },
 }
 result = prooftune.run(recipe, out="runs/documents", overrides=sys.argv[3:])
-print(result.verdict)
+print(result.headline, result.verdict)

@@ -3,7 +3,7 @@
     import prooftune
 
     result = prooftune.run("reviews.yaml")
-    print(result.verdict)
+    print(result.headline, result.verdict)
     prooftune.load(result.bundle).predict(["A film to remember."])
 
 Functions: `run`, `check`, `init`, `compare`, `load`, `predict`, `evaluate`, `export`,

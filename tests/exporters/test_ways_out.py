@@ -19,7 +19,7 @@ from prooftune.bundle.manifest import GOLDEN
 from prooftune.bundle.manifest_reader import language_model_manifest
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import build, gguf, merged, ollama
-from prooftune.exporters.formats import FORMATS, get_format
+from prooftune.exporters.formats import FORMATS, USUAL, get_format
 from prooftune.exporters.gguf_vocabulary import build_vocabulary
 from prooftune.models import loading
 from serving.made import head_bundle
@@ -30,6 +30,9 @@ def test_names_of_formats() -> None:
     with refused("--to: one of {…}; found '{…}'{…}") as error:
         get_format("gguf")
     assert all(name in str(error.value) and get_format(name) for name in FORMATS)
+    # The 8 bits that most people take, and not the alphabetically next name.
+    assert str(error.value).endswith("found 'gguf' (did you mean 'gguf-q8_0'?)")
+    assert {*USUAL.values()} <= {*FORMATS} and not {*USUAL} & {*FORMATS}
 
 
 @pytest.mark.slow

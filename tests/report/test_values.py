@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
 
 from prooftune.evaluation.score_types import Figure
 from prooftune.recipe.metrics import COST_METRICS, ORDINAL_METRICS
+from prooftune.report.build import render_page
+from prooftune.report.figures import risk_coverage_curves
 from prooftune.report.format import (
     byte_size,
     count,
@@ -22,7 +25,7 @@ from prooftune.report.format import (
 )
 from prooftune.report.task_display import TASKS
 from report.conftest import CASES, facts_of
-from report.reading import cells, table
+from report.reading import cells, read, table
 
 MISSING = "–"
 FURTHER = (*ORDINAL_METRICS, *COST_METRICS)  # of ordinal labels and of errors that have costs
@@ -231,6 +234,27 @@ def test_tiles(document, facts):
             f"against {against['variant']} {points(against['difference']['value'])}"
         )
         assert signed_interval(against["difference"]) in tile.text
+
+
+@pytest.mark.parametrize(
+    ("number", "classes"), [(5, "tiles"), (6, "tiles of-3"), (7, "tiles of-4"), (9, "tiles of-5")]
+)
+def test_tiles_are_in_rows_of_equal_length(number, classes):
+    scores = deepcopy(facts_of("usual")["scores"])
+    scores["verdict"]["against"] = scores["verdict"]["against"][:1] * (number - 1)
+    page = read(render_page(facts_of("usual") | {"scores": scores}))
+    assert next(page.all("dl")).attributes["class"] == classes
+
+
+def test_the_label_of_the_target_is_above_the_curves():
+    points = [{"coverage": 0.5, "risk": 0.2}, {"coverage": 1.0, "risk": 0.3}]
+    figure = read(str(risk_coverage_curves([("a", "s0", points)], 0.9)))
+    [label] = [e for e in figure.all("text") if "target accuracy 90.0%" in e.text]
+    [curve] = figure.of_class("s0")
+    highest = min(float(step.split()[1]) for step in curve.attributes["d"][1:].split("L"))
+    assert float(label.attributes["y"]) < highest - 5
+    without = read(str(risk_coverage_curves([("a", "s0", points)], None)))
+    assert not [e for e in without.all("text") if "target" in e.text]
 
 
 def test_changed_examples(usual):

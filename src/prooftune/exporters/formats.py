@@ -92,6 +92,16 @@ FORMATS: dict[str, Format] = {
 }
 
 
+USUAL = {
+    "gguf": "gguf-q8_0",
+    "gguf-q8": "gguf-q8_0",
+    "gguf-q4": "gguf-q4_k_m",
+    "safetensors": "merged",
+    "llama.cpp": "gguf-q8_0",
+}
+"""The usual format of a family or a program that is named without one."""
+
+
 def get_format(name: str) -> Format:
     """The format of a name.
 
@@ -99,7 +109,6 @@ def get_format(name: str) -> Format:
         UsageError: the name is unknown.
     """
     if name not in FORMATS:
-        raise UsageError(
-            f"--to: one of {', '.join(FORMATS)}; found '{name}'{nearest(name, FORMATS)}"
-        )
+        hint = nearest(USUAL.get(name, name), FORMATS)
+        raise UsageError(f"--to: one of {', '.join(FORMATS)}; found '{name}'{hint}")
     return FORMATS[name]

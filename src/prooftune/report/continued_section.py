@@ -31,5 +31,5 @@ def _sentence(scores: Scores, name: str, variant: ReportedVariant, source: str) 
     if effect is None:
         return f"{trained}; the two were not compared."
     if effect == "not shown":
-        return f"{trained}; that it helps beyond tuning is not shown: {figures}."
+        return f"{trained}, which cannot be told apart from {source}: {figures}."
     return f"{trained}; it {effect}: {figures}."

@@ -176,7 +176,10 @@ def risk_coverage_curves(
     # Without any error the axis needs a height all the same.
     highest = max((p["risk"] for _, _, pts in series for p in pts), default=1) or 0.05
     risk_ticks = [v for v in ticks(0, highest, 5) if v <= 1]
-    plot = Plot(WIDTH, 300, (0, 1), (0, max(risk_ticks[-1], highest)), left=50, right=16)
+    has_target = target is not None and 1 - target <= risk_ticks[-1]
+    # The target's label is above the plot: curves pass everywhere inside.
+    top = 26 if has_target else 10
+    plot = Plot(WIDTH, 300, (0, 1), (0, max(risk_ticks[-1], highest)), left=50, right=16, top=top)
     digits = 0 if risk_ticks[-1] >= 0.05 else 1
     parts: list[Markup] = [
         plot.axes(
@@ -186,18 +189,12 @@ def risk_coverage_curves(
             "error rate",
         )
     ]
-    target_line: list[Markup] = []
-    if target is not None and 1 - target <= risk_ticks[-1]:
-        y = plot.y(1 - target)
-        target_line = [
-            line(plot.left, y, plot.width - plot.right, y, "ideal"),
-            text(
-                plot.width - plot.right,
-                y - 5,
-                f"target accuracy {percent(target)}",
-                "end",
-                "tick over",
-            ),
+    if has_target and target is not None:
+        y, end = plot.y(1 - target), plot.width - plot.right
+        label = f"dotted: target accuracy {percent(target)}"
+        parts += [
+            line(plot.left, y, end, y, "ideal"),
+            text(end, plot.top - 12, label, "end", "tick"),
         ]
     parts += [
         element(
@@ -207,10 +204,7 @@ def risk_coverage_curves(
         )
         for name, class_, pts in series
     ]
-    # The target comes last, so that its label is over the curves.
-    return svg_image(
-        plot.width, plot.height, "Error against coverage of each variant", *parts, *target_line
-    )
+    return svg_image(plot.width, plot.height, "Error against coverage of each variant", *parts)
 
 
 def threshold_curve(no_answer: Row, f1: float, name: str) -> Markup:

@@ -94,7 +94,9 @@ def _sentence(scores: Scores, name: str, variant: ReportedVariant) -> str:
     if effect is None:
         return f"{name} and {without} were not compared."
     if effect == "not shown":
-        return f"Pretraining cannot be shown to help {name} beyond {without}: {figures}."
+        return (
+            f"{name} cannot be told apart from {without}, the same without pretraining: {figures}."
+        )
     return f"Pretraining {effect} {name} against {without}: {figures}."
 
 

@@ -41,7 +41,8 @@ from prooftune.version import __version__
 class Result:
     """The result of a study.
 
-    A notebook displays it as the verdict and the table of variants.
+    ``headline`` is the conclusion in a few words ("Fine-tuning helped."), and ``verdict`` the
+    sentence with its figures. A notebook displays both and the table of variants.
 
     Attributes:
         folder: the run folder.
@@ -66,12 +67,12 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """The verdict in one or two sentences."""
+        """The figures behind the headline, in one or two sentences."""
         return self.reported_scores["verdict"]["sentence"]
 
     @property
     def headline(self) -> str:
-        """The verdict in a few words."""
+        """The conclusion in a few words: whether fine-tuning helped."""
         return self.scores["verdict"]["headline"]
 
     def _repr_html_(self) -> str:
@@ -201,6 +202,10 @@ def prepare(recipe: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     )
     for note in study.notes:
         notify(f"  {note}", "yellow")
+    warnings = sum(finding.severity == "warning" for finding in report.findings)
+    if warnings:
+        count = "1 warning" if warnings == 1 else f"{warnings} warnings"
+        notify(f"audit: {count} (prooftune check and the report list them)", "yellow")
     return study, inputs_fingerprint
 
 
