@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prooftune.evaluation.score_types import Figure
+from prooftune.evaluation.score_types import Figure, RiskPoint
 from prooftune.recipe.metrics import COST_METRICS, ORDINAL_METRICS
 from prooftune.report.build import render_page
 from prooftune.report.figures import risk_coverage_curves
@@ -247,7 +247,7 @@ def test_tiles_are_in_rows_of_equal_length(number, classes):
 
 
 def test_the_label_of_the_target_is_above_the_curves():
-    points = [{"coverage": 0.5, "risk": 0.2}, {"coverage": 1.0, "risk": 0.3}]
+    points: list[RiskPoint] = [{"coverage": 0.5, "risk": 0.2}, {"coverage": 1.0, "risk": 0.3}]
     figure = read(str(risk_coverage_curves([("a", "s0", points)], 0.9)))
     [label] = [e for e in figure.all("text") if "target accuracy 90.0%" in e.text]
     [curve] = figure.of_class("s0")

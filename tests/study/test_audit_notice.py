@@ -17,7 +17,8 @@ def test_a_run_counts_the_warnings_of_its_audit(
 ) -> None:
     words = ("red", "oak", "sun", "sea", "fog", "ice", "owl", "elk", "fig", "rye")
     rows = [
-        f"{a} {b} {i},{'xy'[i % 2]}" for i, (a, b) in enumerate(zip(words * 6, sorted(words * 6), strict=True))
+        f"{a} {b} {i},{'xy'[i % 2]}"
+        for i, (a, b) in enumerate(zip(words * 6, sorted(words * 6), strict=True))
     ]
     messages: list[str] = []
     monkeypatch.setattr(pipeline, "notify", lambda message, style=None: messages.append(message))

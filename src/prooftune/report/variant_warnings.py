@@ -81,8 +81,11 @@ def _output_warnings(variant: VariantMeasurements, task: TaskDisplay) -> list[st
 
 def _temperature_warnings(variant: VariantMeasurements) -> list[str]:
     """A warning where the temperature made the probabilities of test rows worse."""
-    losses = (variant.get("calibration") or {}).get("log_loss") or {}
-    before, after = ((losses.get(side) or {}).get("value") for side in ("before", "after"))
+    calibration = variant.get("calibration")
+    if not calibration or "after" not in calibration["log_loss"]:
+        return []
+    losses = calibration["log_loss"]
+    before, after = losses["before"]["value"], losses["after"]["value"]
     if before is None or after is None or after - before < HIGHER_LOG_LOSS:
         return []
     return [
