@@ -238,6 +238,7 @@ def test_commands_and_options_that_messages_name_exist() -> None:
     assert seen > 80
 
 
+@pytest.mark.slow
 def test_an_option_that_is_a_recipe_key_is_set(commands: Commands) -> None:
     message = follows("It is a key of the recipe: use --set {…}={…}")
     for option, key, value in (
