@@ -216,7 +216,7 @@ def _computes_known_formula(layer: nn.Module, training: bool) -> bool:
         received.update(others)
         return hidden_states.cos() * 3, None
 
-    functions = (torch.sin, attention, torch.tanh, torch.exp)
+    functions: tuple[Callable[..., Any], ...] = (torch.sin, attention, torch.tanh, torch.exp)
     # A copy with children of its own: the layer itself, and hooks on its children, see nothing.
     trial = copy.copy(layer)
     trial.__dict__["_modules"] = {
