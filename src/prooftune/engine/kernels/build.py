@@ -63,7 +63,10 @@ def why_unsupported(dtype: torch.dtype = torch.bfloat16) -> str | None:
 
 
 def has_wider_vectors() -> bool:
-    """Whether PyTorch computes float32 with wider vectors (AVX512) than the float32 kernels do."""
+    """Whether this CPU has wider vectors (AVX512) than the float32 kernels use.
+
+    PyTorch's matmuls use them on Intel's CPUs; on AMD's, MKL computes at the rate of AVX2.
+    """
     return "avx512f" in cpu_flags() and os.environ.get("PROOFTUNE_COMPILE") != "avx2"
 
 
