@@ -90,7 +90,7 @@ def test_a_study_has_a_curve_that_resumes(tmp_path: Path) -> None:
     [
         ({"shares": [0.005, 0.5]}, "0.005 of 240 training rows are 1, fewer than the 3 labels"),
         ({"shares": [0.5, 0.501]}, "same number of rows"),
-        ({"shares": [0.5]}, "2 shares cannot be fitted"),
+        ({"shares": [0.5]}, "at least 3 shares, 1 included; here: 2"),
         ({"shares": [0.5, 0.25]}, "shares must ascend"),
         ({"shares": [0.0, 0.25]}, "above 0 and at most 1"),
         ({"extrapolate": [240]}, "240 rows are not more than the 240 training rows"),

@@ -288,7 +288,7 @@ WAYS: list[tuple[str, Recipe, list[Recipe]]] = [
         [judge(scale=[1, 5])],
     ),
     (
-        follows("shares cannot be fitted; give at least {…}, with 1"),
+        follows("a curve is fitted to at least {…} shares, 1 included; here: {…}. Give more"),
         {"learning_curve": {"shares": [0.5]}},
         [{"learning_curve": {"shares": [0.1, 0.5, 1]}}],
     ),

@@ -45,6 +45,7 @@ class LearningCurve(Section):
     def _check_number(self) -> Self:
         if len(self.shares) < MIN_SHARES:
             raise ValueError(
-                f"{len(self.shares)} shares cannot be fitted; give at least {MIN_SHARES}, with 1"
+                f"a curve is fitted to at least {MIN_SHARES} shares, 1 included; "
+                f"here: {len(self.shares)}. Give more"
             )
         return self
