@@ -104,15 +104,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def study(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """The recipe of one set: the defaults and the searched variant."""
-    own = SETS[name]
-    data = dict(own["data"])
+    variant = {"kind": "tuned", "objective": SETS[name].get("objective", "instruction")}
+    return {
+        "name": f"search-{name}",
+        **data_section(name, options),
+        "model": options.model,
+        "training": {} if options.epochs is None else {"num_train_epochs": options.epochs},
+        "search": {
+            "trials": options.trials,
+            "hours": options.minutes / 60,
+            "space": SPACE,
+            "variants": ["searched"],
+        },
+        "variants": {"majority": None, "tfidf": None, "tuned": variant, "searched": variant},
+    }
+
+
+def data_section(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The sections ``data``, ``audit`` and ``prompt`` of a set's recipe.
+
+    Args:
+        name: key of `SETS`.
+        options: ``data`` is the folder of the public data sets; ``train``, ``validation`` and
+            ``test`` are the largest numbers of rows.
+    """
+    data = dict(SETS[name]["data"])
     for split in ("train", "validation", "test"):
         if split in data:
             data[split] = str(options.data.resolve() / data[split])
     data["limit"] = {s: getattr(options, s) for s in ("train", "validation", "test")}
-    variant = {"kind": "tuned", "objective": own.get("objective", "instruction")}
     return {
-        "name": f"search-{name}",
         "data": data,
         # Articles of thousands of tokens are shortened, and texts of test rows left out. Near
         # duplicates would take minutes to find among 67,000 phrases, for two equal variants.
@@ -122,16 +143,7 @@ def study(name: str, options: argparse.Namespace) -> dict[str, Any]:
             "label_errors": 0,
             "near_duplicates": None,
         },
-        "model": options.model,
-        "prompt": own["prompt"],
-        "training": {} if options.epochs is None else {"num_train_epochs": options.epochs},
-        "search": {
-            "trials": options.trials,
-            "hours": options.minutes / 60,
-            "space": SPACE,
-            "variants": ["searched"],
-        },
-        "variants": {"majority": None, "tfidf": None, "tuned": variant, "searched": variant},
+        "prompt": SETS[name]["prompt"],
     }
 
 
