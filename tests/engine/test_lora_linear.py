@@ -17,7 +17,7 @@ from torch import Tensor
 from attention_reference import relative_error
 from prooftune.engine.fused.lora import _FusedLoraLinears
 from prooftune.engine.kernels import build, lora_linear
-from prooftune.engine.kernels.lora_linear import MIN_ROWS, LoraLinears
+from prooftune.engine.kernels.lora_linear import MIN_ROWS, LoraLinears, can_compile, pad_ranks
 
 ROUNDING = {torch.bfloat16: 0.004, torch.float32: 1e-6}
 """Relative errors: bfloat16 is rounded twice (frozen output, then its sum with the adapter's)."""
@@ -278,3 +278,35 @@ def test_unsupported_shapes_are_computed_by_pytorch(
         assert (
             back is not None and relative_error(back, tensor) < 2 * ROUNDING[dtype]
         )  # PyTorch rounds after each of several matmuls
+
+
+def test_other_ranks_are_padded(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = layers_of(dtype, 150, 64, [(64, 4), (32, 13), (96, 16)])
+    assert can_compile(layers.x, layers.weights)
+    calls = []
+    call = build.call
+    monkeypatch.setattr(build, "call", lambda *args: (calls.append(args[1]), call(*args)))
+    inputs = [layers.x, *layers.lora_a, *layers.lora_b]
+    for tensor in inputs:
+        tensor.requires_grad_()
+    lora_a, lora_b = pad_ranks(layers.lora_a, layers.lora_b)
+    assert [len(a) for a in lora_a] == [b.shape[1] for b in lora_b] == [8, 16, 16]
+    outs = _FusedLoraLinears.apply(
+        layers.x, 0.5, [None] * 3, None, *layers.weights, *lora_a, *lora_b
+    )
+    grads = grads_of(layers)
+    actual = torch.autograd.grad(outs, inputs, grads)
+    assert calls == ["lora_forward", "lora_backward"]
+    with torch.no_grad():
+        hidden, expected_outs = reference(layers)
+        _, *expected = reference_backward(layers, hidden.to(dtype), grads)
+    for tensor, expected_tensor in zip((*outs, *actual), (*expected_outs, *expected), strict=True):
+        assert tensor.shape == expected_tensor.shape
+        assert relative_error(tensor, expected_tensor) < ROUNDING[dtype]
+
+
+def test_supported_ranks_are_not_copied(dtype: torch.dtype) -> None:
+    layers = layers_of(dtype, 150, 64, SHAPES)
+    lora_a, lora_b = pad_ranks(layers.lora_a, layers.lora_b)
+    assert all(map(lambda one, other: one is other, lora_a, layers.lora_a))
+    assert all(map(lambda one, other: one is other, lora_b, layers.lora_b))

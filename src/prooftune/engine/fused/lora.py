@@ -16,7 +16,7 @@ from prooftune.engine.autograd import SavedTensors
 from prooftune.engine.fused.prepacked_weights import PrepackedWeight, prepacking_enabled
 from prooftune.engine.fused.quantized_weights import BitsAndBytesLinears, is_quantized
 from prooftune.engine.kernels import int8_linear
-from prooftune.engine.kernels.lora_linear import LoraLinears
+from prooftune.engine.kernels.lora_linear import LoraLinears, can_compile, pad_ranks
 
 
 def computes_in(dtype: torch.dtype, device: str) -> bool:
@@ -174,19 +174,23 @@ class FusedLoraGroup:
         weights = [layer.base_layer.weight for layer in self.layers]
         # Matmuls over all tokens at once, whatever the batch's shape.
         rows, training = x.reshape(-1, x.shape[-1]), all(layer.training for layer in self.layers)
+        lora_a = [layer.lora_A[name].weight for layer, name in pairs]
+        lora_b = [layer.lora_B[name].weight for layer, name in pairs]
+        if can_compile(rows, weights):
+            lora_a, lora_b = pad_ranks(lora_a, lora_b)
         outs = _FusedLoraLinears.apply(  # type: ignore[no-untyped-call]
             rows,
             self.layers[0].scaling[names[0]],
             self._prepacked if prepacking_enabled() else [None] * len(names),
             self._quantized
             or (
-                int8_linear.get_quantized(weights, [layer.r[name] for layer, name in pairs], rows)
+                int8_linear.get_quantized(weights, list(map(len, lora_a)), rows)
                 if training
                 else None
             ),
             *weights,
-            *(layer.lora_A[name].weight for layer, name in pairs),
-            *(layer.lora_B[name].weight for layer, name in pairs),
+            *lora_a,
+            *lora_b,
         )
         return [out.view(*x.shape[:-1], out.shape[-1]) for out in outs]
 

@@ -123,19 +123,12 @@ class LoraLinears:
         return [len(a) for a in self.lora_a]
 
     def _is_supported(self) -> bool:
+        adapters = (*self.lora_a, *self.lora_b)
         return (
-            self.x.device.type == "cpu"
-            and len(self.x) >= MIN_ROWS
-            and self.x.shape[1] % _SIZE_MULTIPLE == 0
-            and all(
-                len(w) % _SIZE_MULTIPLE == 0 and a.shape[0] % _RANK_MULTIPLE == 0
-                for w, a in zip(self.weights, self.lora_a, strict=True)
-            )
-            and all(t.dtype == self.x.dtype and t.is_contiguous() for t in (self.x, *self.weights))
-            and all(
-                t.dtype == torch.float32 and t.is_contiguous() for t in (*self.lora_a, *self.lora_b)
-            )
-            and is_available(self.x.dtype)
+            can_compile(self.x, self.weights)
+            and all(rank % _RANK_MULTIPLE == 0 for rank in self._ranks())
+            and all(t.is_contiguous() for t in (self.x, *self.weights, *adapters))
+            and all(t.dtype == torch.float32 for t in adapters)
         )
 
     def compiled_forward(self, with_outputs: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -174,6 +167,36 @@ class LoraLinears:
             _addresses(grad_b),
         )
         return grad_hidden, grad_x, grad_a, grad_b
+
+
+def can_compile(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether the compiled kernel computes layers of these sizes and dtype; x is [n, in]."""
+    return (
+        x.device.type == "cpu"
+        and len(x) >= MIN_ROWS
+        and x.shape[1] % _SIZE_MULTIPLE == 0
+        and all(w.dtype == x.dtype and len(w) % _SIZE_MULTIPLE == 0 for w in weights)
+        and is_available(x.dtype)
+    )
+
+
+def pad_ranks(
+    lora_a: Sequence[Tensor], lora_b: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Pad adapters with zeros to the next rank of the compiled kernel, where it is another one.
+
+    Args:
+        lora_a, lora_b: A [r, in] and B [out, r] of each layer.
+
+    Returns:
+        A and B of the padded rank, which compute the same; autograd drops the padding's gradients.
+    """
+    pads = [-len(a) % _RANK_MULTIPLE for a in lora_a]
+    pad = torch.nn.functional.pad
+    return (
+        [pad(a, (0, 0, 0, n)) if n else a for a, n in zip(lora_a, pads, strict=True)],
+        [pad(b, (0, n)) if n else b for b, n in zip(lora_b, pads, strict=True)],
+    )
 
 
 class _LoraLayers(ctypes.Structure):
