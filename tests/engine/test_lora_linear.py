@@ -283,15 +283,20 @@ def test_unsupported_shapes_are_computed_by_pytorch(
 def test_other_ranks_are_padded(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = layers_of(dtype, 150, 64, [(64, 4), (32, 13), (96, 16)])
     assert can_compile(layers.x, layers.weights)
-    calls = []
+    calls: list[str] = []
     call = build.call
-    monkeypatch.setattr(build, "call", lambda *args: (calls.append(args[1]), call(*args)))
+
+    def recorded(library: object, function: str, *arguments: object) -> None:
+        calls.append(function)
+        call(library, function, *arguments)
+
+    monkeypatch.setattr(build, "call", recorded)
     inputs = [layers.x, *layers.lora_a, *layers.lora_b]
     for tensor in inputs:
         tensor.requires_grad_()
     lora_a, lora_b = pad_ranks(layers.lora_a, layers.lora_b)
     assert [len(a) for a in lora_a] == [b.shape[1] for b in lora_b] == [8, 16, 16]
-    outs = _FusedLoraLinears.apply(
+    outs = _FusedLoraLinears.apply(  # type: ignore[no-untyped-call]
         layers.x, 0.5, [None] * 3, None, *layers.weights, *lora_a, *lora_b
     )
     grads = grads_of(layers)
