@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -286,7 +287,7 @@ def test_other_ranks_are_padded(dtype: torch.dtype, monkeypatch: pytest.MonkeyPa
     calls: list[str] = []
     call = build.call
 
-    def recorded(library: object, function: str, *arguments: object) -> None:
+    def recorded(library: Any, function: str, *arguments: Any) -> None:
         calls.append(function)
         call(library, function, *arguments)
 
