@@ -72,6 +72,11 @@ class Example:
         return parse_label_set(self.target)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no input field has a text."""
+        return not any(text.strip() for text in self.inputs.values())
+
+    @property
     def stratum(self) -> str:
         """What stratified sampling balances: the label, or whether a question has an answer."""
         if self.references is None:
@@ -134,6 +139,7 @@ class Study:
         templated: splits that were held out of near-copies of each other, by exact copies only.
         costs: cost of predicting each label (column) where another is true (row), if errors have
             costs; empty: they have none.
+        empty_rows: sources of rows without text, left out before the rows were split.
     """
 
     train: Sequence[Example]
@@ -144,6 +150,7 @@ class Study:
     scale: list[float] = field(default_factory=list)
     templated: tuple[SplitName, ...] = ()
     costs: list[list[float]] = field(default_factory=list)
+    empty_rows: tuple[str, ...] = ()
 
     def splits(self) -> dict[SplitName, Sequence[Example]]:
         """The examples by split."""

@@ -305,7 +305,7 @@ def test_what_is_said_at_the_end() -> None:
     assert Summary(9, 0, 0, 0, None).sentences() == []
     assert Summary(9, 4, 1, 2, 3).sentences() == [
         "4 rows finished before the interruption",
-        "1 row had an empty text",
+        "1 row had an empty text (column empty_text)",
         "2 rows did not fit into the prompt and were truncated",
         "3 rows are below the bundle's confidence threshold (column abstained)",
     ]

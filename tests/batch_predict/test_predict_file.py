@@ -26,7 +26,7 @@ from study.small import classifier
 
 load = functools.cache(bundle_load)
 SHARES = ["probability_World", "probability_Sports", "probability_Sci/Tech"]
-ADDED = ["label", "probability", *SHARES, "truncated_tokens"]
+ADDED = ["label", "probability", *SHARES, "empty_text", "truncated_tokens"]
 TEXTS = [
     "goal scored",
     "NA",
@@ -88,6 +88,7 @@ def test_the_answers_are_those_of_the_loaded_bundle(
         assert row["probability"] == max(row[name] for name in SHARES)
         assert sum(row[name] for name in SHARES) == pytest.approx(1)
     assert [r["truncated_tokens"] > 0 for r in out] == [False] * 7 + [True]
+    assert [r["empty_text"] for r in out] == [not text for text in TEXTS]
 
 
 def test_values_of_json_keep_their_types(bundle: Path, tmp_path: Path) -> None:
@@ -114,6 +115,7 @@ def test_parquet_keeps_its_types(bundle: Path, tmp_path: Path) -> None:
     assert out.column_names == ["text", "n", "x", *ADDED]
     assert out.schema.field("n").type == pa.int16()
     assert out.select(["text", "n"]).to_pylist() == table.select(["text", "n"]).to_pylist()
+    assert out.column("empty_text").to_pylist() == [False, True, False]
     assert set(out.column("label").to_pylist()) <= {"World", "Sports", "Sci/Tech"}
     predict_file(bundle, tmp_path / "in.parquet", tmp_path / "out.jsonl")
     assert "NaN" not in (tmp_path / "out.jsonl").read_text()
@@ -226,7 +228,7 @@ def test_generated_answers_have_no_probabilities(
     bundle = bundles(scoring={"method": "generation", "max_new_tokens": 2})
     predict_file(bundle, write_csv(tmp_path / "in.csv", ["text"], [["goal"]]), tmp_path / "out.csv")
     [row] = read_csv(tmp_path / "out.csv")
-    assert list(row) == ["text", "label", "probability", "truncated_tokens"]
+    assert list(row) == ["text", "label", "probability", "empty_text", "truncated_tokens"]
     assert row["probability"] == ""
 
 

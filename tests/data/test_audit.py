@@ -160,8 +160,8 @@ def test_empty_texts_are_dropped_from_training_but_not_from_test() -> None:
     assert {f.code for f in result} == {"empty"}
     assert [f.message for f in result] == [
         "2 train rows without text: train:1, train:2. They are dropped.",
-        "1 validation row without text: valid:2. They are dropped.",
-        "1 test row without text: test:1. They stay in the test set.",
+        "1 validation row without text: valid:2. It is dropped.",
+        "1 test row without text: test:1. It stays in the test set.",
     ]
     cleaned = audit.drop_rows(given, report(given), study_recipe({"train": "a.csv"}))
     assert [len(part) for part in cleaned.splits().values()] == [len(FILLER), 1, 3]

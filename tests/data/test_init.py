@@ -301,7 +301,8 @@ def test_unusable_labels_are_reported(tmp_path: Path) -> None:
         file(tmp_path, "a.csv", f"text,label\n{rows}more,b\n"), tmp_path / "a.yaml"
     )
     assert without_templates(sentences)[-2:] == [
-        "Labels 'a', 'A' differ only in case, spaces or hyphens; data.labels can merge them.",
+        "Labels 'a', 'A' differ only in case, spaces or hyphens. If they are the same label, use "
+        "the data.labels that the recipe has in a comment.",
         "1 label has a single row ('b'): kept in training, not measured in the test set.",
     ]
     _, sentences = draft_recipe(

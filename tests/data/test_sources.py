@@ -163,7 +163,10 @@ def test_paths_start_at_the_recipe_and_may_start_at_home(
         ),
         (
             {"text": "body", "label": "stars", "labels": {"1": "bad", "5": "good"}},
-            ["a.csv:4: label '3' is not among data.labels ('1', '5')"],
+            [
+                "a.csv:4: label '3' is not among data.labels ('1', '5')",
+                'Add "3": "3" to data.labels, or remove the row.',
+            ],
         ),
         (
             {"text": "body", "label": "who", "labels": {"anna": "x", "bob": "y"}},

@@ -282,3 +282,58 @@ def test_templates_in_validation_leave_the_check_against_a_test_file_on(tmp_path
         "near-leak",
         "near-leak",
     ]  # train and validation
+
+
+BLANK = [("", "a"), (" \u00a0", "b"), ("", "a")]
+"""Rows without text: several, so that a split would put some of them on each side."""
+
+
+EXACT = {"near_duplicates": None}
+
+
+def with_blanks(folder: Path, name: str) -> str:
+    rows = [(text, "ab"[i % 2]) for i, text in enumerate(different(60))]
+    return csv(folder, name, [*BLANK, *rows])
+
+
+@pytest.mark.parametrize("method", ["stratified", "random", "grouped"])
+def test_rows_without_text_are_dropped_before_a_split(tmp_path: Path, method: str) -> None:
+    rows = "".join(f"{t},{'ab'[i % 2]},g{i % 9}\n" for i, t in enumerate(different(60)))
+    file(tmp_path, "a.csv", "text,label,group\n,a,\n ,b,\n,a,\n" + rows)
+    data = {"train": "a.csv", "group": "group", "splitting": {"method": method}}
+    study, report = prepare_data(study_recipe(data, audit=EXACT), tmp_path, lambda _: None)
+    assert not any(e.is_empty for part in study.splits().values() for e in part)
+    assert sum(map(len, study.splits().values())) == 60
+    [finding] = [f for f in report.findings if f.code == "empty"]
+    assert finding.rows == ["a.csv:2", "a.csv:3", "a.csv:4"]
+    assert finding.message.endswith("They are dropped before the split.")
+    assert study.notes.count("3 rows without text dropped before the split.") == 1
+
+
+def test_rows_without_text_stay_in_a_given_test_file(tmp_path: Path) -> None:
+    given = {"train": with_blanks(tmp_path, "a.csv")}
+    rows = [(text, "ab"[i % 2]) for i, text in enumerate(different(20, start=100))]
+    given["test"] = csv(tmp_path, "t.csv", [("", "a"), *rows])
+    study, report = prepare_data(study_recipe(given, audit=EXACT), tmp_path, lambda _: None)
+    assert len(study.test) == 21 and study.test[0].is_empty
+    assert len(study.train) + len(study.validation) == 60
+    assert [f.message.partition(": ")[0] for f in report.findings if f.code == "empty"] == [
+        "3 rows without text",
+        "1 test row without text",
+    ]
+    # Where every split has a file, there is no split to drop them before.
+    rows = [(text, "ab"[i % 2]) for i, text in enumerate(different(20, start=200))]
+    given["validation"] = csv(tmp_path, "v.csv", [("", "a"), *rows])
+    study, report = prepare_data(study_recipe(given, audit=EXACT), tmp_path, lambda _: None)
+    assert study.empty_rows == ()
+    assert [len(part) for part in study.splits().values()] == [60, 20, 21]
+
+
+def test_a_text_in_one_of_several_fields_is_no_row_without_text(tmp_path: Path) -> None:
+    rows = [("", text, "ab"[i % 2]) for i, text in enumerate(different(40))]
+    file(
+        tmp_path, "a.csv", "title,body,label\n,,a\n" + "".join(f"{t},{b},{x}\n" for t, b, x in rows)
+    )
+    recipe = study_recipe({"train": "a.csv", "text": ["title", "body"]}, audit=EXACT)
+    study, _ = prepare_data(recipe, tmp_path, lambda _: None)
+    assert sum(map(len, study.splits().values())) == 40 and study.empty_rows == ("a.csv:2",)

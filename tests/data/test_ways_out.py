@@ -127,6 +127,12 @@ CLASSIFICATION: dict[str, Way] = {
         follows("The first row may be a header: set data.header: true"),
         {"data.header": True},
     ),
+    "a label without a name": (
+        {"a.csv": CSV},
+        {"train": "a.csv", "labels": {"delivery": "delivery"}},
+        follows("Add {…} to data.labels, or remove the row.{…}"),
+        {"data.labels": {"delivery": "delivery", "payment": "payment"}},
+    ),
     "columns and header": (
         {"a.csv": BARE},
         {"train": "a.csv", "columns": ["text", "label", "x"]},

@@ -224,9 +224,16 @@ def test_what_a_request_lacks_is_said(client: httpx2.Client) -> None:
 def test_all_that_is_wrong_with_a_request_is_said(client: httpx2.Client) -> None:
     error = error_of(client.post("/v1/classify", json={"model": "topics", "text": "a"}), 400)
     assert (
-        error["message"] == "texts: Field required; text: Extra inputs are not permitted"
+        error["message"]
+        == "texts: Field required; text: Extra inputs are not permitted (did you mean 'texts'?)"
         and error["param"] == "texts"
     )
+    for unknown, hint in (("explane", "did you mean 'explain'?"), ("zzz", "known: model, texts, ")):
+        body = {"model": "topics", "texts": ["a"], unknown: True}
+        assert hint in error_of(client.post("/v1/classify", json=body), 400)["message"]
+    body = {"model": "reader", "question": "who?"}
+    message = error_of(client.post("/v1/answer", json=body), 400)["message"]
+    assert "did you mean 'questions'?" in message
     many = {"model": "topics", "texts": ["a"], **dict.fromkeys("abcde", 1)}
     assert error_of(client.post("/v1/classify", json=many), 400)["message"].endswith("(and 2 more)")
 
@@ -281,7 +288,8 @@ def test_models_say_what_they_are(client: httpx2.Client) -> None:
         "fields"
     ] == ["question"]
     assert client.get("/v1/models/topics:base").json() == cards["topics:base"]
-    assert error_of(client.get("/v1/models/none"), 404)["code"] == "model_not_found"
+    unknown = error_of(client.get("/v1/models/none"), 404)
+    assert unknown["code"] == "model_not_found" and "this server has topics, " in unknown["message"]
     assert "/" not in cards["topics"]["prooftune"]["base"]  # no folder of this machine
 
 

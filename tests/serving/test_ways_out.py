@@ -130,6 +130,78 @@ def test_one_of_several_models() -> None:
     assert find_model({"a": served["a"]}, None, True)[0].name == "a"
 
 
+def routed(path: str, body: bytes = b"", method: str = "POST") -> tuple[int, str]:
+    """Status and message of a request to the application without its middleware."""
+    from fastapi import FastAPI
+
+    from prooftune.serving import app, chat
+
+    inner = FastAPI()
+    app._add_error_handlers(inner)
+    app._add_tasks(inner, {}, app.Options())
+    inner.include_router(chat.router({}, Limits(), log_texts=False))
+    sent: list[Mapping[str, Any]] = []
+    scope = {
+        "type": "http",
+        "path": path,
+        "method": method,
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(inner(scope, receive, send))
+    content = json.loads(b"".join(m.get("body", b"") for m in sent))
+    return int(sent[0]["status"]), content.get("error", {"message": ""})["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/classify", "/v1/classify"),
+        ("/v1/v1/classify", "/v1/classify"),
+        ("/v1/clasify", "/v1/classify"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/models/", "/v1/models"),
+        ("/zzz", ""),
+    ],
+)
+def test_paths_are_named_where_there_is_none(path: str, meant: str) -> None:
+    status, said = routed(path)
+    message = follows("no such path{…}; there are {…}")
+    assert (status, names(message, said)) == (404, True)
+    assert (f"(did you mean '{meant}'?)" in said) == bool(meant)
+    given = said.partition("there are ")[2].split(", ")
+    assert "POST /v1/classify" in given and "GET /v1/models" in given
+    for route in given:
+        method, _, one = route.partition(" ")
+        assert "no such path" not in routed(one.replace("{model}", "a"), b"{}", method)[1]
+
+
+def test_other_methods_and_unknown_fields() -> None:
+    assert routed("/v1/classify", method="GET") == (405, "this path takes POST")
+    for path, body, hint in (
+        ("/v1/classify", {"text": "a"}, "text: Extra inputs are not permitted (did you mean 'te"),
+        ("/v1/classify", {"texts": ["a"], "data": 1}, "(known: model, texts, explain)"),
+        ("/v1/answer", {"question": "a"}, "did you mean 'questions'?"),
+    ):
+        status, said = routed(path, json.dumps(body).encode())
+        assert status == 400 and hint in said, said
+
+
+def test_models_are_named_where_one_is_unknown() -> None:
+    served: Any = {f"topics{i}": SimpleNamespace() for i in range(10)}
+    with pytest.raises(HTTPError) as error:
+        find_model(served, "topic1")
+    assert "did you mean 'topics1'?" in str(error.value)
+    assert "this server has topics0, " in str(error.value) and "and 2 more" in str(error.value)
+
+
 def test_a_message_with_several_fields() -> None:
     entry: Any = SimpleNamespace(name="news", bundle=SimpleNamespace(fields=["head", "body"]))
     with refused("reads several texts: write the user message as JSON, {…}", HTTPError) as error:

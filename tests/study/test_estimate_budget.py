@@ -30,7 +30,7 @@ from prooftune.variants.measured_generation import FEW_TOKENS, extrapolate
 from prooftune.variants.measured_rates import _shortened, measure_scoring, token_counter
 from prooftune.variants.measured_training import training_rate
 from prooftune.variants.memory_model import MeasuredRate
-from prooftune.variants.time_budget import TimeBudget
+from prooftune.variants.time_budget import LEAST_SECONDS, STUDY_SHARE, TimeBudget
 
 PHRASES = ["the cat sat", "stocks fell", "goal scored", "planet orbit", "good film", "phone chip"]
 MODEL = torch.nn.Linear(1, 1)  # never called, but asked for its device
@@ -131,9 +131,27 @@ def test_scoring_keeps_to_the_budget(
     assert not whole.is_extrapolated and whole.seconds == pytest.approx(rate)
     if clock.now > BUDGET:
         assert measured.is_extrapolated
-    elif clock.now < BUDGET / 3:
+    # Twice as long with answers, which are generated twice.
+    elif clock.now * (1 if labels else 2) < LEAST_SECONDS:
         assert not measured.is_extrapolated
     assert measured.additional_bytes == pytest.approx(whole.additional_bytes, rel=0.1)
+
+
+@pytest.mark.parametrize("rate", [1e-5, 5e-4, 5e-3])
+def test_scoring_is_measured_in_half_the_time_of_a_small_study(
+    monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    clock = Clock(rate)
+    context, encoder = simulated(monkeypatch, clock, 3, 40)
+    counter = token_counter(context, encoder, False)
+    whole = rate * (counter.total(context.study.test) + len(encoder.prefix))
+    probes = 2 * rate * (len(encoder.prefix) + counter.row(context.study.test[0]))
+    measured = measure_scoring(context, encoder, MODEL, False, TimeBudget(1000, clock))
+    assert clock.now <= max(LEAST_SECONDS, STUDY_SHARE * whole) + probes
+    assert measured.seconds == pytest.approx(rate)
+    assert measured.is_extrapolated == (3 * whole > LEAST_SECONDS)
+    # Without a limit, as with --thorough, everything is measured.
+    assert not measure_scoring(context, encoder, MODEL).is_extrapolated
 
 
 def test_a_conversation_is_measured_without_its_earlier_turns() -> None:
@@ -214,6 +232,24 @@ def test_training_keeps_to_the_budget(rate: float, length: int, prefix: int) -> 
     assert limited.additional_bytes == pytest.approx(whole.additional_bytes, rel=0.01)
 
 
+@pytest.mark.parametrize(("rate", "steps"), [(1e-6, 4), (1e-2, 4), (1e-2, 60)])
+def test_training_is_measured_in_half_the_time_of_a_short_training(rate: float, steps: int) -> None:
+    rows, clock, sizes = [TrainingRow([1] * 50, [50], [1])] * 64, Clock(rate, 10**9), []
+
+    def run_steps(padded: Sequence[TrainingRow], size: int) -> tuple[list[float], profiling.Cost]:
+        sizes.append(size)
+        with clock.cost() as cost:
+            clock.compute(sum(map(len, padded)))
+        count = len(padded) // size
+        return [cost.seconds / count] * count, cost
+
+    training_rate(run_steps, rows, 0, 16, steps, "random", 0, TimeBudget(1000, clock))
+    whole = rate * steps * 16 * len(rows[0])
+    floor = rate * 5 * len(rows[0])  # two steps of one row, and the least batch in three
+    assert clock.now <= max(LEAST_SECONDS, STUDY_SHARE * whole) + floor
+    assert (sizes[-1] == 16) == (rate < 1e-3 or steps > 8)
+
+
 def test_a_budget_is_shared_and_ends() -> None:
     clock = Clock(1.0)
     budget = TimeBudget(60, clock)
@@ -224,6 +260,8 @@ def test_a_budget_is_shared_and_ends() -> None:
     clock.compute(50)
     assert (first.seconds_left, budget.seconds_left) == (0, 0)
     assert TimeBudget().share(0.5).seconds_left == math.inf
+    assert TimeBudget(60, clock).at_most(9).seconds_left == 9
+    assert TimeBudget(4, clock).at_most(9).seconds_left == 4
 
 
 def test_check_names_what_was_extrapolated() -> None:

@@ -55,6 +55,16 @@ WAYS: dict[str, tuple[str, Way]] = {
             {"data.label": "stars"},
         ),
     ),
+    "texts": (
+        "classification",
+        (
+            {"a.csv": "body,text,label\n" + "".join(f"{t},,{x}\n" for t, x in
+                                                    zip(DISTINCT, LABELS, strict=True))},
+            {"train": "a.csv"},
+            follows("no row has a text. Is data.text the right column?"),
+            {"data.text": "body"},
+        ),
+    ),
     "questions": (
         "free-text-qa",
         (
@@ -228,13 +238,24 @@ def test_labels_that_a_separator_joins(tmp_path: Path) -> None:
 
 
 def test_spellings_and_ratings(tmp_path: Path) -> None:
-    spelt = [(t, ("Good", "good", "bad")[i % 3]) for i, t in enumerate(DISTINCT)]
+    several = ("Good", "good", "bad", "not good", "Not-good", "so so")
+    spelt = [(t, several[i % 6]) for i, t in enumerate(DISTINCT)]
     file(tmp_path, "a.csv", "text,label\n" + "".join(f"{t},{x}\n" for t, x in spelt))
     message = follows("differ only in case, spaces or hyphens. If they are the same label: {…}")
     recipe = study_recipe({"train": "a.csv"})
     _, audit = prepare_data(recipe, tmp_path, lambda _: None)
     [finding] = [f.message for f in audit.findings if names(message, f.message)]
     merged = yaml.safe_load(finding.partition("same label: ")[2])["data.labels"]
+    assert len({*merged.values()}) == 4
+    assert not warned(message, tmp_path, {"train": "a.csv", "labels": merged})
+    # Names that a recipe gives are alike, too: the suggestion has the values of the file as keys.
+    named = {"Good": "fine", "good": "Fine", "bad": "bad", "not good": "poor", "Not-good": "poor",
+             "so so": "so"}  # fmt: skip
+    recipe = study_recipe({"train": "a.csv", "labels": named})
+    _, audit = prepare_data(recipe, tmp_path, lambda _: None)
+    [finding] = [f.message for f in audit.findings if names(message, f.message)]
+    merged = yaml.safe_load(finding.partition("same label: ")[2])["data.labels"]
+    assert merged.keys() == named.keys() and merged["Good"] == merged["good"]
     assert not warned(message, tmp_path, {"train": "a.csv", "labels": merged})
     rated = [(t, str(1 + i % 4)) for i, t in enumerate(DISTINCT)]
     file(tmp_path, "b.csv", "text,label\n" + "".join(f"{t},{x}\n" for t, x in rated))

@@ -4,6 +4,7 @@ recipe, and what a note says to change in the recipe is read."""
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,29 @@ def test_missing_labels_are_emptied_and_left_out(tmp_path: Path) -> None:
     assert labels(study) == {"delivery", "payment"} and rows_of(study).total() == 40
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_spellings_are_merged_by_the_comment(tmp_path: Path, several: bool) -> None:
+    spelt = ("Late", "late", "lost", "LOST", "damaged goods", "damaged-goods", "other")
+    rows = [(t, spelt[i % 7] + ("|other" if several else "")) for i, t in enumerate(DISTINCT)]
+    path = file(tmp_path, "a.csv", "text,label\n" + "".join(f"{t},{x}\n" for t, x in rows))
+    values = note(path, follows("use the data.labels that the recipe has in a comment."))
+    assert "labels" not in values["data"]
+    recipe = tmp_path / "drafted.yaml"
+    text = recipe.read_text("utf-8")
+    uncommented = re.sub(r"(?m)^  # (labels:|  \")", r"  \1", text)
+    recipe.write_text(uncommented, "utf-8")
+    study = load_splits(*recipes.load(recipe))
+    assert len(study.labels) == 4
+
+
+def test_labels_with_end_tokens_get_one_name(tmp_path: Path) -> None:
+    rows = "".join(f"{t},{('good', 'Good', 'bad')[i % 3]}</s>\n" for i, t in enumerate(DISTINCT))
+    path = file(tmp_path, "a.csv", f"text,label\n{rows}")
+    values = note(path, follows("give them one name in data.labels."))
+    merged = {raw: name.lower() for raw, name in values["data"]["labels"].items()}
+    assert labels(edited(tmp_path, values, labels=merged)) == {"good", "bad"}
+
+
 def test_the_right_column_instead_of_one_with_one_value(tmp_path: Path) -> None:
     rows = "".join(f"{t},all,{x}\n" for t, x in ROWS)
     path = file(tmp_path, "a.csv", f"text,label,topic\n{rows}")
@@ -364,3 +388,57 @@ def test_an_encoding_that_is_not_certain(tmp_path: Path, flag: bool) -> None:
     else:
         study = edited(tmp_path, values, encoding="cp1257")
     assert all(e.inputs["text"].startswith("Zażółć") for e in study.train)
+
+
+def few_answers(kind: str) -> list[dict[str, str]]:
+    """Questions whose six answers come five times each."""
+    towns = ["Oslo", "Bergen", "Hamar", "Molde", "Bodø", "Alta"]
+    records = []
+    for i in range(30):
+        town, day = towns[i % 6], DISTINCT[i]
+        context = {
+            "spans": f"The {day} ship left for {town} before noon.",
+            "parts of words": f"The {day} ship left for {town}shire before noon.",
+            "a list of labels": f"{day}: one of {', '.join(towns)}.",
+            "elsewhere": f"The {day} ship left before noon.",
+        }[kind]
+        question = f"Where did the {day} ship go?"
+        records.append({"question": question, "context": context, "answer": town})
+    return records
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("spans", "extractive-qa"),
+        ("parts of words", "classification"),
+        ("a list of labels", "classification"),
+        ("elsewhere", "classification"),
+    ],
+)
+def test_few_answers_are_spans_or_labels(tmp_path: Path, kind: str, task: str) -> None:
+    path = jsonl(tmp_path / "a.jsonl", few_answers(kind))
+    values, _, notes = drafted(path)
+    assert values["task"] == task
+    message = follows("If they are answers: prooftune init {…} --task {…}")
+    said = [n for n in notes if names(message, n)]
+    assert bool(said) == (task == "classification")
+    for text in said:
+        # What the note names reads them as answers.
+        command = shlex.split(text.partition("prooftune init ")[2])
+        values, study, notes = drafted(Path(command[0]), InitChoices(task=command[2]))
+        assert values["task"] == command[2] and len(study.train)
+        assert not any(names(message, n) for n in notes)
+
+
+def test_yes_and_no_in_questions_are_labels(tmp_path: Path) -> None:
+    records = few_answers("spans")
+    for i, record in enumerate(records):
+        record["context"] += " There was no wind." if i % 3 == 0 else " Nothing was known."
+        record["answer"] = ("yes", "no")[i % 2]
+    values, _, notes = drafted(jsonl(tmp_path / "a.jsonl", records))
+    assert values["task"] == "classification"
+    assert any("--task" in n for n in notes)
+    # Named as labels, there is nothing to explain.
+    _, _, notes = drafted(tmp_path / "a.jsonl", InitChoices(task="classification"))
+    assert not any("If they are answers" in n for n in notes)

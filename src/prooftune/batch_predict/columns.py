@@ -21,6 +21,8 @@ from prooftune.utils.progress import notify
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 SUFFIXES = (*DELIMITERS, *JSON_LINES_SUFFIXES, ".parquet")
+EMPTY_TEXT = "empty_text"
+"""Added column that says whether an input text of the row is empty."""
 CONFLICT_PREFIX = "predicted_"
 """Prefix of an added column if the file already has a column of that name."""
 
@@ -122,7 +124,7 @@ def match_columns(
 def output_columns(manifest: CommonManifest) -> list[str]:
     """Names of the columns that a bundle adds, before conflicts with the file are resolved."""
     if manifest["task"] not in LABEL_TASKS:
-        return ["answer", "sources", "truncated_tokens"]
+        return ["answer", "sources", EMPTY_TEXT, "truncated_tokens"]
     probabilities = (
         [f"probability_{label}" for label in manifest["labels"]]
         if has_probabilities(manifest)
@@ -130,8 +132,8 @@ def output_columns(manifest: CommonManifest) -> list[str]:
     )
     abstained = ["abstained"] if abstention_threshold(manifest) is not None else []
     if manifest["task"] == "multilabel":
-        return ["labels", *probabilities, "truncated_tokens"]
-    return ["label", "probability", *probabilities, *abstained, "truncated_tokens"]
+        return ["labels", *probabilities, EMPTY_TEXT, "truncated_tokens"]
+    return ["label", "probability", *probabilities, *abstained, EMPTY_TEXT, "truncated_tokens"]
 
 
 def check_output_path(out: Path, added: Sequence[str]) -> None:
@@ -182,13 +184,15 @@ def resolve_output_names(name: str, columns: Sequence[str], added: Sequence[str]
 
 
 def prediction_columns(
-    predictions: Sequence[Any], manifest: CommonManifest
+    predictions: Sequence[Any], manifest: CommonManifest, empty: Sequence[bool]
 ) -> dict[str, list[Any]]:
     """Added columns with their values.
 
     Args:
         predictions: results of the bundle's `predict`, one per row.
         manifest: the bundle's manifest.
+        empty: whether an input text of each row is empty. A model labels such a text as well, which
+            says nothing about it.
     """
     if manifest["task"] not in LABEL_TASKS:
         sources = [
@@ -198,6 +202,7 @@ def prediction_columns(
         values = [
             [a.answer for a in predictions],
             sources,
+            list(empty),
             [a.truncated_tokens for a in predictions],
         ]
         return dict(zip(output_columns(manifest), values, strict=True))
@@ -209,5 +214,5 @@ def prediction_columns(
         values += [[a.probabilities[label] for a in predictions] for label in manifest["labels"]]
     if abstention_threshold(manifest) is not None:
         values.append([a.abstained for a in predictions])
-    values.append([a.truncated_tokens for a in predictions])
+    values += [list(empty), [a.truncated_tokens for a in predictions]]
     return dict(zip(output_columns(manifest), values, strict=True))

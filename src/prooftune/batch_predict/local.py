@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune.batch_predict.checkpoint import Counts
-from prooftune.batch_predict.columns import prediction_columns
+from prooftune.batch_predict.columns import EMPTY_TEXT, prediction_columns
 from prooftune.batch_predict.writers import OutputFormat, write_part
 from prooftune.bundle.load import load
 from prooftune.data.readers.streaming import Block, ScannedFile, iter_blocks
@@ -79,7 +79,10 @@ def predict_block(
         UsageError: a value does not fit into its output column.
     """
     texts = _texts(block, job.columns)
-    columns_added = prediction_columns(bundle.predict(texts, progress=progress), bundle.manifest)
+    empty = [any(not text.strip() for text in row.values()) for row in texts]
+    columns_added = prediction_columns(
+        bundle.predict(texts, progress=progress), bundle.manifest, empty
+    )
     write_part(path, block, columns_added, job.form)
     return _counts(texts, columns_added)
 
@@ -94,7 +97,7 @@ def _counts(texts: list[dict[str, str]], columns_added: Mapping[str, list[Any]])
     return {
         "rows": len(texts),
         # Reported, since an empty text gets a prediction like any other.
-        "empty": sum(any(not text.strip() for text in row.values()) for row in texts),
+        "empty": sum(columns_added[EMPTY_TEXT]),
         "truncated": sum(map(bool, columns_added["truncated_tokens"])),
         "abstained": sum(map(bool, columns_added.get("abstained", ()))),
     }

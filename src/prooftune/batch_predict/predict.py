@@ -71,7 +71,7 @@ class Summary:
         """Notes for the user besides the number of rows, one per line."""
         lines = [
             (self.resumed, "finished before the interruption"),
-            (self.empty, "had an empty text"),
+            (self.empty, "had an empty text (column empty_text)"),
             (self.truncated, "did not fit into the prompt and {were} truncated"),
             (self.abstained, "{are} below the bundle's confidence threshold (column abstained)"),
         ]
@@ -101,9 +101,10 @@ def predict_file(
             (s3://…, gs://…) of any storage that pyarrow supports.
         out: .csv, .tsv, .jsonl or .parquet, as a path or a URL. Contains the file's columns, then
             ``label``, ``probability``, one ``probability_LABEL`` per label (empty or absent if
-            labels are generated), ``abstained`` if the bundle has a threshold, and
-            ``truncated_tokens``. For questions: ``answer``, ``sources`` (cited passages as JSON),
-            ``truncated_tokens``. Names that the file already uses get the prefix ``predicted_``.
+            labels are generated), ``abstained`` if the bundle has a threshold, ``empty_text``
+            (whether an input text of the row is empty) and ``truncated_tokens``. For questions:
+            ``answer``, ``sources`` (cited passages as JSON), ``empty_text``, ``truncated_tokens``.
+            Names that the file already uses get the prefix ``predicted_``.
         engine: ``local`` (this process), ``ray`` (workers of a Ray cluster, with equal outputs) or
             ``vllm`` (vLLM, after its outputs on the bundle's golden set agree with the bundle's).
         workers: number of Ray workers. Default: one per GPU, or per four cores without GPUs.

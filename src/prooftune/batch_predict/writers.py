@@ -24,6 +24,7 @@ _TYPES = {
     "sources": "string",
     "truncated_tokens": "int64",
     "abstained": "bool",
+    "empty_text": "bool",
 }
 _ROW_GROUP = 65_536
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -206,6 +207,13 @@ def _target(text: str, source: Source, table: Table, number: int, column: str) -
         )
         raise UsageError(
             f"{table.location(number)}: label '{text[:60]}' is not among data.labels ({known})"
-            f"{nearest(text, source.labels)}.{hint}"
+            f"{nearest(text, source.labels)}. Add {_mapping(text)} to data.labels, or remove the "
+            f"row.{hint}"
         )
     return source.labels[text]
+
+
+def _mapping(label: str) -> str:
+    """An entry of ``data.labels`` as YAML that keeps a label as it is."""
+    quoted = json.dumps(label[:60], ensure_ascii=False)
+    return f"{quoted}: {quoted}"

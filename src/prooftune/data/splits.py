@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from prooftune.data import sources
 from prooftune.data.audit import duplicates
+from prooftune.data.audit.findings import count_noun
 from prooftune.data.normalization import example_dedup_key, near_key
 from prooftune.data.ordinal import ordinal_scale
 from prooftune.data.sampling import stratum_of
@@ -44,11 +45,19 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
     data, seed = recipe.data, recipe.seed
     splits: dict[SplitName, Sequence[Example]] = {}
     notes: list[str] = []
+    names: dict[SplitName, str] = {}
     for name in ("train", "validation", "test"):
         if getattr(data, name) is not None:
             rows = sources.read_source(data.source(name), base, recipe.task)
             splits[name] = rows.examples
             notes += rows.notes
+            names[name] = rows.name
+    empty: list[str] = []
+    if "test" not in splits or "validation" not in splits:
+        # Before the split: it would decide by chance which of them stay, as test rows.
+        splits["train"], empty = _without_empty_rows(splits["train"], names["train"])
+        if empty:
+            notes.append(f"{count_noun(len(empty), 'row')} without text dropped before the split.")
     if data.splitting.method == "grouped" and not all(e.group for e in splits["train"]):
         raise UsageError(
             "data.splitting.method: grouped needs data.group, a column with a value in every row"
@@ -98,7 +107,24 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
         notes,
         list(scale.values()),
         tuple(templated),
+        empty_rows=tuple(empty),
     )
+
+
+def _without_empty_rows(
+    examples: Sequence[Example], name: str
+) -> tuple[Sequence[Example], list[str]]:
+    """The examples with a text, and the sources of those without one.
+
+    Raises:
+        UsageError: no example has a text.
+    """
+    empty = [example.source for example in examples if example.is_empty]
+    if not empty:
+        return examples, empty
+    if len(empty) == len(examples):
+        raise UsageError(f"{name}: no row has a text. Is data.text the right column?")
+    return DiskBackedList(e for e in examples if not e.is_empty), empty
 
 
 _TEMPLATED = (

@@ -196,8 +196,9 @@ class Split(Section):
     """Share of the remaining rows held out for validation."""
     method: Literal["stratified", "random", "grouped"] = "stratified"
     """``stratified``: every split has the same label distribution (question answering: the same
-    share of unanswerable questions). ``random``: no stratification. ``grouped``: rows with the same
-    value of ``group`` stay in one split."""
+    share of unanswerable questions), counted in distinct texts: copies and near-copies of a text
+    stay in one split, so that shares of rows can differ. ``random``: no stratification.
+    ``grouped``: rows with the same value of ``group`` stay in one split."""
 
 
 class Limit(Section):

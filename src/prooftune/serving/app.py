@@ -11,9 +11,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
+from prooftune.errors import nearest
 from prooftune.serving import chat, schemas
 from prooftune.serving.asgi import App
 from prooftune.serving.errors import INTERNAL, HTTPError
@@ -211,7 +213,7 @@ def _add_error_handlers(app: FastAPI) -> None:
                     "unsupported_media_type",
                 )
             )
-        return to_response(_validation_error(error.errors()))
+        return to_response(_validation_error(error.errors(), _body_fields(request)))
 
     # `with_telemetry` logs the exception, which Starlette re-raises after this response.
     @app.exception_handler(Exception)
@@ -219,11 +221,16 @@ def _add_error_handlers(app: FastAPI) -> None:
         return to_response(HTTPError(500, INTERNAL, "internal_error"))
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
+    async def http(request: Request, error: HTTPException) -> Response:
+        detail = str(error.detail)
+        if error.status_code == 404:
+            detail = _no_such_path(request.url.path, _documented_routes(app))
+        elif error.status_code == 405 and (allowed := (error.headers or {}).get("allow")):
+            detail = f"this path takes {allowed}"
         reply = to_response(
             HTTPError(
                 error.status_code,
-                str(error.detail),
+                detail,
                 {404: "not_found", 405: "method_not_allowed"}.get(
                     error.status_code, "invalid_request"
                 ),
@@ -234,8 +241,37 @@ def _add_error_handlers(app: FastAPI) -> None:
         return reply
 
 
-def _validation_error(errors: Sequence[Any]) -> HTTPError:
-    """The error response for an invalid request body; names the fields."""
+def _documented_routes(app: FastAPI) -> list[str]:
+    """The API's routes, such as ``POST /v1/classify``."""
+    # The schema, since `app.routes` holds the routes of an included router as one.
+    paths: Mapping[str, Mapping[str, object]] = app.openapi()["paths"]
+    return [f"{method.upper()} {path}" for path, methods in paths.items() for method in methods]
+
+
+def _no_such_path(path: str, routes: Sequence[str]) -> str:
+    """The error message for a path without a route; names the similar one and all others."""
+    known = [route.partition(" ")[2] for route in routes]
+    # Most clients leave out the version or write it twice, so that the last parts are compared.
+    ends = {route.rpartition("/")[2]: route for route in known if "{" not in route}
+    meant = ends.get(path.rstrip("/").rpartition("/")[2])
+    hint = f" (did you mean '{meant}'?)" if meant else nearest(path[:100], known)
+    return f"no such path{hint}; there are {', '.join(routes)}"
+
+
+def _body_fields(request: Request) -> list[str]:
+    """The fields of the request body that the route takes; empty if it takes none."""
+    route = request.scope.get("route")
+    body = route.body_field if isinstance(route, APIRoute) else None
+    return list(getattr(body.field_info.annotation, "model_fields", ())) if body else []
+
+
+def _validation_error(errors: Sequence[Any], fields: Sequence[str] = ()) -> HTTPError:
+    """The error response for an invalid request body; names the fields.
+
+    Args:
+        errors: pydantic's.
+        fields: fields of the body, of which an unknown one may be a misspelling.
+    """
     first = errors[0]
     if first["type"] == "json_invalid":
         return HTTPError(
@@ -244,7 +280,7 @@ def _validation_error(errors: Sequence[Any]) -> HTTPError:
             "invalid_json",
         )
     problems = "; ".join(
-        f"{_field_path(error) or 'body'}: {error['msg']}"
+        f"{_field_path(error) or 'body'}: {error['msg']}{_meant_field(error, fields)}"
         for error in errors[:MAX_REPORTED_PROBLEMS]
     )
     more = (
@@ -253,6 +289,15 @@ def _validation_error(errors: Sequence[Any]) -> HTTPError:
         else ""
     )
     return HTTPError(400, problems + more, "invalid_value", param=_field_path(first))
+
+
+def _meant_field(error: Any, fields: Sequence[str]) -> str:
+    """The field that an unknown one of the body was probably meant to be; all fields if none is
+    similar."""
+    # Of a nested object the fields are others.
+    if error["type"] != "extra_forbidden" or len(error["loc"]) != 2 or not fields:
+        return ""
+    return nearest(str(error["loc"][1])[:100], fields) or f" (known: {', '.join(fields)})"
 
 
 def _field_path(error: Any) -> str | None:

@@ -23,6 +23,8 @@ from prooftune.types import HISTORY
 BASE_SUFFIX = ":base"
 """Suffix of a bundle's name that selects its untuned base model."""
 
+_SHOWN_MODELS = 8
+"""Models that an error names."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -222,9 +224,12 @@ def find_model(
         return candidates[0], True
     name = model.removesuffix(BASE_SUFFIX)
     if name not in served:
+        shown = ", ".join(list(served)[:_SHOWN_MODELS])
+        more = f" and {len(served) - _SHOWN_MODELS} more" if len(served) > _SHOWN_MODELS else ""
         raise HTTPError(
             404,
-            f"no such model{nearest(name, served)}; GET /v1/models lists them",
+            f"no such model{nearest(name, served)}; this server has {shown}{more}. GET /v1/models "
+            "describes them",
             "model_not_found",
             param="model",
         )

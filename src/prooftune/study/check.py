@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +28,20 @@ from prooftune.study.label_errors import FILE as LABEL_ERRORS_FILE
 from prooftune.study.label_errors import CheckedRows, check_training_rows, flagged_rows
 from prooftune.study.pretraining import audit_texts
 from prooftune.study.prompt_lengths import prompt_length_counter
+from prooftune.study.sample_size import few_test_rows
 from prooftune.types import Study
+from prooftune.utils import profiling
 from prooftune.utils.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from prooftune.variants.endpoint_estimate import EndpointEstimate
+    from prooftune.data.audit.fertility import Fertility
     from prooftune.variants.estimates import CostEstimate
+
+
+_SEVERITIES = ("error", "warning", "info")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,10 @@ def check(
     console = Console(highlight=False, quiet=not verbose)
     preflight.check(recipe, base)
     study, audit = prepare_data(recipe, base, lambda data: prompt_length_counter(recipe, data))
+    few = few_test_rows(recipe, study)
+    # Sorted by severity, which keeps errors first.
+    findings = sorted([*audit.findings, *few], key=lambda f: _SEVERITIES.index(f.severity))
+    audit = dataclasses.replace(audit, findings=findings)
     # Before the estimates, which take a minute.
     _print_audit(console, study, audit)
     report = CheckReport(study, audit, [])
@@ -104,7 +115,15 @@ def check(
         endpoints = _estimate_endpoints(recipe, study, base)
         print_endpoints(console, endpoints)
         report = dataclasses.replace(report, endpoints=endpoints)
-        report = dataclasses.replace(report, estimates=estimate(recipe, study, base, thorough))
+        try:
+            _announce_estimates(console, recipe)
+            report = dataclasses.replace(report, estimates=estimate(recipe, study, base, thorough))
+        except KeyboardInterrupt:
+            # In a script an interrupted command has failed; at a terminal the audit was read.
+            if not (verbose and console.is_terminal):
+                raise
+            console.print("   note  Estimates skipped.")
+            return report
         print_estimates(console, report.estimates, thorough)
         print_search_cost(console, recipe, report.estimates or [])
         print_curve_cost(console, recipe, report.estimates or [])
@@ -119,6 +138,36 @@ def _estimate_endpoints(recipe: Recipe, study: Study, base: Path) -> list[Endpoi
     return estimate_endpoints(recipe, study, base)
 
 
+def _announce_estimates(console: Console, recipe: Recipe) -> None:
+    """What the wait is for, how to skip it, and what makes it long."""
+    if not _has_estimates(recipe):
+        return
+    if console.is_terminal:
+        console.print("   note  Estimates of time and memory follow; Ctrl-C skips them.")
+    if busy := busy_note(profiling.load_average(), os.cpu_count()):
+        console.print(f"   note  {busy}", markup=False)
+
+
+def busy_note(load: float | None, cores: int | None) -> str:
+    """A sentence for a machine with more runnable processes than cores; empty elsewhere.
+
+    Args:
+        load: mean number of runnable processes in the last minute; None if unknown.
+        cores: of the machine; None if unknown.
+    """
+    # This process itself is one of them, and a mean of a minute lags behind.
+    if load is None or not cores or load < 1.5 * cores:
+        return ""
+    return (
+        f"The machine is busy (load {load:.0f} on {cores} core{'s' if cores > 1 else ''}): "
+        "estimates take longer, and the times in them are too long for an idle machine."
+    )
+
+
+def _has_estimates(recipe: Recipe) -> bool:
+    return any(v.uses_language_model or v.kind == "encoder" for v in recipe.variants.values())
+
+
 def estimate(
     recipe: Recipe, study: Study, base: Path, thorough: bool = False
 ) -> list[CostEstimate] | None:
@@ -130,7 +179,7 @@ def estimate(
     Returns:
         None if the model is too large to be loaded in the free memory.
     """
-    if not any(v.uses_language_model or v.kind == "encoder" for v in recipe.variants.values()):
+    if not _has_estimates(recipe):
         return []
     from prooftune.models.loading import with_training_dtype
     from prooftune.variants.estimates import estimate_costs
@@ -163,6 +212,20 @@ def _print_audit(console: Console, study: Study, audit: AuditReport) -> None:
         _print_fertility(console, audit)
     elif audit.fertility:
         [figures] = audit.fertility.values()
+        _print_tokens(console, figures)
+    _print_findings(console, audit.findings)
+    for note in study.notes:
+        console.print(f"   note  {note}", markup=False)
+
+
+_NOTABLE_TOKENS = 1.5
+"""Times as many tokens as in English from which they are shown; differences below it are those of
+texts and not of languages."""
+
+
+def _print_tokens(console: Console, figures: Fertility) -> None:
+    """Tokens of a word, where it takes many more than an English one."""
+    if figures["against_english"] >= _NOTABLE_TOKENS:
         unit = "character" if figures["tokens_per_word"] is None else "word"
         per_unit = figures["tokens_per_word"] or figures["tokens_per_character"]
         console.print(
@@ -170,9 +233,6 @@ def _print_audit(console: Console, study: Study, audit: AuditReport) -> None:
             "in English.",
             highlight=False,
         )
-    _print_findings(console, audit.findings)
-    for note in study.notes:
-        console.print(f"   note  {note}", markup=False)
 
 
 def _print_findings(console: Console, findings: Sequence[Finding]) -> None:

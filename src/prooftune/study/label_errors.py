@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prooftune import run_folder
+from prooftune.data.normalization import label_spelling_variants
 from prooftune.data.sampling import stratified_sample
 from prooftune.evaluation.changes import excerpt
 from prooftune.evaluation.label_errors import (
@@ -65,6 +67,7 @@ class CheckedRows:
         targets: their labels, int [n].
         probabilities: of every label, [n, L].
         models: what the probabilities come from.
+        labels: the label of each column.
     """
 
     split: SplitName
@@ -72,16 +75,38 @@ class CheckedRows:
     targets: Ints
     probabilities: Floats
     models: list[str]
+    labels: list[str]
 
     @property
-    def flagged(self) -> np.ndarray:
-        """Rows whose label is doubtful, bool [n]."""
-        return likely_errors(self.targets, self.probabilities)
+    def flagged(self) -> NDArray[np.bool_]:
+        """Rows whose label is doubtful, bool [n]; another spelling of a label is no other label."""
+        spelling, merged = self.merged_spellings()
+        return likely_errors(spelling[self.targets], merged)
+
+    @property
+    def suggested(self) -> Ints:
+        """The most probable label of every row, int [n]; of its spellings, the most probable."""
+        spelling, merged = self.merged_spellings()
+        best = merged.argmax(axis=1)
+        own = np.where(spelling == best[:, None], self.probabilities, -1.0)
+        return own.argmax(axis=1)
 
     @property
     def accuracy(self) -> float:
-        """Share of rows whose most probable label is their own, 0 to 1."""
-        return float((self.probabilities.argmax(axis=1) == self.targets).mean())
+        """Share of rows whose most probable label is their own in any spelling, 0 to 1."""
+        spelling, merged = self.merged_spellings()
+        return float((merged.argmax(axis=1) == spelling[self.targets]).mean())
+
+    def merged_spellings(self) -> tuple[Ints, Floats]:
+        """The number of every label without its spelling [L], and the probabilities of these."""
+        first = {label: label for label in self.labels}
+        for spellings in label_spelling_variants(self.labels):
+            first |= dict.fromkeys(spellings, spellings[0])
+        number = {label: i for i, label in enumerate(dict.fromkeys(first.values()))}
+        spelling = np.array([number[first[label]] for label in self.labels], dtype=np.int64)
+        merged = np.zeros((len(self.probabilities), len(number)))
+        np.add.at(merged.T, spelling, self.probabilities.T)
+        return spelling, merged
 
 
 def search_label_errors(
@@ -147,7 +172,9 @@ def check_training_rows(recipe: Recipe, study: Study, embed: bool = True) -> Che
         vectors = embedding_features(examples, variant, "label errors: training rows")
         models[name] = embedding_probabilities(vectors, examples, study.labels, recipe.seed)
     pooled = pooled_probabilities(list(models.values()))
-    return CheckedRows("train", examples, _targets(examples, study), pooled, list(models))
+    return CheckedRows(
+        "train", examples, _targets(examples, study), pooled, list(models), study.labels
+    )
 
 
 def _train_rows(recipe: Recipe, study: Study, folder: Path) -> CheckedRows | None:
@@ -179,7 +206,9 @@ def _train_rows(recipe: Recipe, study: Study, folder: Path) -> CheckedRows | Non
     examples = [e for e in study.train if e.id in ids]
     names = ["tfidf", *[n for n, v in recipe.variants.items() if v.kind == "embedding"][:1]]
     probabilities = np.exp([p.log_probs for p in stored])
-    return CheckedRows("train", examples, _targets(examples, study), probabilities, names)
+    return CheckedRows(
+        "train", examples, _targets(examples, study), probabilities, names, study.labels
+    )
 
 
 def _predictions(rows: CheckedRows, study: Study) -> list[Prediction]:
@@ -208,7 +237,9 @@ def _from_predictions(
         return None
     examples = study.splits()[split]
     pooled = pooled_probabilities([np.exp([p.log_probs for p in rows]) for rows in known.values()])
-    return CheckedRows(split, examples, _targets(examples, study), pooled, list(known))
+    return CheckedRows(
+        split, examples, _targets(examples, study), pooled, list(known), study.labels
+    )
 
 
 def _targets(examples: Sequence[Example], study: Study) -> Ints:
@@ -227,19 +258,20 @@ def _summary(part: CheckedRows) -> LabelErrorSplit:
 
 def flagged_rows(part: CheckedRows, study: Study) -> list[tuple[LabelErrorRow, Example]]:
     """The rows whose label is doubtful, the most doubtful first."""
-    quality = label_quality(part.targets, part.probabilities)
+    # Of a label in all its spellings, as the rows were flagged.
+    spelling, merged = part.merged_spellings()
+    quality, suggested = label_quality(spelling[part.targets], merged), part.suggested
     found = []
     for i in np.flatnonzero(part.flagged):
-        example, probabilities = part.examples[int(i)], part.probabilities[i]
-        best = int(probabilities.argmax())
+        example, best = part.examples[int(i)], int(suggested[i])
         row: LabelErrorRow = {
             "split": part.split,
             "id": example.id,
             "text": excerpt(example),
             "label": str(example.target),
             "suggested": study.labels[best],
-            "probability": float(probabilities[part.targets[i]]),
-            "suggested_probability": float(probabilities[best]),
+            "probability": float(quality[i]),
+            "suggested_probability": float(merged[i, spelling[best]]),
             "quality": float(quality[i]),
         }
         found.append((row, example))
@@ -283,7 +315,7 @@ def _comparisons(
             predicted[judged],
             predicted[entry["variant"]],
             test.targets,
-            test.probabilities.argmax(axis=1),
+            test.suggested,
             test.flagged,
         )
         alpha = 1 - scores["confidence"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -41,6 +42,14 @@ def measure_cost() -> Iterator[Cost]:
     finally:
         cost.seconds = time.perf_counter() - started
         cost.peak_memory_bytes = _peak()
+
+
+def load_average() -> float | None:
+    """Mean number of runnable processes of the machine in the last minute; None where unknown."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # Windows, and systems that do not say
+        return None
 
 
 def on_gpu() -> bool:

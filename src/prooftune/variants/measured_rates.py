@@ -38,7 +38,7 @@ from prooftune.variants.memory_model import (
     MeasuredRate,
     additional_memory,
 )
-from prooftune.variants.time_budget import TimeBudget
+from prooftune.variants.time_budget import LEAST_SECONDS, STUDY_SHARE, TimeBudget
 
 Item = TypeVar("Item")
 MAX_ROWS = 2000
@@ -148,6 +148,10 @@ def measure_scoring(
         # long generated answer can take a variant's whole share; then the first has to do.
         if budget.seconds_left:
             probe, tokens = predict([short])
+        # By the cost of whole answers: `rate` is that of measuring them.
+        splits = (context.study.test, context.study.validation)
+        whole = probe.seconds / tokens * sum(map(counter.total, splits))
+        budget = budget.at_most(max(LEAST_SECONDS, STUDY_SHARE * whole))
 
     def affordable(numbers: Sequence[int], share: float) -> list[Example]:
         """The first rows that a share of the budget has time for."""

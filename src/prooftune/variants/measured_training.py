@@ -32,7 +32,7 @@ from prooftune.variants.memory_model import (
     additional_memory,
 )
 from prooftune.variants.objectives import build_objective
-from prooftune.variants.time_budget import TimeBudget
+from prooftune.variants.time_budget import LEAST_SECONDS, STUDY_SHARE, TimeBudget
 
 _TIMED_TOKENS = 8192
 """Training tokens to time, in two to four steps: one step alone may be slowed down by other
@@ -124,7 +124,10 @@ def training_rate(
     size, batches = batch, [longest, *typical]
     if budget.is_limited:
         seconds, _ = run_steps([rows[by_length[-1]]] * 2, 1)  # the first may compile kernels
-        affordable = budget.seconds_left * (prefix + lengths[by_length[-1]]) / seconds[-1]
+        rate = seconds[-1] / (prefix + lengths[by_length[-1]])
+        whole = rate * steps_in_training * (prefix + batch * sum(lengths) / len(lengths))
+        budget = budget.at_most(max(LEAST_SECONDS, STUDY_SHARE * whole))
+        affordable = budget.seconds_left / rate
         size = _affordable_batch(batches, lengths, prefix, batch, affordable)
         if size < batch:
             # Smaller batches and fewer steps: the longest and two others.

@@ -8,6 +8,11 @@ from collections.abc import Callable
 
 DEFAULT_SECONDS = 60.0
 """Budget of ``prooftune check``."""
+STUDY_SHARE = 0.5
+"""Seconds of measuring for each second of what is measured: a small study is over before a minute
+of measurements is."""
+LEAST_SECONDS = 5.0
+"""Seconds up to which measuring may take longer than that."""
 
 
 class TimeBudget:
@@ -34,6 +39,10 @@ class TimeBudget:
     @property
     def seconds_left(self) -> float:
         return max(0.0, self._end - self._clock())
+
+    def at_most(self, seconds: float) -> TimeBudget:
+        """This budget, or one of that many seconds if that is shorter."""
+        return TimeBudget(min(self.seconds_left, seconds), self._clock)
 
     def share(self, fraction: float) -> TimeBudget:
         """A budget of a fraction of the seconds that are left."""

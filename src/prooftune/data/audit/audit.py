@@ -107,10 +107,12 @@ def audit_study(study: Study, recipe: Recipe) -> AuditReport:
     findings += _empty_rows(study)
     # Checks of labels and of answers apply to one kind of task each.
     if recipe.task == "classification":
-        findings += find_conflicting_labels(study, keys) + check_labels(study)
+        findings += find_conflicting_labels(study, keys) + check_labels(study, recipe.data.labels)
         findings += numeric_labels(study, recipe) + unordered_ratings(study, recipe)
     elif recipe.task == "multilabel":
-        findings += find_conflicting_labels(study, keys) + check_label_sets(study)
+        findings += find_conflicting_labels(study, keys) + check_label_sets(
+            study, recipe.data.labels
+        )
     else:
         findings += context_leakage(study)
         if recipe.task == "extractive-qa":
@@ -215,15 +217,14 @@ def drop_rows(study: Study, report: AuditReport, recipe: Recipe) -> Study:
         leaked = report.leaked_ids.get(name, set()) if recipe.audit.leak == "drop" else set()
         # Counted first: usually nothing is dropped, and the rows then need no copy on disk.
         counts = Counter(
-            "empty" if _is_empty(e) else "leaked" if e.id in leaked else "remaining"
-            for e in examples
+            "empty" if e.is_empty else "leaked" if e.id in leaked else "remaining" for e in examples
         )
         if counts["empty"]:
             notes.append(f"{name}: {count_noun(counts['empty'], 'row')} without text dropped.")
         remaining[name] = examples
         if counts["remaining"] < len(examples):
             remaining[name] = DiskBackedList(
-                e for e in examples if not _is_empty(e) and e.id not in leaked
+                e for e in examples if not e.is_empty and e.id not in leaked
             )
         if counts["leaked"]:
             later = "test" if name == "validation" else "validation or test"
@@ -239,23 +240,30 @@ def drop_rows(study: Study, report: AuditReport, recipe: Recipe) -> Study:
     return replace(study, train=remaining["train"], validation=remaining["validation"], notes=notes)
 
 
-def _is_empty(example: Example) -> bool:
-    return not any(text.strip() for text in example.inputs.values())
-
-
 def _empty_rows(study: Study) -> list[Finding]:
     findings = []
+    if rows := [*study.empty_rows]:
+        message = (
+            f"{count_noun(len(rows), 'row')} without text: {preview(rows)}. "
+            f"{_dropped(rows)} before the split."
+        )
+        findings.append(Finding("empty", "warning", message, rows))
     for name, examples in study.splits().items():
-        rows = row_locations(e for e in examples if _is_empty(e))
+        rows = row_locations(e for e in examples if e.is_empty)
         if rows:
             # A test row without text is one that users send too: leaving it out would flatter the
             # scores.
-            effect = "They stay in the test set." if name == "test" else "They are dropped."
+            stay = "They stay" if len(rows) > 1 else "It stays"
+            effect = f"{stay} in the test set." if name == "test" else f"{_dropped(rows)}."
             message = (
                 f"{count_noun(len(rows), name + ' row')} without text: {preview(rows)}. {effect}"
             )
             findings.append(Finding("empty", "warning", message, rows))
     return findings
+
+
+def _dropped(rows: Sequence[str]) -> str:
+    return "They are dropped" if len(rows) > 1 else "It is dropped"
 
 
 def _damaged_text(study: Study) -> list[Finding]:

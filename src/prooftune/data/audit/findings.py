@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,17 +48,23 @@ def count_noun(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' if count != 1 else ''}"
 
 
-def suggest_label_merge(variants: Sequence[str], others: Iterable[str] = ()) -> str:
-    """Return the recipe line that maps several spellings of a label to the first one.
+def suggest_label_merge(
+    groups: Iterable[Sequence[str]],
+    others: Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
+) -> str:
+    """Return the recipe line that maps all spellings of each label to the first one.
 
     Args:
-        variants: spellings of one label.
+        groups: spellings of one label each.
         others: all other labels, which `data.labels` must list too.
+        names: the recipe's `data.labels`, whose keys the line then has; None where it has none.
     """
+    merged = {label: group[0] for group in groups for label in group}
     others = list(others)
-    mapping = {
-        **dict.fromkeys(variants, variants[0]),
-        **{label: label for label in others[:_MAX_LABELS_SHOWN]},
-    }
+    if names:
+        mapping = {raw: merged.get(name, name) for raw, name in names.items()}
+        return f"data.labels: {json.dumps(mapping, ensure_ascii=False)}"
+    mapping = merged | {label: label for label in others[:_MAX_LABELS_SHOWN]}
     rest = ", and every other label unchanged" if len(others) > _MAX_LABELS_SHOWN else ""
     return f"data.labels: {json.dumps(mapping, ensure_ascii=False)}{rest}"

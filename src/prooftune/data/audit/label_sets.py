@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prooftune.data.audit.findings import (
     Finding,
@@ -33,8 +33,13 @@ def cardinality(examples: Sequence[Example]) -> float:
     return sum(len(example.targets) for example in examples) / max(len(examples), 1)
 
 
-def check_label_sets(study: Study) -> list[Finding]:
-    """Check for texts without labels, unseen, untested and rare labels, and spelling variants."""
+def check_label_sets(study: Study, names: Mapping[str, str] | None = None) -> list[Finding]:
+    """Check for texts without labels, unseen, untested and rare labels, and spelling variants.
+
+    Args:
+        study: the labelled texts.
+        names: the recipe's `data.labels`; None where it has none.
+    """
     counts = count_set_labels(study, study.train)
     present = [label for label in study.labels if counts[label]]
     if not present:
@@ -60,7 +65,7 @@ def check_label_sets(study: Study) -> list[Finding]:
         )
     findings += [_sizes(study), *_joined_labels(study), *_unlabelled(study)]
     findings += untested_labels(present, count_set_labels(study, study.test))
-    findings += spelling_variants(study, counts)
+    findings += spelling_variants(study, counts, names)
     findings += rare_labels(counts, present)
     return findings
 

@@ -27,8 +27,13 @@ def count_labels(study: Study, examples: Iterable[Example]) -> dict[str, int]:
     return {stratum: counts[stratum] for stratum in study.strata()}
 
 
-def check_labels(study: Study) -> list[Finding]:
-    """Check for unseen, untested, rare and imbalanced labels, and for spelling variants."""
+def check_labels(study: Study, names: Mapping[str, str] | None = None) -> list[Finding]:
+    """Check for unseen, untested, rare and imbalanced labels, and for spelling variants.
+
+    Args:
+        study: the labelled texts.
+        names: the recipe's `data.labels`; None where it has none.
+    """
     counts = count_labels(study, study.train)
     train_labels = [label for label in study.labels if counts[label]]
     findings = _unseen_labels(study, train_labels)
@@ -42,7 +47,7 @@ def check_labels(study: Study) -> list[Finding]:
         )
         return [one_class, *findings]
     findings += untested_labels(train_labels, count_labels(study, study.test))
-    findings += spelling_variants(study, counts)
+    findings += spelling_variants(study, counts, names)
     findings += rare_labels(counts, train_labels)
     findings += _imbalance(counts, train_labels)
     return findings
@@ -90,23 +95,37 @@ def shown_labels(labels: Sequence[str]) -> str:
     return shown + (f" and {more} more" if more > 0 else "")
 
 
-def spelling_variants(study: Study, counts: Mapping[str, int]) -> list[Finding]:
-    """Findings on labels that differ only in case, spaces or hyphens."""
-    findings = []
-    for variants in label_spelling_variants(study.labels)[:MAX_ROWS_SHOWN]:
-        # The most frequent spelling is probably the intended one.
-        ranked = sorted(variants, key=lambda label: -counts[label])
-        # The mapping that is suggested must name every label, or the recipe would be refused.
-        others = [label for label in study.labels if label not in variants]
-        findings.append(
-            Finding(
-                "alike-labels",
-                "warning",
-                f"labels {', '.join(map(repr, ranked))} differ only in case, spaces or hyphens. If "
-                f"they are the same label: {suggest_label_merge(ranked, others)}",
-            )
+def spelling_variants(
+    study: Study, counts: Mapping[str, int], names: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """A finding on labels that differ only in case, spaces or hyphens, with one `data.labels` that
+    merges them all.
+
+    Args:
+        study: the labelled texts.
+        counts: label -> training rows.
+        names: the recipe's `data.labels`; None where it has none.
+    """
+    # The most frequent spelling is probably the intended one.
+    groups = [
+        sorted(variants, key=lambda label: -counts[label])
+        for variants in label_spelling_variants(study.labels)
+    ]
+    if not groups:
+        return []
+    # The mapping that is suggested must name every label, or the recipe would be refused.
+    several = {label for group in groups for label in group}
+    others = [label for label in study.labels if label not in several]
+    shown = "; ".join(", ".join(map(repr, group)) for group in groups[:MAX_ROWS_SHOWN])
+    more = len(groups) - MAX_ROWS_SHOWN
+    return [
+        Finding(
+            "alike-labels",
+            "warning",
+            f"labels {shown}{f'; and {more} more' if more > 0 else ''} differ only in case, spaces "
+            f"or hyphens. If they are the same label: {suggest_label_merge(groups, others, names)}",
         )
-    return findings
+    ]
 
 
 def rare_labels(counts: Mapping[str, int], train_labels: Sequence[str]) -> list[Finding]:

@@ -49,6 +49,11 @@ def data_section(path: Path, recipe: Path, inferred: InferredOptions) -> tuple[s
             ]
         else:
             lines.append(f"  {name}: {_yaml(value)}{note}")
+    if inferred.merged_labels:
+        lines += [
+            "  # labels:                      # merges spellings of one label",
+            *(f"  #   {_yaml(k)}: {_yaml(v)}" for k, v in inferred.merged_labels.items()),
+        ]
     # The name becomes that of the run folder.
     allowed = "".join(
         c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in recipe.stem

@@ -30,6 +30,8 @@ _ROLES = {"user", "assistant", "system", "human", "gpt", "bot", "tool", "prompte
 """Names of speakers in conversations."""
 _MISSING = {"na", "n/a", "nan", "null", "none", "-", "--", "?", "missing", "#n/a"}
 """Values by which programs mark missing ones, lower case."""
+_SHOWN_SPELLINGS = 5
+"""Labels of which the spellings are listed in a note."""
 
 
 def describe_labels(
@@ -185,6 +187,7 @@ def _describe_label_sets(
         counts.update(labels)
         sizes.append(len(labels))
     _refuse_too_many(table, label, counts)
+    _note_spellings(counts, inferred, has_names=False)
     _name_numbers(counts, inferred, inferred.class_names.get(label.name))
     shown = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(8))
     several, none = sum(size > 1 for size in sizes), sizes.count(0)
@@ -212,11 +215,9 @@ def _note_unusual_labels(
     rated: bool,
     stored: Sequence[str] | None = None,
 ) -> None:
-    for spellings in label_spelling_variants(counts):
-        inferred.notes.append(
-            f"Labels {', '.join(map(repr, spellings))} differ only in case, spaces or hyphens; "
-            "data.labels can merge them."
-        )
+    plain = {name: without_end_token(name) for name in sorted(counts)}
+    ended = bool(counts) and all(short != name for name, short in plain.items())
+    _note_spellings(counts, inferred, has_names=ended)
     if len(counts) == 1:
         inferred.notes.append("There is only one label: is it the right column?")
     missing = [name for name in counts if name.lower() in _MISSING]
@@ -238,8 +239,7 @@ def _note_unusual_labels(
             "(data.unlabelled: drop)."
         )
         inferred.options["unlabelled"] = "drop"
-    plain = {name: without_end_token(name) for name in sorted(counts)}
-    if counts and all(short != name for name, short in plain.items()):
+    if ended:
         inferred.add(
             "labels",
             plain,
@@ -266,6 +266,37 @@ def _note_unusual_labels(
             "The labels are numbers, and a language model reads names: replace "
             f"'label {names[0]}' … in data.labels by words.",
         )
+
+
+def _note_spellings(counts: Counter[str], inferred: InferredOptions, *, has_names: bool) -> None:
+    """Note labels that differ only in their spelling, and the `data.labels` that merges them.
+
+    Args:
+        counts: label -> rows.
+        inferred: notes and merged labels, which are added to.
+        has_names: whether the recipe gives names to the labels already.
+    """
+    groups = label_spelling_variants(counts)
+    if not groups:
+        return
+    shown = "; ".join(", ".join(map(repr, spellings)) for spellings in groups[:_SHOWN_SPELLINGS])
+    more = len(groups) - _SHOWN_SPELLINGS
+    inferred.notes.append(
+        f"Labels {shown}{f'; and {more} more' if more > 0 else ''} differ only in case, spaces or "
+        "hyphens. If they are the same label, "
+        + (
+            "give them one name in data.labels."
+            if has_names
+            else "use the data.labels that the recipe has in a comment."
+        )
+    )
+    if has_names:
+        return
+    # In the recipe every label needs a name, or the others would be refused.
+    inferred.merged_labels = {label: label for label in sorted(counts)}
+    for spellings in groups:
+        commonest = max(spellings, key=lambda label: counts[label])
+        inferred.merged_labels |= dict.fromkeys(spellings, commonest)
 
 
 def _name_numbers(

@@ -22,6 +22,10 @@ _CHOICE_NAME = re.compile(r"(?:choice|option|ending|sol|solution|alternative)[ _
 _WINNERS = ("winner", "preferred", "preference", "better")
 _PASSAGES = ("passages", "positive_passages", "positive_ctxs", "contexts", "gold_passages")
 _MAX_LABEL_CHARACTERS = 40
+_SPANS = 0.9
+"""Share of answers in their contexts from which a few answers are spans and no labels."""
+_COMPARED = 200
+"""Contexts in which the other rows' answers are looked for."""
 _MIN_ARTICLES = 8
 """Articles of which a test and a validation set can be held out."""
 
@@ -38,6 +42,36 @@ def repeats_few_answers(table: Table, columns: dict[str, str]) -> bool:
         # Lists of accepted answers, as JSON.
         and not all(answer[:1] in "[{" for answer in answers)
     )
+
+
+def are_spans(table: Table, columns: dict[str, str]) -> bool:
+    """Whether the answers are parts of their own contexts, however few they are.
+
+    Nearly every answer has to be in its context as words of its own, so that "no" in "not" is none.
+    Labels are there, too, where the context lists them, and then all of them are: most of the other
+    rows' answers must not be in it.
+    """
+    if CONTEXT not in columns:
+        return False
+    context, answer = (table.columns.index(columns[name]) for name in (CONTEXT, "answers"))
+    rows = [
+        ((row[context] or ""), (row[answer] or "").strip())
+        for row in islice(table.rows, SAMPLE_ROWS)
+    ]
+    rows = [(text, answer) for text, answer in rows if answer]
+    patterns = {
+        answer: re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)") for answer in {a for _, a in rows}
+    }
+    own = sum(bool(patterns[answer].search(text)) for text, answer in rows)
+    if own < _SPANS * len(rows) or len(patterns) < 2:
+        return False
+    others = sum(
+        bool(pattern.search(text))
+        for text, answer in rows[:_COMPARED]
+        for other, pattern in patterns.items()
+        if other != answer
+    )
+    return 2 * others <= len(rows[:_COMPARED]) * (len(patterns) - 1)
 
 
 def continue_conversations(table: Table) -> bool:

@@ -99,7 +99,11 @@ def draft_recipe(
         questions.refuse_unanswered(converted)
     as_labels = bool(columns) and (
         choices.task in LABEL_TASKS
-        or (choices.task is None and questions.repeats_few_answers(converted, columns or {}))
+        or (
+            choices.task is None
+            and questions.repeats_few_answers(converted, columns or {})
+            and not questions.are_spans(converted, columns or {})
+        )
     )
     if as_labels and questions.continue_conversations(converted):
         # Labels have no use for earlier turns, without which a question may mean nothing.
@@ -121,6 +125,7 @@ def draft_recipe(
     if columns:
         inferred.notes.append(
             "The answers are few and come again and again: read as labels (task: classification)."
+            + (f" {_as_answers(path, converted, columns)}" if choices.task is None else "")
         )
         choices = replace(
             choices,
@@ -134,6 +139,14 @@ def draft_recipe(
     except NoLabels as error:
         raise UsageError(f"{error}{joining_hint(path, converted)}") from None
     return text, inferred.notes
+
+
+def _as_answers(path: Path, table: Table, columns: dict[str, str]) -> str:
+    """How to have answers read as answers, where they were read as labels."""
+    task = "free-text-qa"
+    if questions.answers_are_in_context(table, columns):
+        task = "extractive-qa"
+    return f"If they are answers: prooftune init {shlex.quote(str(path))} --task {task}"
 
 
 def _classification_recipe(

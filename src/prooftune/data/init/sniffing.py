@@ -85,6 +85,8 @@ class InferredOptions:
         class_names_from: the file beside the data that gives them; empty for the data itself.
         named: whether the columns' names come from the file.
         repeated: names that the file has for several columns.
+        merged_labels: label -> spelling of it that merges all, for a comment in the recipe; empty
+            where no labels differ in their spelling only.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class InferredOptions:
     class_names_from: str = ""
     named: bool = True
     repeated: tuple[str, ...] = ()
+    merged_labels: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, value: object, sentence: str) -> None:
         self.options[name] = value

@@ -37,7 +37,7 @@ training:                        # transformers.TrainingArguments fields
 CLASSIFICATION_TEMPLATE = (
     _HEAD.replace("<what>", "").replace("<task>", "classification")
     + """\
-  # test: "another file"         # default: hold out 20% of the rows, stratified by label
+  # test: "another file"         # default: hold out 20%, stratified by label, copies together
   # validation: "another file"   # default: hold out 10% of the remaining rows
   limit: {{train: 2000, validation: 300, test: 1000}}   # raise or remove after a first run
 
