@@ -36,8 +36,8 @@ from prooftune.utils.files import write_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from prooftune.variants.endpoint_estimate import EndpointEstimate
     from prooftune.data.audit.fertility import Fertility
+    from prooftune.variants.endpoint_estimate import EndpointEstimate
     from prooftune.variants.estimates import CostEstimate
 
 
