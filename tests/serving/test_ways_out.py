@@ -167,7 +167,7 @@ def routed(path: str, body: bytes = b"", method: str = "POST") -> tuple[int, str
         ("/v1/v1/classify", "/v1/classify"),
         ("/v1/clasify", "/v1/classify"),
         ("/chat/completions", "/v1/chat/completions"),
-        ("/v1/models/", "/v1/models"),
+        ("/models", "/v1/models"),
         ("/zzz", ""),
     ],
 )

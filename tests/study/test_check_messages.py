@@ -14,12 +14,14 @@ from rich.console import Console
 from data.tabled import examples, study_recipe
 from data.test_ways_out import DISTINCT
 from prooftune.data.audit.fertility import Fertility
+from prooftune.preflight import checker
 from prooftune.recipe import Recipe
 from prooftune.study import check
 from prooftune.study.label_errors import CheckedRows, flagged_rows
 from prooftune.study.sample_size import FEW_ROWS, few_test_rows
 from prooftune.types import Study
 from test_cli import prooftune
+from ways_out import follows, names
 
 TWO: dict[str, Any] = {"variants": ["majority", "tfidf"]}
 
@@ -35,6 +37,8 @@ def test_a_small_test_set_shows_large_differences_only(
 ) -> None:
     [finding] = few_test_rows(study_recipe({"train": "a.csv"}, **TWO), with_test_rows(rows))
     assert finding.message.startswith(f"{rows} test rows can")
+    command = follows("prooftune power --accuracy {…} --rows {…}")
+    assert names(command, finding.message)
     # The command that it names computes the same, among other cases.
     command = finding.message.partition("Other cases: ")[2].split()
     assert prooftune(monkeypatch, *command[1:]) == 0
@@ -89,8 +93,8 @@ def checked(monkeypatch: pytest.MonkeyPatch, folder: Path, *, terminal: bool) ->
 
     monkeypatch.setattr("rich.console.Console", Recorded)
     monkeypatch.setattr(check, "estimate", interrupted)
-    monkeypatch.setattr(check.preflight, "check", lambda *_: None)
-    monkeypatch.setattr(check.preflight, "check_with_data", lambda *_: None)
+    monkeypatch.setattr(checker, "check", lambda *_: None)
+    monkeypatch.setattr(checker, "check_with_data", lambda *_: None)
     monkeypatch.setattr(check, "prompt_length_counter", lambda *_: None)
     try:
         report = check.check(recipe, folder, verbose=True)

@@ -225,7 +225,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         detail = str(error.detail)
         if error.status_code == 404:
             detail = _no_such_path(request.url.path, _documented_routes(app))
-        elif error.status_code == 405 and (allowed := (error.headers or {}).get("allow")):
+        elif error.status_code == 405 and (allowed := (error.headers or {}).get("Allow")):
             detail = f"this path takes {allowed}"
         reply = to_response(
             HTTPError(

@@ -89,7 +89,7 @@ class CheckedRows:
         spelling, merged = self.merged_spellings()
         best = merged.argmax(axis=1)
         own = np.where(spelling == best[:, None], self.probabilities, -1.0)
-        return own.argmax(axis=1)
+        return np.asarray(own.argmax(axis=1), dtype=np.int64)
 
     @property
     def accuracy(self) -> float:

@@ -107,7 +107,7 @@ def measure_scoring(
         context, encoder, model, head: as for `TaskAdapter.predict`.
         budget: how long this may take, but for one short row. Default: no limit.
     """
-    budget = budget or TimeBudget()
+    limit = budget or TimeBudget()
     counter = token_counter(context, encoder, head)
     rows = evenly_spaced(context.study.test, MAX_ROWS)
     lengths = [counter.row(example) for example in rows]
@@ -128,7 +128,7 @@ def measure_scoring(
         """The cost of the rows with whole answers, and their tokens; sets the rate of measuring."""
         nonlocal rate
         tokens = len(encoder.prefix) + sum(map(counter.row, examples))
-        if budget.is_limited and answer_tokens > FEW_TOKENS:
+        if limit.is_limited and answer_tokens > FEW_TOKENS:
             # A whole answer of one row takes as long as the first tokens of many rows, which say
             # more: rows are predicted in batches.
             one, _ = run(examples, 1)
@@ -137,25 +137,25 @@ def measure_scoring(
             length = fmean(map(counter.row, examples)) / fmean(lengths)
             return extrapolate(one, few, outputs, answer_tokens, length), tokens
         cost, _ = run(examples, 0)
-        rate = cost.seconds / tokens if budget.is_limited else 0.0
+        rate = cost.seconds / tokens if limit.is_limited else 0.0
         return cost, tokens
 
-    if budget.is_limited:
+    if limit.is_limited:
         # The shortest row, and only its beginning: cheap on any model, and enough for a first rate.
         short = _shortened(rows[min(range(len(rows)), key=lambda i: lengths[i])])
         probe, tokens = predict([short])
         # The first run may compile kernels and pack weights, so a second one gives the rate. A
         # long generated answer can take a variant's whole share; then the first has to do.
-        if budget.seconds_left:
+        if limit.seconds_left:
             probe, tokens = predict([short])
         # By the cost of whole answers: `rate` is that of measuring them.
         splits = (context.study.test, context.study.validation)
         whole = probe.seconds / tokens * sum(map(counter.total, splits))
-        budget = budget.at_most(max(LEAST_SECONDS, STUDY_SHARE * whole))
+        limit = limit.at_most(max(LEAST_SECONDS, STUDY_SHARE * whole))
 
     def affordable(numbers: Sequence[int], share: float) -> list[Example]:
         """The first rows that a share of the budget has time for."""
-        most = budget.seconds_left * share / rate if rate else math.inf
+        most = limit.seconds_left * share / rate if rate else math.inf
         # The shared prefix is computed however few rows there are.
         sums = itertools.accumulate((lengths[i] for i in numbers), initial=len(encoder.prefix))
         fitting = [total <= most for total in sums][1:]
@@ -171,7 +171,7 @@ def measure_scoring(
     if sample:
         timed = [predict(sample)]
         # Once more where there is time: the faster run was disturbed less by other processes.
-        if rate * timed[0][1] <= budget.seconds_left:
+        if rate * timed[0][1] <= limit.seconds_left:
             timed.append(predict(sample))
     costs += timed[:1]
     full_batch = len(encoder.prefix) + sum(lengths[i] for i in batches[0])
