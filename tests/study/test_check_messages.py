@@ -37,8 +37,7 @@ def test_a_small_test_set_shows_large_differences_only(
 ) -> None:
     [finding] = few_test_rows(study_recipe({"train": "a.csv"}, **TWO), with_test_rows(rows))
     assert finding.message.startswith(f"{rows} test rows can")
-    command = follows("prooftune power --accuracy {…} --rows {…}")
-    assert names(command, finding.message)
+    assert names(follows("prooftune power --accuracy {…} --rows {…}"), finding.message)
     # The command that it names computes the same, among other cases.
     command = finding.message.partition("Other cases: ")[2].split()
     assert prooftune(monkeypatch, *command[1:]) == 0
