@@ -34,6 +34,7 @@ TYPES = {
     "CheckReport",
     "Classifier",
     "CostEstimate",
+    "EndpointEstimate",
     "Example",
     "ExportResult",
     "Finding",

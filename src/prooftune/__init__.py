@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from prooftune.study.compare import RunComparison
     from prooftune.study.pipeline import Result
     from prooftune.types import Example, Prediction, Study
+    from prooftune.variants.endpoint_estimate import EndpointEstimate
     from prooftune.variants.estimates import CostEstimate
 
 set_library_defaults()
@@ -54,6 +55,7 @@ _LAZY = {
     "CheckReport": "study.check",
     "Classifier": "bundle.classifier",
     "CostEstimate": "variants.estimates",
+    "EndpointEstimate": "variants.endpoint_estimate",
     "Example": "types",
     "Finding": "data.audit.findings",
     "Prediction": "types",
@@ -76,6 +78,7 @@ __all__ = [
     "CitedPassage",
     "Classifier",
     "CostEstimate",
+    "EndpointEstimate",
     "Example",
     "ExportResult",
     "Failure",

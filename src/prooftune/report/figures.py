@@ -191,7 +191,7 @@ def risk_coverage_curves(
     ]
     if has_target and target is not None:
         y, end = plot.y(1 - target), plot.width - plot.right
-        label = f"dotted: target accuracy {percent(target)}"
+        label = f"grey line: target accuracy {percent(target)}"
         parts += [
             line(plot.left, y, end, y, "ideal"),
             text(end, plot.top - 12, label, "end", "tick"),
