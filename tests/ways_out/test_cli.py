@@ -248,7 +248,7 @@ def test_an_option_that_is_a_recipe_key_is_set(commands: Commands) -> None:
     ):
         # A terminal's box breaks lines.
         error = " ".join(commands.refused("{…}", "run", "a.yaml", *option).replace("│", "").split())
-        assert names(message, error)
+        assert names(message, error) and f"{option[0].partition('=')[0]}. It is" in error
         override = error.partition("--set ")[2].split()[0]
         assert override.startswith(f"{key}=")
         recipe = recipes.load("a.yaml", [override])[0].model_dump()

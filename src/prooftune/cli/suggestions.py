@@ -46,7 +46,8 @@ class RecipeCommand(TyperCommand):
         except Exception as error:
             option = getattr(error, "option_name", None)
             if isinstance(option, str) and hasattr(error, "message"):
-                error.message += set_hint(option, given)
+                # Without a period in some versions of click.
+                error.message = error.message.rstrip(".") + "." + set_hint(option, given)
             raise
 
 
