@@ -103,6 +103,7 @@ def checked(monkeypatch: pytest.MonkeyPatch, folder: Path, *, terminal: bool) ->
     return "\n".join(written)
 
 
+@pytest.mark.slow
 def test_ctrl_c_skips_the_estimates_at_a_terminal(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -407,6 +407,7 @@ def few_answers(kind: str) -> list[dict[str, str]]:
     return records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "task"),
     [
@@ -431,6 +432,7 @@ def test_few_answers_are_spans_or_labels(tmp_path: Path, kind: str, task: str) -
         assert not any(names(message, n) for n in notes)
 
 
+@pytest.mark.slow
 def test_yes_and_no_in_questions_are_labels(tmp_path: Path) -> None:
     records = few_answers("spans")
     for i, record in enumerate(records):
