@@ -196,6 +196,15 @@ class Variant(Section):
         return self.objective == "head" or self.kind == "encoder"
 
     @property
+    def default_epochs(self) -> int:
+        """Epochs of a tuned variant's training where the recipe gives none.
+
+        A classification head starts from random values and needs more: with 400 rows of three sets
+        4 epochs were better than 2, or as good (docs/variants.md#search).
+        """
+        return 4 if self.objective == "head" else 2
+
+    @property
     def is_trained(self) -> bool:
         """Whether a training of its own belongs to this variant."""
         return self.kind in TRAINED_KINDS and self.adapter is None

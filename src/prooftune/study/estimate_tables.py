@@ -41,7 +41,8 @@ def _epochs(recipe: Recipe, name: str) -> float:
     variant = recipe.variants[name]
     is_encoder = variant.kind == "encoder"
     options = {**({} if is_encoder else recipe.training), **variant.training}
-    return float(options.get("num_train_epochs", encoder.EPOCHS if is_encoder else 2))
+    default = encoder.EPOCHS if is_encoder else variant.default_epochs
+    return float(options.get("num_train_epochs", default))
 
 
 def search_seconds(estimate: CostEstimate, settings: Search, epochs: float) -> float:

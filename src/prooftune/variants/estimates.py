@@ -250,7 +250,7 @@ def _estimate_tuned(
     options = {**recipe.training, **variant.training}
     batch, epochs = (
         int(options.get("per_device_train_batch_size", 16)),
-        float(options.get("num_train_epochs", 2)),
+        float(options.get("num_train_epochs", variant.default_epochs)),
     )
     window = batch * int(options.get("gradient_accumulation_steps", 1))
     if int(options.get("max_steps", -1)) > 0:

@@ -99,6 +99,8 @@ def training_options(
     recipe = context.recipe
     run = f"{recipe.name}/{log_folder(name, context.training)}"
     options = {"run_name": run, **recipe.training, **variant.training, "seed": seed}
+    if variant.kind == "tuned":
+        options.setdefault("num_train_epochs", variant.default_epochs)
     if _selects_by_quality(context, variant, options):
         options["metric_for_best_model"] = QUALITY_METRICS[recipe.task][0]
     if options.get("data_seed") is not None:
