@@ -66,10 +66,10 @@ class Recipe(Section):
     """`peft.LoraConfig` fields for all tuned variants. Default: ``r: 16``, ``lora_alpha: 32``,
     ``target_modules: all-linear``."""
     training: dict[str, Any] = Field(default={})
-    """`transformers.TrainingArguments` fields for all tuned variants. Default: 2 epochs (``objective:
-    head``: 4), batch size 16, learning rate 1e-3 for models below 500 million parameters and 2e-4
-    for larger ones (``method: full``: 1e-4 and 2e-5), linear decay after 5% warm-up, four
-    evaluations, the best checkpoint is used."""
+    """`transformers.TrainingArguments` fields for all tuned variants. Default: 2 epochs
+    (``objective: head``: 4), batch size 16, learning rate 1e-3 for models below 500 million
+    parameters and 2e-4 for larger ones (``method: full``: 1e-4 and 2e-5), linear decay after 5%
+    warm-up, four evaluations, the best checkpoint is used."""
     class_weights: ClassWeights | None = None
     """Weight of each label's training rows in the loss of ``tfidf``, ``embedding``, ``encoder`` and
     ``tuned`` variants. ``balanced``: labels have equal total weight, so that rare ones count.
