@@ -244,7 +244,7 @@ character n-grams; the recipes therefore set `audit.near_duplicates: 0.9`, the d
 The machine was shared, and its load changed: times are upper bounds, not benchmarks
 ([benchmarks.md](benchmarks.md) has those). The stored predictions were scored with this version.
 
-Every study of labels has `embedding` and `encoder`, which cannot answer questions and so are missing
+Every study of labels has `embedding` and `encoder`, which cannot answer questions and so are absent
 from `squad-v2` and `eu-ai-act`. The encoder is all-MiniLM (23 million parameters), the one that
 comes in a package: weights of ModernBERT, XLM-R or AfroXLMR come in none, and there was no hub. It
 was trained on 30 November 2026 on the same rows, after the other variants.
