@@ -96,15 +96,15 @@ _LIMITS = {
     ),
     "training-float32-48-avx2": (
         "The CPU has AVX512; `PROOFTUNE_COMPILE=avx2 ATEN_CPU_CAPABILITY=avx2 "
-        "ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2` emulate one that lacks it, for both "
-        "tools. A third pair just before took 6.03 and 46.1 s: 7.6 times as fast; the median of "
-        "the three pairs is 6.8. The ratio depends on the rows: TRL pads a batch to its longest "
-        "row, and trains on the first 48 rows at 1.1, on 160 at 1.4 rows/s, where one pair took 23.4 and "
-        "111.4 s (4.8 times as fast) before LoRA layers were compiled for float32. With them a "
-        "step over the first 16 rows takes 2.01 and 2.09 s, without them 2.44 and 2.42 s (medians "
-        "of 6 steps, alternating in one process, two runs): their matmuls run at 250 to 263 "
-        "GFLOP/s, adapters included, where PyTorch's run at 218 to 232 without adapters. "
-        "Bottlenecks: wide matmuls, then attention, a twentieth."
+        "ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2` emulate one that lacks it, for "
+        "both tools. A third pair just before took 6.03 and 46.1 s: 7.6 times as fast; the "
+        "median of the three pairs is 6.8. The ratio depends on the rows: TRL pads a batch to "
+        "its longest row, and trains on the first 48 rows at 1.1, on 160 at 1.4 rows/s, where "
+        "one pair took 23.4 and 111.4 s (4.8 times as fast) before LoRA layers were compiled "
+        "for float32. With them a step over the first 16 rows takes 2.01 and 2.09 s, without "
+        "them 2.44 and 2.42 s (medians of 6 steps, alternating in one process, two runs): their "
+        "matmuls run at 250 to 263 GFLOP/s, adapters included, where PyTorch's run at 218 to "
+        "232 without adapters. Bottlenecks: wide matmuls, then attention, a twentieth."
     ),
     "head": (
         "Bottlenecks: in a step over rows of 1,500 tokens, two thirds are the matmuls of the "
