@@ -292,7 +292,7 @@ def test_the_budget_holds_before_it_is_spent(
     for note in notes:
         assert names(f"api.endpoint.budget: {name}: 78 requests could bring up to {{…}}", note)
     assert len(notes) == (name != "requests")
-    kept = follows("The replies so far are kept: raise the budget and run again")
+    kept = follows("The replies so far are stored: raise the budget and run again")
     assert names(kept, str(error.value))
     sent = len(chat.seen)
     assert sent <= most and (most == 0 or sent >= 10)

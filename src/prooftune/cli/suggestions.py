@@ -52,7 +52,7 @@ class RecipeCommand(TyperCommand):
 
 
 def set_hint(option: str, arguments: Sequence[str]) -> str:
-    """A sentence with the ``--set`` that an unknown option stands for; empty if there is none.
+    """A sentence with the ``--set`` that sets what an unknown option names; empty if there is none.
 
     Args:
         option: as it was given, ``--epochs``.

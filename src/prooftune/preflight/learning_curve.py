@@ -20,13 +20,13 @@ def check_learning_curve(recipe: Recipe, study: Study) -> Iterator[Finding]:
     small = [(share, n) for share, n in zip(settings.shares, sizes, strict=True) if n < labels]
     if small:
         share, n = small[0]
-        found = f"{share:g} of {total:,} training rows are {n}, fewer than the {labels} labels"
+        problem = f"{share:g} of {total:,} training rows are {n}, fewer than the {labels} labels"
         least = _least_share(labels, total)
         if least < 1:
             way = f"use shares of at least {least:g}, or more rows"
         else:
             way = "a learning curve needs several times as many rows as labels"
-        yield error("learning_curve.shares", f"{found}; {way}")
+        yield error("learning_curve.shares", f"{problem}; {way}")
     fewer = [n for n in settings.extrapolate or () if n <= total]
     if fewer:
         yield error(

@@ -36,7 +36,7 @@ def run_endpoint(context: VariantContext, variant: Variant, name: str) -> Varian
 
     Raises:
         UsageError: the key is missing or refused, or the endpoint does not know the model.
-        Failure: the budget would be exceeded, or rows have no reply; the replies so far are kept.
+        Failure: the budget would be exceeded, or rows have no reply; the replies so far are stored.
     """
     if variant.endpoint is None:
         raise ValueError("no endpoint")

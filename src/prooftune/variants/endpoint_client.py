@@ -176,7 +176,7 @@ class EndpointClient:
 
     def _stopped(self, error: BudgetExceeded) -> Failure:
         return Failure(
-            f"{self._section}.budget: {error}. {self._spent()}. The replies so far are kept: "
+            f"{self._section}.budget: {error}. {self._spent()}. The replies so far are stored: "
             "raise the budget and run again"
         )
 

@@ -47,7 +47,7 @@ def repeats_few_answers(table: Table, columns: dict[str, str]) -> bool:
 def are_spans(table: Table, columns: dict[str, str]) -> bool:
     """Whether the answers are parts of their own contexts, however few they are.
 
-    Nearly every answer has to be in its context as words of its own, so that "no" in "not" is none.
+    Nearly every answer has to be in its context as whole words, so that "no" in "not" is none.
     Labels are there, too, where the context lists them, and then all of them are: most of the other
     rows' answers must not be in it.
     """

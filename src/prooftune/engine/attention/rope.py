@@ -54,7 +54,7 @@ class DeferredRope(Tensor):
     @staticmethod
     def of(unrotated: Tensor, angles: tuple[Tensor, Tensor]) -> DeferredRope:
         """Defer RoPE."""
-        # Without memory of its own.
+        # The subclass wraps an empty tensor: the rotated one is computed only where it is read.
         deferred: DeferredRope = Tensor._make_subclass(DeferredRope, _NOTHING)
         deferred.unrotated, deferred.angles, deferred._rotated = unrotated, angles, None
         return deferred

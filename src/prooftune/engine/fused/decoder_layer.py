@@ -217,7 +217,7 @@ def _computes_known_formula(layer: nn.Module, training: bool) -> bool:
         return hidden_states.cos() * 3, None
 
     functions: tuple[Callable[..., Any], ...] = (torch.sin, attention, torch.tanh, torch.exp)
-    # A copy with children of its own: the layer itself, and hooks on its children, see nothing.
+    # A copy with stand-in children: hooks on the layer and on its own children are not called.
     trial = copy.copy(layer)
     trial.__dict__["_modules"] = {
         name: _StandIn(function) for name, function in zip(CHILDREN, functions, strict=True)

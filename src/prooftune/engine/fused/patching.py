@@ -2,7 +2,7 @@
 
 On a CPU, a small model spends a third of its time reading and writing arrays between two matmuls.
 Here LoRA layers that read the same input are computed together (`lora`); a gated MLP saves only the
-two arrays that its gradient needs; an RMSNorm saves no array of its own (`rms_norm`), and takes the
+two arrays that its gradient needs; an RMSNorm saves no further array (`rms_norm`), and takes the
 residual addition before it into its pass (`decoder_layer`); RoPE runs in attention's passes
 (`rope`); in inference, weights are prepacked (`prepacked_weights`). The arithmetic is the same but
 for fewer roundings.

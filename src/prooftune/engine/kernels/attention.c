@@ -65,7 +65,7 @@ static long panel_offsets(const packed_layout_t *layout, long *offsets)
 }
 
 /* Copies n vectors of one head, from `token` on, to [n][SIZE], and applies RoPE if there is one:
- * rotating them again in each pass takes less time than a pass over memory of its own. */
+ * rotating them again in each pass takes less time than a separate pass over memory. */
 static void load_rows(const packed_layout_t *layout, const real_t *from, long stride, long token,
                       long n, real_t *to)
 {
