@@ -82,7 +82,8 @@ def followed(values: dict[str, Any], path: str, message: str) -> dict[str, Any]:
     del section[last]
     write = re.match(r"\S+: write (\S+): (.*?)(?: \(.*\))?$", message)
     if write is None:
-        assert message.endswith(("; remove it", "; remove one")), message
+        advice = re.sub(r", or on the command line use --set \S+=\S+$", "", message)
+        assert advice.endswith(("; remove it", "; remove one")), message
         return {k: v for k, v in changed.items() if v != {}}
     *parents, last = write[1].split(".")
     section = changed

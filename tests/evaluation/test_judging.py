@@ -58,7 +58,7 @@ def test_a_secondary_metric_that_gets_worse_stands_in_the_headline() -> None:
     verdict = scores["verdict"]
     assert verdict["outcome"] == "wins"
     assert "but macro F1" in verdict["headline"] and "got worse" in verdict["headline"]
-    assert "it moves macro F1 by -" in verdict["sentence"]
+    assert "it moves macro F1 by −" in verdict["sentence"]
 
 
 def test_mean_labels_keep_accuracy() -> None:

@@ -343,7 +343,10 @@ def test_answers_are_trained_on_sampled_rewards(
     losses = [e["loss"] for e in details["training"]["log_history"] if "loss" in e]
     assert losses and all(0 <= value <= 1.2 for value in losses)
     report = (result.folder / "report.md").read_text("utf-8")
-    assert "tuned was trained further on rewards of sampled answers (GRPO) as r; " in report
+    trained = "tuned was trained further on rewards of sampled answers (GRPO) as r"
+    assert (
+        f"{trained}; " in report or f"{trained}, which cannot be told apart from tuned: " in report
+    )
     compute_loss = TuningTrainer.compute_loss
 
     def until_step_three(trainer: Any, model: Any, *rest: Any, **options: Any) -> Any:
