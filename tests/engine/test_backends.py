@@ -24,6 +24,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from engine_helpers import LLAMA3_ROPE
 from prooftune import recipe
 from prooftune.engine.attention import backends, flex, flex_layout, flex_trial, shared_prefix
 from prooftune.engine.attention.flex_trial import FlexKernel, FlexUse, flex_works
@@ -46,14 +47,6 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 512,
     "initializer_range": 0.2,
     "pad_token_id": None,
-}
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
 }
 CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SIZES),

@@ -24,6 +24,7 @@ from attention_reference import (
     reference,
     relative_error,
 )
+from engine_helpers import record_calls
 from prooftune.engine.attention import backends, packed, shared_prefix
 from prooftune.engine.attention.packed_layout import PackedLayout
 from prooftune.engine.forward import packed_hidden_states
@@ -346,14 +347,7 @@ def test_gradients_are_no_farther_from_float32_than_without_kernels(
             states = packed_hidden_states(get_backbone(model), line).float()
         return list(torch.autograd.grad((states * randn(*states.shape).float()).sum(), learned))
 
-    calls: list[str] = []
-    original_call = build.call
-
-    def recorded(library: Any, name: str, *arguments: Any) -> None:
-        calls.append(name)
-        original_call(library, name, *arguments)
-
-    monkeypatch.setattr(build, "call", recorded)
+    calls = record_calls(monkeypatch)
     exact, ours = gradients(torch.float32), gradients(torch.bfloat16)
     assert {*calls} == {
         "lora_forward",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attention_reference import relative_error
+from engine_helpers import record_calls
 from prooftune.engine.fused.lora import _FusedLoraLinears
 from prooftune.engine.kernels import build, lora_linear
 from prooftune.engine.kernels.lora_linear import MIN_ROWS, LoraLinears, can_compile, pad_ranks
@@ -284,14 +284,7 @@ def test_unsupported_shapes_are_computed_by_pytorch(
 def test_other_ranks_are_padded(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = layers_of(dtype, 150, 64, [(64, 4), (32, 13), (96, 16)])
     assert can_compile(layers.x, layers.weights)
-    calls: list[str] = []
-    call = build.call
-
-    def recorded(library: Any, function: str, *arguments: Any) -> None:
-        calls.append(function)
-        call(library, function, *arguments)
-
-    monkeypatch.setattr(build, "call", recorded)
+    calls = record_calls(monkeypatch)
     inputs = [layers.x, *layers.lora_a, *layers.lora_b]
     for tensor in inputs:
         tensor.requires_grad_()

@@ -77,7 +77,7 @@ class Budget:
 
     A request is refused if its upper bound, with those of the requests on the way, could exceed a
     limit: the tokens of a text are at most its UTF-8 bytes. A server may count more (its own
-    prompt, reasoning beyond the limit), so the bound also follows what it has counted. Only one
+    prompt, reasoning beyond the limit), so the bound also follows its past counts. Only one
     event loop may use a budget.
 
     Attributes:

@@ -109,12 +109,12 @@ def _plan(
     candidates: Sequence[Rendering], trials: Sequence[Example], chosen: Rendering, study: Study
 ) -> dict[tuple[str, ...], int]:
     """Texts of every request of a run -> its prompt tokens at most; equal ones are sent once."""
-    asked = chain(
+    requests = chain(
         ((candidate, example) for candidate in candidates for example in trials),
         ((chosen, example) for example in chain(study.test, study.validation)),
     )
     plan = {}
-    for rendering, example in asked:
+    for rendering, example in requests:
         messages = chat_messages(rendering, example.inputs)
         plan[tuple(message["content"] for message in messages)] = prompt_bound(
             {"messages": messages}
