@@ -45,22 +45,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the public data sets, for TRL")
     parser.add_argument("--tiny", action="store_true", help="tiny models of the same families")
     options = parser.parse_args()
-    results = []
+    path = MEASURED / "large_models.json"
+    MEASURED.mkdir(exist_ok=True)
     for name in options.models:
         with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
-            results.append(measure(name, Path(temporary), options))
-        print(json.dumps(results[-1], indent=1), flush=True)
+            result = measure(name, Path(temporary), options)
+        print(json.dumps(result, indent=1), flush=True)
+        if not options.tiny:
+            add_result(path, result)
+
+
+def add_result(path: Path, result: dict[str, Any]) -> None:
+    """Write a model's figures beside those of other models that were measured before."""
+    earlier = json.loads(path.read_text("utf-8"))["models"] if path.exists() else []
     words = " ".join(sys.argv[1:])
     record = {
         "command": f"python benchmarks/large_models.py {words}".strip(),
-        "models": results,
+        "models": [*(one for one in earlier if one["model"] != result["model"]), result],
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
     }
-    if not options.tiny:
-        MEASURED.mkdir(exist_ok=True)
-        path = MEASURED / "large_models.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
 def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:

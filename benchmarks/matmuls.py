@@ -28,13 +28,20 @@ def is_matmul(operator: Any) -> bool:
 
 
 def _flash_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, *others: Any
+    inputs: Sequence[Tensor], angles: Sequence[Tensor], layout: PackedLayout, *_: Any
 ) -> float:
     pairs = layout.prefix_length**2 / 2 + sum(
         n * (layout.prefix_length + n / 2) for n in layout.lengths
     )
-    matmuls = 7 if torch.is_grad_enabled() and query.requires_grad else 2
-    return matmuls * 2 * pairs * query.shape[1] * query.shape[2]
+    return 2 * 2 * pairs * inputs[0].shape[1] * inputs[0].shape[2]
+
+
+def _flash_attention_backward(
+    inputs: Sequence[Tensor], out: Tensor, logsumexp: Tensor, grad: Tensor, layout: Any
+) -> float:
+    lengths = layout.lengths[: layout.sequences + 1]
+    pairs = lengths[0] ** 2 / 2 + sum(n * (lengths[0] + n / 2) for n in lengths[1:])
+    return 5 * 2 * pairs * out.shape[1] * out.shape[2]
 
 
 def _int8_matmul(
@@ -70,7 +77,8 @@ def _lora_backward(
 
 
 _COMPILED: list[tuple[Any, str, Callable[..., float]]] = [
-    (attention, "flash_attention", _flash_attention),
+    (attention, "compiled_forward", _flash_attention),
+    (attention, "compiled_backward", _flash_attention_backward),
     (int8_linear.QuantizedWeight, "matmul", _int8_matmul),
     (LoraLinears, "compiled_forward", _lora_forward),
     (LoraLinears, "compiled_backward", _lora_backward),
@@ -81,8 +89,8 @@ _COMPILED: list[tuple[Any, str, Callable[..., float]]] = [
 class MatmulRecorder(TorchDispatchMode):  # type: ignore[misc]
     """Operations of matmuls and attention: 2 per multiply-add, in int8 as well.
 
-    Compiled kernels count too: attention by the tokens it attends to, and with its backward pass if
-    gradients are needed. Calls of compiled attention are counted and not recorded.
+    Compiled kernels count too: attention by the tokens it attends to. Its calls are counted and not
+    recorded.
 
     Attributes:
         operations: number of operations.
@@ -102,7 +110,7 @@ class MatmulRecorder(TorchDispatchMode):  # type: ignore[misc]
         if self._depth == 1:
             self._originals = [getattr(owner, name) for owner, name, _ in _COMPILED]
             for (owner, name, operations), original in zip(_COMPILED, self._originals, strict=True):
-                setattr(owner, name, self._recorded(original, operations))
+                setattr(owner, name, self._recorded(owner, original, operations))
         super().__enter__()
         return self
 
@@ -114,11 +122,11 @@ class MatmulRecorder(TorchDispatchMode):  # type: ignore[misc]
                 setattr(owner, name, original)
 
     def _recorded(
-        self, original: Callable[..., Any], operations: Callable[..., float]
+        self, owner: Any, original: Callable[..., Any], operations: Callable[..., float]
     ) -> Callable[..., Any]:
         def recorded(*args: Any, **options: Any) -> Any:
             self.operations += operations(*args, **options)
-            if self._record and operations is not _flash_attention:
+            if self._record and owner is not attention:
                 self.calls.append((original, args, options))
             return original(*args, **options)
 

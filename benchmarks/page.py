@@ -353,8 +353,10 @@ def _limits(name: str) -> list[str]:
 
 
 def _step(result: dict[str, Any]) -> list[str]:
-    others = result["other_operators_seconds"].items()
-    rest = ", ".join(f"{name.removeprefix('aten::')} {seconds:.2f} s" for name, seconds in others)
+    kernels = ", ".join(
+        f"{name} {1000 * seconds:.0f}" for name, seconds in result["other_kernels_seconds"].items()
+    )
+    python = 1000 * result["python_and_operators_seconds"]
     step, alone = result["step_seconds"], result["products_alone_seconds"]
     rate, peak, share = (
         result["product_rate"] / 1e12,
@@ -368,7 +370,8 @@ def _step(result: dict[str, Any]) -> list[str]:
         f"{rate:.2f} TFLOP per second of the step,",
         f"{rate / peak:.0%} of the rate of a 1024 x 1024 matmul here ({peak:.2f}).",
         "",
-        f"Remaining operators, from the profiler: {rest}.",
+        f"Milliseconds of the other compiled kernels: {kernels}. PyTorch's other operators and "
+        f"Python take {python:.0f}.",
     ]
 
 

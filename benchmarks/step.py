@@ -6,8 +6,8 @@ Times a step (forward and backward pass of the bundled model with LoRA on all li
 bfloat16) over rows of random tokens behind a common prefix, then replays the matmuls of that step
 alone, in their order, with the same arrays. Steps and replays are timed alternately, as pairs,
 because a machine's speed drifts. The matmuls of compiled attention count as operations, but are not
-replayed. Prints the share of the step that matmuls explain (median of the pairs), what took the
-rest, and the throughput relative to that of a 1024 x 1024 matmul on this machine.
+replayed. Prints the share of the step that matmuls explain (median of the pairs), the seconds of
+the other kernels, and the throughput relative to that of a 1024 x 1024 matmul on this machine.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import random
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -26,10 +27,10 @@ from typing import Any
 import torch
 from contest import MEASURED, machine, product_rate
 from matmuls import MatmulRecorder
-from torch.profiler import ProfilerActivity, profile
 
 from prooftune import recipe
 from prooftune.engine.fused.patching import fused
+from prooftune.engine.kernels import build
 from prooftune.engine.kernels.int8_linear import use_int8_linear
 from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.models import adapters, loading
@@ -55,35 +56,23 @@ def main() -> None:
     )
     options = parser.parse_args()
     model = _adapted()
-    step, tokens = _step(model, options)
+    module = TuningModule(model).train()
+    step, tokens = _step(module, options)
     in_int8 = use_int8_linear() if options.int8 else nullcontext()
-    with fused(model), malloc.retain_freed_memory(), in_int8:  # as a study trains
+    # As a study trains.
+    with fused(model), malloc.retain_freed_memory(), module.fixed_structure(), in_int8:
         step()
         with MatmulRecorder(record=True) as recorder:
             step()
         recorder.replay()
         pairs = [(_timed(step), _timed(recorder.replay)) for _ in range(options.repeats)]
-        with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            step()
+        kernels = _kernel_seconds(step, options.repeats)
     seconds, alone = (statistics.median(one) for one in zip(*pairs, strict=True))
     share, work = (
         statistics.median(matmuls / whole for whole, matmuls in pairs),
         recorder.operations,
     )
-    names = {
-        "_FusedLoraLinears",
-        "_FusedLoraLinearsBackward",
-    }  # compiled: PyTorch does not see their matmuls, and they do little else
-    names |= {
-        str(operator).rpartition(".")[0].replace(".", "::") for operator, _, _ in recorder.calls
-    }
-    rest = {
-        event.key: event.self_cpu_time_total / 1e6
-        for event in profiled.key_averages()
-        if event.key not in names
-    }
     rate = product_rate()
-    most = dict(sorted(rest.items(), key=lambda item: -item[1])[:12])
     result = {
         "rows": options.rows,
         "tokens": tokens,
@@ -93,7 +82,8 @@ def main() -> None:
         "product_rate": work / seconds,
         "rate_1024": rate,
         "share_of_rate_1024": work / seconds / rate,
-        "other_operators_seconds": most,
+        "other_kernels_seconds": kernels,
+        "python_and_operators_seconds": seconds - alone - sum(kernels.values()),
         "machine": machine(),
         "command": " ".join(["python benchmarks/step.py", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
@@ -114,8 +104,8 @@ def _adapted() -> Any:
     return model
 
 
-def _step(model: Any, options: argparse.Namespace) -> tuple[Callable[[], Any], int]:
-    module, draw = TuningModule(model).train(), random.Random(0)
+def _step(module: TuningModule, options: argparse.Namespace) -> tuple[Callable[[], Any], int]:
+    draw = random.Random(0)
     prefix = [draw.randrange(1000, 40000) for _ in range(options.prefix)]
     lengths = [
         max(5, int(draw.gauss(options.length, options.length / 5))) for _ in range(options.rows)
@@ -137,6 +127,28 @@ def _step(model: Any, options: argparse.Namespace) -> tuple[Callable[[], Any], i
         module.zero_grad()
 
     return step, options.prefix + sum(lengths)
+
+
+def _kernel_seconds(step: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Median seconds of a step in each compiled kernel but the matmuls, the longest first."""
+    original, steps = build.call, []
+
+    def timed(library: Any, name: str, *arguments: Any) -> None:
+        started = time.perf_counter()
+        original(library, name, *arguments)
+        steps[-1][name] += time.perf_counter() - started
+
+    build.call = timed
+    for _ in range(repeats):
+        steps.append(Counter[str]())
+        step()
+    build.call = original
+    medians = {
+        name: statistics.median(kernels[name] for kernels in steps)
+        for name in steps[0]
+        if not name.startswith(("lora", "int8"))
+    }
+    return dict(sorted(medians.items(), key=lambda item: -item[1]))
 
 
 def _timed(work: Callable[[], Any]) -> float:

@@ -130,7 +130,7 @@ def as_a_study(
 
 
 def trl_defaults(options: argparse.Namespace) -> dict[str, Any]:
-    return _trl(options, "sdpa", {})
+    return _trl(options, _default_attention(options), {})
 
 
 def trl_best(options: argparse.Namespace) -> dict[str, Any]:
@@ -228,6 +228,15 @@ def _rows(
     )
     rows = instruction_rows(instruction_pairs(examples, encoder), encoder.stop_token_id)
     return encoder, rows[: options.rows], rows[options.rows :]
+
+
+def _default_attention(options: argparse.Namespace) -> str:
+    """The attention that transformers takes by default: Gemma 2 has no SDPA."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(loading.resolve(options.model))
+    kind = AutoModelForCausalLM._model_mapping[type(config)]
+    return "sdpa" if kind._supports_sdpa else "eager"
 
 
 def _adapted(options: argparse.Namespace, attention: str) -> Any:

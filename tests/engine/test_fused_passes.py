@@ -1,4 +1,5 @@
-"""RoPE in attention's passes, and residual additions in the passes of norms, change no result."""
+"""RoPE in attention's passes, residual additions in those of norms, and gated MLPs as one function
+change no result."""
 
 from __future__ import annotations
 
@@ -12,13 +13,16 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    CohereConfig,
     Gemma2Config,
+    GlmConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
     PretrainedConfig,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from engine_helpers import LLAMA3_ROPE
@@ -26,9 +30,10 @@ from prooftune import recipe
 from prooftune.engine.attention import backends, rope, shared_prefix
 from prooftune.engine.batching import collate
 from prooftune.engine.forward import compute_prefix_cache, hidden_states, packed_hidden_states
-from prooftune.engine.fused import decoder_layer, patching
+from prooftune.engine.fused import decoder_layer, gated_mlp, lora, packed_attention, patching
 from prooftune.engine.fused import rope as rope_function
 from prooftune.engine.kernels import attention, build
+from prooftune.engine.kernels.int8_linear import use_int8_linear
 from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.packing import pack_sequences
 from prooftune.engine.precision import autocast
@@ -97,8 +102,9 @@ def outcome(model: Any) -> list[Tensor]:
 
 @contextmanager
 def separate_passes() -> Iterator[None]:
-    """RoPE and residual additions as operations of their own."""
+    """RoPE, residual additions, and the layers of MLPs as operations of their own."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lora.FusedLoraGroup, "computes_plain_lora", lambda *_: False)
         patch.setattr(rope_function, "can_defer", lambda *_: False)
         patch.setattr(decoder_layer, "_is_known", lambda *_: False)
         patching._PATCHES.clear()
@@ -235,6 +241,176 @@ def test_a_cached_prefix() -> None:
         with autocast(model):
             results.append(hidden_states(body, batch, compute_prefix_cache(body, prefix)))
     assert_close(results[1:], results[:1])
+
+
+def calls_of(function: Any, model: Any) -> int:
+    """How often a forward pass calls an autograd function."""
+    calls, original = 0, function.apply
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, autocast(model):
+        patch.setattr(function, "apply", counted)
+        states(model)
+    return calls
+
+
+def fused_mlps(model: Any) -> int:
+    return calls_of(gated_mlp._LoraGatedMLP, model)
+
+
+def fused_attention(model: Any) -> int:
+    return calls_of(packed_attention._PackedSelfAttention, model)
+
+
+def mlp_layer(model: Any, layer: int, name: str) -> Any:
+    return getattr(get_backbone(model).layers[layer].mlp, name)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("rank", [8, 4, 1])
+def test_gated_mlps_are_one_function(rank: int) -> None:
+    model = tuned(CONFIGS["llama"], torch.float32, r=rank)
+    assert fused_mlps(model) == 3
+    assert_same(model)
+
+
+@pytest.mark.parametrize("name", ["gate_proj", "up_proj", "down_proj"])
+def test_hooks_on_layers_of_an_mlp(name: str) -> None:
+    model = tuned(CONFIGS["llama"], torch.float32)
+    mlp_layer(model, 1, name).register_forward_hook(lambda _, __, out: out * 2)
+    assert fused_mlps(model) == 2
+    assert_same(model)
+
+
+def test_layers_of_an_mlp_that_differ() -> None:
+    targets = ["q_proj", "gate_proj", "up_proj"]
+    assert fused_mlps(tuned(CONFIGS["llama"], torch.float32, target_modules=targets)) == 0
+    model = tuned(CONFIGS["llama"], torch.float32, alpha_pattern={"up_proj": 64})
+    assert fused_mlps(model) == 0
+    assert_same(model)
+    # The factor of `down` is one of its own.
+    model = tuned(CONFIGS["llama"], torch.float32, alpha_pattern={"down_proj": 64})
+    assert fused_mlps(model) == 3
+    assert_same(model)
+
+
+def test_other_arithmetic_in_an_mlp() -> None:
+    model = tuned(CONFIGS["llama"], torch.float32)
+    with use_int8_linear():
+        assert fused_mlps(model) == 0
+    with model.disable_adapter():
+        assert fused_mlps(model) == 0
+    model = tuned(CONFIGS["llama"], torch.float32, lora_dropout=0.5)
+    assert fused_mlps(model) == fused_attention(model) == 0
+
+
+def test_an_input_of_an_mlp_without_gradient() -> None:
+    model = tuned(CONFIGS["llama"], torch.float32)
+    mlp = get_backbone(model).layers[0].mlp  # type: ignore[index,union-attr]
+    x = torch.randn(2, 70, 128)
+    grads = []
+    for needs_grad in (False, True):
+        model.zero_grad()
+        with autocast(model):
+            mlp(x.requires_grad_(needs_grad)).square().sum().backward()  # type: ignore[operator]
+        grads.append([p.grad for p in mlp.parameters() if p.grad is not None])  # type: ignore[union-attr]
+    assert len(grads[0]) == 6
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+# The last of three layers computes its output projection at the targets only.
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [("llama", 2), ("llama3", 2), ("mistral", 2), ("qwen2", 0), ("gemma2", 0)],  # biases, soft cap
+)
+def test_attention_is_one_function(name: str, layers: int) -> None:
+    assert fused_attention(tuned(CONFIGS[name], torch.float32)) == layers
+
+
+@pytest.mark.parametrize("rank", [4, 1])
+def test_attention_with_ranks_that_are_padded(rank: int) -> None:
+    model = tuned(CONFIGS["mistral"], torch.float32, r=rank)
+    assert fused_attention(model) == 2
+    assert_same(model)
+
+
+@pytest.mark.parametrize("name", ["q_proj", "v_proj", "o_proj"])
+def test_hooks_on_projections(name: str) -> None:
+    model = tuned(CONFIGS["llama"], torch.float32)
+    attention_layer: Any = get_backbone(model).layers[0].self_attn  # type: ignore[index]
+    getattr(attention_layer, name).register_forward_hook(lambda _, __, out: out * 2)
+    assert fused_attention(model) == 1
+    assert_same(model)
+
+
+def test_attention_with_other_adapters() -> None:
+    model = tuned(CONFIGS["llama"], torch.float32, target_modules=["q_proj", "v_proj", "o_proj"])
+    assert fused_attention(model) == 0
+    model = tuned(CONFIGS["llama"], torch.float32, alpha_pattern={"o_proj": 64})
+    assert fused_attention(model) == 2
+    assert_same(model)
+
+
+def test_attention_of_rows_that_are_not_packed() -> None:
+    model = tuned(CONFIGS["llama"], torch.float32).eval()
+    body, batch = get_backbone(model), collate([ROWS[0] * 3, ROWS[1]], [[3], [5]], 0)
+    with torch.no_grad():
+        expected = hidden_states(body, batch, None)
+        with autocast(model):
+            actual = hidden_states(body, batch, None)
+    assert_close([actual], [expected])
+
+
+def attention_module(config: PretrainedConfig) -> Any:
+    return get_backbone(AutoModelForCausalLM.from_config(config)).layers[0].self_attn  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("config", "formula"),
+    [
+        (LlamaConfig, (64**-0.5, None)),
+        (Qwen2Config, (64**-0.5, None)),
+        (MistralConfig, (64**-0.5, 40)),
+        (GraniteConfig, (0.2, None)),
+        (Gemma2Config, None),  # soft-capped
+        (Qwen3Config, None),  # normalizes queries and keys
+        (CohereConfig, None),  # rotates neighbours
+        (GlmConfig, None),  # rotates half of each head
+        (Phi3Config, None),  # one projection
+    ],
+)
+def test_formula_of_attention(
+    config: type[PretrainedConfig], formula: tuple[float, int | None] | None
+) -> None:
+    more = {"sliding_window": 40, "attention_multiplier": 0.2, "layer_types": None}
+    kinds = {MistralConfig: ["sliding_window"], GraniteConfig: ["attention_multiplier"]}
+    sizes = SIZES | {"num_hidden_layers": 1}
+    module = attention_module(config(**sizes, **{k: more[k] for k in kinds.get(config, [])}))
+    found = packed_attention.find_formula(module)
+    assert found == (formula and packed_attention.AttentionFormula(*formula))
+    assert "trial" not in str(module.config._attn_implementation)
+
+
+def test_attention_that_changes_its_input() -> None:
+    module = attention_module(LlamaConfig(**SIZES))
+    original = type(module)
+
+    class Scaled(original):  # type: ignore[misc,valid-type]
+        def forward(self, hidden_states: Tensor, **options: Any) -> Any:
+            return original.forward(self, hidden_states * 2, **options)
+
+    class ScaledInTraining(original):  # type: ignore[misc,valid-type]
+        def forward(self, hidden_states: Tensor, **options: Any) -> Any:
+            self.scaling = 1.0 if self.training else 2.0
+            return original.forward(self, hidden_states, **options)
+
+    for changed in (Scaled, ScaledInTraining):
+        other = copy.copy(module)
+        other.__class__ = changed
+        assert packed_attention.find_formula(other) is None
 
 
 SMALL = SIZES | {"hidden_size": 32, "num_hidden_layers": 1}

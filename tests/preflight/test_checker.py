@@ -178,7 +178,7 @@ def test_the_usual_task_type_needs_no_note(found: Any) -> None:
 def test_emulated_bfloat16_is_refused(
     found: Any, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
+    monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda: False)
     model = {"name": str(model_folders["llama"]), "dtype": "bfloat16"}
     shown = found(model=model, training={"bf16": True})
     assert [finding.key_path for finding in shown] == ["model.dtype", "training.bf16"]

@@ -240,7 +240,7 @@ def test_an_option_that_is_to_be_changed(
 def test_emulated_bfloat16(
     model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str
 ) -> None:
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
+    monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda: False)
     slow: dict[str, Any] = {"model": {"dtype": "bfloat16"}, "training": {"bf16": True}}
     way: dict[str, Any] = {"model": {"dtype": "auto"}, "training": {}}
     words = {"model": "use auto", "training": "remove it"}

@@ -30,7 +30,7 @@ def test_every_objective_learns_in_bfloat16(
     variant: dict[str, Any],
 ) -> None:
     # CPUs without it emulate it, which is refused only because it is slow.
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda: True)
     values = small_recipe(
         learners["llama"],
         tmp_path / "data",

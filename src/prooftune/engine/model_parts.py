@@ -69,3 +69,13 @@ def base_model(model: nn.Module) -> Any:
     from peft import PeftModel
 
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling a module does more than its forward pass."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )

@@ -238,9 +238,20 @@ def compute_dtype(name: str = "auto") -> torch.dtype:
         return torch.bfloat16 if native else torch.float16
     if device().type == "mps":
         return torch.float32  # whether its 16-bit autocast gives the same results is untested
-    # Without these instructions a bfloat16 matmul runs at a hundredth of float32's rate.
+    return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether matmuls in bfloat16 run natively on the CPU.
+
+    Others emulate them at a hundredth of float32's rate; so does PyTorch where
+    ``ATEN_CPU_CAPABILITY`` limits it to AVX2.
+    """
+    import torch
+
+    # Private functions, the only ones of PyTorch that say it.
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
+    return bool(native) and torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
 
 
 def with_training_dtype(recipe: recipes.Recipe) -> recipes.Recipe:

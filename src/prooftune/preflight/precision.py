@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prooftune.models.loading import device
+from prooftune.models.loading import cpu_multiplies_bfloat16, device
 from prooftune.preflight.findings import Finding, error, merged_options, note
 from prooftune.recipe import Recipe
-
-
-def native_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself; others emulate it at 1/100 of float32's rate."""
-    import torch
-
-    # Private functions, the only ones of PyTorch that say it.
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def check_precision(recipe: Recipe) -> Iterator[Finding]:
@@ -33,7 +25,7 @@ def check_precision(recipe: Recipe) -> Iterator[Finding]:
             )
         else:
             yield note("model.dtype", "CPUs compute float16 slowly; auto is faster")
-    if kind == "cpu" and not native_bfloat16():
+    if kind == "cpu" and not cpu_multiplies_bfloat16():
         slow = (
             "this CPU has no bfloat16 arithmetic and emulates it, about a hundred times slower "
             "than float32; "

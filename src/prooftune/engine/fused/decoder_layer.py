@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from prooftune.engine.autograd import SavedTensors
 from prooftune.engine.fused.rms_norm import Norm, has_frozen_weight
 from prooftune.engine.kernels import pointwise
+from prooftune.engine.model_parts import has_hooks
 from prooftune.engine.sparse_last_layer import DENSE_MLP
 
 CHILDREN = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
@@ -164,12 +165,7 @@ def _is_replaced(norm: nn.Module, norms: Forwards, x: Tensor) -> bool:
     """Whether a norm of x is computed by our code alone, so that calling it can be left out."""
     return (
         vars(norm).get("forward") is norms[norm]
-        and not (
-            norm._forward_hooks
-            or norm._forward_pre_hooks
-            or norm._backward_hooks
-            or norm._backward_pre_hooks
-        )
+        and not has_hooks(norm)
         and has_frozen_weight(cast(Norm, norm), x)
     )
 

@@ -7,7 +7,7 @@ matmuls are added to the frozen layers' outputs in place, and so are the gradien
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from prooftune.engine.fused.prepacked_weights import PrepackedWeight, prepacking
 from prooftune.engine.fused.quantized_weights import BitsAndBytesLinears, is_quantized
 from prooftune.engine.kernels import int8_linear
 from prooftune.engine.kernels.lora_linear import LoraLinears, can_compile, pad_ranks
+from prooftune.engine.model_parts import has_hooks
 
 
 def computes_in(dtype: torch.dtype, device: str) -> bool:
@@ -127,6 +128,10 @@ class FusedLoraGroup:
     """LoRA layers that a module calls one after another on the same input.
 
     The first one called computes all; the others return the results that are waiting for them.
+
+    Attributes:
+        layers: the layers.
+        forwards: the replacement for the forward of each.
     """
 
     def __init__(
@@ -139,9 +144,9 @@ class FusedLoraGroup:
         self._input: Tensor | None = None
         self._pending: dict[int, Tensor] = {}
         self._supported: dict[Hashable, bool] = {}
+        self.forwards = [self._forward_of(layer) for layer in self.layers]
 
-    def forward_of(self, layer: LoraLayer) -> Callable[..., Any]:
-        """The replacement for a layer's forward."""
+    def _forward_of(self, layer: LoraLayer) -> Callable[..., Any]:
         # The class's function and not the instance's attribute, which may be a replacement already.
         original = type(layer).forward
 
@@ -169,30 +174,57 @@ class FusedLoraGroup:
         return out
 
     def _compute(self, x: Tensor) -> list[Tensor]:
-        names = [layer.active_adapters[0] for layer in self.layers]
-        pairs = list(zip(self.layers, names, strict=True))
-        weights = [layer.base_layer.weight for layer in self.layers]
         # Matmuls over all tokens at once, whatever the batch's shape.
-        rows, training = x.reshape(-1, x.shape[-1]), all(layer.training for layer in self.layers)
+        rows, n = x.reshape(-1, x.shape[-1]), len(self.layers)
+        weights = self.weights(rows)
+        outs = _FusedLoraLinears.apply(  # type: ignore[no-untyped-call]
+            rows,
+            self.scaling(),
+            self._prepacked if prepacking_enabled() else [None] * n,
+            self._quantized or self._int8_linear(rows, weights),
+            *weights,
+        )
+        return [out.view(*x.shape[:-1], out.shape[-1]) for out in outs]
+
+    def _int8_linear(self, rows: Tensor, weights: Sequence[Tensor]) -> FrozenLinears | None:
+        if not all(layer.training for layer in self.layers):
+            return None
+        frozen, lora_a, _ = _thirds(weights)
+        return int8_linear.get_quantized(frozen, [a.shape[0] for a in lora_a], rows)
+
+    def weights(self, rows: Tensor) -> list[Tensor]:
+        """W of every layer, then every A, then every B, for a product with rows [n, in].
+
+        A and B are padded to ranks of the compiled kernel, where it computes them.
+        """
+        pairs = [(layer, layer.active_adapters[0]) for layer in self.layers]
+        weights = [layer.base_layer.weight for layer in self.layers]
         lora_a = [layer.lora_A[name].weight for layer, name in pairs]
         lora_b = [layer.lora_B[name].weight for layer, name in pairs]
         if can_compile(rows, weights):
             lora_a, lora_b = pad_ranks(lora_a, lora_b)
-        outs = _FusedLoraLinears.apply(  # type: ignore[no-untyped-call]
-            rows,
-            self.layers[0].scaling[names[0]],
-            self._prepacked if prepacking_enabled() else [None] * len(names),
-            self._quantized
-            or (
-                int8_linear.get_quantized(weights, list(map(len, lora_a)), rows)
-                if training
-                else None
-            ),
-            *weights,
-            *lora_a,
-            *lora_b,
+        return [*weights, *lora_a, *lora_b]
+
+    def scaling(self) -> float:
+        """The factor of all adapters."""
+        layer = self.layers[0]
+        return layer.scaling[layer.active_adapters[0]]
+
+    def computes_plain_lora(self, x: Tensor) -> bool:
+        """Whether the layers compute x Wᵀ + s (x Aᵀ) Bᵀ on x and nothing else.
+
+        Not so with quantized or prepacked weights, int8 training, or hooks on a layer.
+        """
+        return (
+            not self._quantized
+            and not (prepacking_enabled() and any(self._prepacked))
+            and not int8_linear.is_used()
+            and all(
+                vars(layer).get("forward") is forward and not has_hooks(cast(nn.Module, layer))
+                for layer, forward in zip(self.layers, self.forwards, strict=True)
+            )
+            and self._is_supported(x)
         )
-        return [out.view(*x.shape[:-1], out.shape[-1]) for out in outs]
 
     def _is_supported(self, x: Tensor) -> bool:
         # Inspecting the layers takes longer than their matmuls for a short row, so the result is

@@ -1,24 +1,23 @@
 """Fused layers: replacements for a model's own layers with fewer passes over memory.
 
 On a CPU, a small model spends a third of its time reading and writing arrays between two matmuls.
-Here LoRA layers that read the same input are computed together (`lora`); a gated MLP saves only the
-two arrays that its gradient needs; an RMSNorm saves no further array (`rms_norm`), and takes the
-residual addition before it into its pass (`decoder_layer`); RoPE runs in attention's passes
-(`rope`); in inference, weights are prepacked (`prepacked_weights`). The arithmetic is the same but
-for fewer roundings.
+Here LoRA layers that read the same input are computed together (`lora`); a gated MLP
+(`gated_mlp`) and the attention of a packed batch (`packed_attention`) are one autograd function; an
+RMSNorm saves no further array (`rms_norm`), and takes the residual addition before it into its pass
+(`decoder_layer`); RoPE runs in attention's passes (`rope`); in inference, weights are prepacked
+(`prepacked_weights`). The arithmetic is the same but for fewer roundings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
-from prooftune.engine.autograd import SavedTensors
+from prooftune.engine.fused import gated_mlp, packed_attention
 from prooftune.engine.fused.decoder_layer import decoder_layer_forwards
 from prooftune.engine.fused.lora import FusedLoraGroup, computes_in
 from prooftune.engine.fused.prepacked_weights import (
@@ -30,9 +29,8 @@ from prooftune.engine.fused.prepacked_weights import (
 from prooftune.engine.fused.quantized_weights import adapter_types
 from prooftune.engine.fused.rms_norm import rms_norm_forwards
 from prooftune.engine.fused.rope import patch_rope_inplace
-from prooftune.engine.kernels import pointwise
 
-SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+SAME_INPUT = (packed_attention.PROJECTIONS[0], gated_mlp.LAYERS[0])
 """Children of one module that are called on the same input."""
 
 
@@ -97,12 +95,16 @@ def _replacements(
     for module in model.modules():
         children = dict(module.named_children())
         lora = {name: child for name, child in children.items() if isinstance(child, adapted)}
-        for names in (
+        together = [
             *SAME_INPUT,
             *((name,) for name in lora if not any(name in names for names in SAME_INPUT)),
-        ):
-            group = FusedLoraGroup([lora[name] for name in names if name in lora], prepacked)
-            yield from ((cast(nn.Module, layer), group.forward_of(layer)) for layer in group.layers)
+        ]
+        groups = {
+            names: FusedLoraGroup([lora[name] for name in names if name in lora], prepacked)
+            for names in together
+        }
+        for group in groups.values():
+            yield from zip(cast(list[nn.Module], group.layers), group.forwards, strict=True)
         # The base layer of a LoRA layer is computed with its adapter, or by its own code.
         if not isinstance(module, adapted):
             yield from (
@@ -114,7 +116,12 @@ def _replacements(
         if {"gate_proj", "up_proj", "down_proj"} <= set(children) and isinstance(
             children.get("act_fn"), _silu_types()
         ):
-            yield module, _swiglu_forward(cast(_GatedMLP, module))
+            own = [groups[names] for names in gated_mlp.LAYERS if names in groups]
+            yield module, gated_mlp.gated_mlp_forward(cast(gated_mlp.GatedMLP, module), own)
+        if all(names in groups for names in packed_attention.PROJECTIONS):
+            own = [groups[names] for names in packed_attention.PROJECTIONS]
+            if forward := packed_attention.packed_attention_forward(module, own):
+                yield module, forward
 
 
 def _prepacked_forward(layer: nn.Linear, packed: PrepackedWeight) -> Callable[..., Any]:
@@ -129,40 +136,6 @@ def _prepacked_forward(layer: nn.Linear, packed: PrepackedWeight) -> Callable[..
         ):
             return original(layer, x)
         return packed.matmul(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
-
-    return forward
-
-
-class _GatedMLP(Protocol):
-    gate_proj: nn.Module
-    up_proj: nn.Module
-    down_proj: nn.Module
-
-    def forward(self, x: Tensor) -> Any: ...
-
-
-class _SwiGLU(torch.autograd.Function):
-    """silu(gate) · up, which saves only its inputs."""
-
-    @staticmethod
-    def forward(ctx: SavedTensors, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return pointwise.swiglu(gate, up)
-
-    @staticmethod
-    def backward(ctx: SavedTensors, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = ctx.saved_tensors
-        return pointwise.swiglu_backward(gate, up, grads[0])
-
-
-def _swiglu_forward(mlp: _GatedMLP) -> Callable[..., Any]:
-    original = type(mlp).forward
-
-    def forward(x: Tensor) -> Any:
-        gate, up = mlp.gate_proj(x), mlp.up_proj(x)
-        if gate.dtype != up.dtype:
-            return original(mlp, x)
-        return mlp.down_proj(_SwiGLU.apply(gate, up))  # type: ignore[no-untyped-call]
 
     return forward
 

@@ -117,7 +117,6 @@ class _PackedLayout(ctypes.Structure):
 
 
 class _Context(SavedTensors, Protocol):
-    size: int
     layout: _PackedLayout
 
 
@@ -134,45 +133,84 @@ class _FlashAttention(torch.autograd.Function):
         scaling: float,
         window: int | None,
     ) -> Tensor:
-        (tokens, heads, size), key_heads = query.shape, key.shape[1]
         angles = [t for t in (cos, sin) if t is not None]
-        ctx.size, ctx.layout = (
-            size,
-            _PackedLayout.from_layout(
-                layout, key_heads, heads // key_heads, scaling, window, angles
-            ),
-        )
-        out = torch.empty_like(query)
-        # All that the backward pass needs to recompute the weights, instead of [heads, queries,
-        # keys].
-        logsumexp = query.new_empty(heads, tokens, dtype=torch.float32)
-        build.call(
-            _library(size, query.dtype),
-            "flash_attention",
-            query,
-            key,
-            value,
-            out,
-            logsumexp,
-            ctypes.byref(ctx.layout),
-        )
-        # The layout holds the addresses of the angles only.
-        ctx.save_for_backward(query, key, value, out, logsumexp, *angles)
+        inputs = [query, key, value]
+        out, logsumexp, ctx.layout = compiled_forward(inputs, angles, layout, scaling, window)
+        # The C layout holds the addresses of the angles only.
+        ctx.save_for_backward(*inputs, out, logsumexp, *angles)
         return out
 
     @staticmethod
     def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        input_grads = [torch.empty_like(t) for t in saved[:3]]
-        build.call(
-            _library(ctx.size, saved[0].dtype),
-            "flash_attention_backward",
-            *saved[:5],
-            grads[0].contiguous(),
-            *input_grads,
-            ctypes.byref(ctx.layout),
+        query, key, value, out, logsumexp, *_ = ctx.saved_tensors
+        input_grads = compiled_backward(
+            [query, key, value], out, logsumexp, grads[0].contiguous(), ctx.layout
         )
         return *input_grads, None, None, None, None, None
+
+
+def compiled_forward(
+    inputs: Sequence[Tensor],
+    angles: Sequence[Tensor],
+    layout: PackedLayout,
+    scaling: float,
+    window: int | None,
+) -> tuple[Tensor, Tensor, Any]:
+    """The kernel's forward pass, without gradients.
+
+    Args:
+        inputs: query, key and value, as in `flash_attention`.
+        angles: cos and sin of RoPE, or nothing; they must outlive the result.
+        layout, scaling, window: as in `flash_attention`.
+
+    Returns:
+        Like query; the logarithms of the softmax denominators [query heads, tokens], from which
+        the backward pass computes the attention weights again instead of reading [heads, queries,
+        keys]; and the C code's layout.
+    """
+    query, key = inputs[:2]
+    (tokens, heads, size), key_heads = query.shape, key.shape[1]
+    c_layout = _PackedLayout.from_layout(
+        layout, key_heads, heads // key_heads, scaling, window, angles
+    )
+    out = torch.empty_like(query)
+    logsumexp = query.new_empty(heads, tokens, dtype=torch.float32)
+    build.call(
+        _library(size, query.dtype),
+        "flash_attention",
+        *inputs,
+        out,
+        logsumexp,
+        ctypes.byref(c_layout),
+    )
+    return out, logsumexp, c_layout
+
+
+def compiled_backward(
+    inputs: Sequence[Tensor], out: Tensor, logsumexp: Tensor, grad: Tensor, layout: Any
+) -> list[Tensor]:
+    """The kernel's backward pass.
+
+    Args:
+        inputs: query, key and value.
+        out, logsumexp, layout: results of `compiled_forward`.
+        grad: gradient of out, contiguous.
+
+    Returns:
+        Gradients of the inputs.
+    """
+    input_grads = [torch.empty_like(t) for t in inputs]
+    build.call(
+        _library(out.shape[-1], out.dtype),
+        "flash_attention_backward",
+        *inputs,
+        out,
+        logsumexp,
+        grad,
+        *input_grads,
+        ctypes.byref(layout),
+    )
+    return input_grads
 
 
 def _library(size: int, dtype: torch.dtype) -> Any:

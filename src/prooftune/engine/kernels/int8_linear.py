@@ -47,6 +47,11 @@ def use_int8_linear() -> Iterator[Mapping[tuple[int, ...], QuantizedFrozenLinear
         _QUANTIZED.reset(token)
 
 
+def is_used() -> bool:
+    """Whether the code runs within `use_int8_linear`."""
+    return _QUANTIZED.get() is not None
+
+
 def get_quantized(
     weights: Sequence[Tensor], ranks: Sequence[int], x: Tensor
 ) -> QuantizedFrozenLinear | None:

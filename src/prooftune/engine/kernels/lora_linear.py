@@ -120,22 +120,24 @@ class LoraLinears:
         return [matrix.to(self.x.dtype) for matrix in matrices]
 
     def _ranks(self) -> list[int]:
-        return [len(a) for a in self.lora_a]
+        return [a.shape[0] for a in self.lora_a]
 
     def _is_supported(self) -> bool:
-        adapters = (*self.lora_a, *self.lora_b)
-        return (
-            can_compile(self.x, self.weights)
-            and all(rank % _RANK_MULTIPLE == 0 for rank in self._ranks())
-            and all(t.is_contiguous() for t in (self.x, *self.weights, *adapters))
-            and all(t.dtype == torch.float32 for t in adapters)
-        )
+        # A loop and no generators: this runs 240 times in a training step of a small model.
+        for w, a, b in zip(self.weights, self.lora_a, self.lora_b, strict=True):
+            if (
+                a.shape[0] % _RANK_MULTIPLE
+                or not (a.dtype == b.dtype == torch.float32)
+                or not (w.is_contiguous() and a.is_contiguous() and b.is_contiguous())
+            ):
+                return False
+        return self.x.is_contiguous() and can_compile(self.x, self.weights)
 
     def compiled_forward(self, with_outputs: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """`forward` with the compiled kernel."""
-        n = len(self.x)
+        n = self.x.shape[0]
         lora_hidden = self.x.new_empty(n, sum(self._ranks()))
-        outs = tuple(self.x.new_empty(n, len(w)) for w in self.weights) if with_outputs else ()
+        outs = tuple(self.x.new_empty(n, w.shape[0]) for w in self.weights) if with_outputs else ()
         build.call(
             _library(self.x.dtype),
             "lora_forward",
@@ -173,9 +175,9 @@ def can_compile(x: Tensor, weights: Sequence[Tensor]) -> bool:
     """Whether the compiled kernel computes layers of these sizes and dtype; x is [n, in]."""
     return (
         x.device.type == "cpu"
-        and len(x) >= MIN_ROWS
+        and x.shape[0] >= MIN_ROWS
         and x.shape[1] % _SIZE_MULTIPLE == 0
-        and all(w.dtype == x.dtype and len(w) % _SIZE_MULTIPLE == 0 for w in weights)
+        and all(w.dtype == x.dtype and w.shape[0] % _SIZE_MULTIPLE == 0 for w in weights)
         and is_available(x.dtype)
     )
 
@@ -191,7 +193,9 @@ def pad_ranks(
     Returns:
         A and B of the padded rank, which compute the same; autograd drops the padding's gradients.
     """
-    pads = [-len(a) % _RANK_MULTIPLE for a in lora_a]
+    pads = [-a.shape[0] % _RANK_MULTIPLE for a in lora_a]
+    if not any(pads):
+        return list(lora_a), list(lora_b)
     pad = torch.nn.functional.pad
     return (
         [pad(a, (0, 0, 0, n)) if n else a for a, n in zip(lora_a, pads, strict=True)],
@@ -218,8 +222,8 @@ class _LoraLayers(ctypes.Structure):
         return cls(
             *layers.x.shape,
             count,
-            long_array(*map(len, layers.weights)),
-            long_array(*map(len, layers.lora_a)),
+            long_array(*(w.shape[0] for w in layers.weights)),
+            long_array(*(a.shape[0] for a in layers.lora_a)),
             layers.scaling,
             layers.x.data_ptr(),
             *map(_addresses, (layers.weights, layers.lora_a, layers.lora_b)),

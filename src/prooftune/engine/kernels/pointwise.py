@@ -77,7 +77,7 @@ def _compiled_rms_norm(
     x: Tensor, addend: Tensor | None, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     total = x if addend is None else torch.empty_like(x)
-    out, inverse_rms = torch.empty_like(x), x.new_empty(len(x), dtype=torch.float32)
+    out, inverse_rms = torch.empty_like(x), x.new_empty(x.shape[0], dtype=torch.float32)
     build.call(
         _library(x.dtype),
         "rms_norm",
