@@ -39,6 +39,28 @@ def test_auto_is_bfloat16_only_where_a_gpu_multiplies_it_natively(
     assert loading.compute_dtype() == expected
 
 
+@pytest.mark.parametrize(
+    ("features", "capability", "expected"),
+    [
+        ({"avx512_bf16"}, "AVX512", torch.bfloat16),
+        ({"amx_tile"}, "AVX512_AMX", torch.bfloat16),
+        ({"avx512_bf16"}, "AVX2", torch.float32),  # ATEN_CPU_CAPABILITY
+        ({"avx512_bf16"}, "DEFAULT", torch.float32),
+        (set(), "AVX512", torch.float32),
+        (set(), "AVX2", torch.float32),
+    ],
+)
+def test_bfloat16_on_cpus_that_multiply_it(
+    monkeypatch: pytest.MonkeyPatch, features: set[str], capability: str, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(loading, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda n=name: n in features)
+    assert loading.compute_dtype() == expected
+
+
 @needs_bitsandbytes
 def test_four_bits_mean_qlora_unless_the_recipe_says_otherwise() -> None:
     config = loading.quantization_config({"load_in_4bit": True}, torch.bfloat16)

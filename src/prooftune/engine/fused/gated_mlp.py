@@ -76,7 +76,8 @@ class _LoraGatedMLP(torch.autograd.Function):
             product, weights, ctx.scaling[1]
         ).backward(down_hidden, grads)
         assert grad_product is not None
-        grad_gate_up = pointwise.swiglu_backward(gate, up, grad_product)
+        # Nothing else refers to this gradient.
+        grad_gate_up = pointwise.swiglu_backward(gate, up, grad_product, overwrite_grad=True)
         _, grad_x, grad_a, grad_b = _gate_up(x, weights, ctx.scaling[0]).backward(
             hidden, grad_gate_up, with_grad_x=ctx.needs_input_grad[0]
         )

@@ -78,30 +78,82 @@ static void load_rows(const packed_layout_t *layout, const real_t *from, long st
 
 /* ---- forward ---- */
 
+/* A block of queries of one head, and what the online softmax keeps of the keys so far. */
+typedef struct {
+    float scores[BLOCK * BLOCK] __attribute__((aligned(64))),
+        acc[BLOCK * SIZE] __attribute__((aligned(64)));
+    real_t weights[BLOCK * BLOCK] __attribute__((aligned(64))),
+        queries[BLOCK * SIZE] __attribute__((aligned(64)));
+    vec_t denominators[BLOCK];
+    float max_exponent[BLOCK],
+        rescale_above[BLOCK]; /* the softmax's reference, and the score that makes it move */
+} query_block_t;
+
+/* Turns the scores of query i with `width` keys into weights; those that it sees are the ones from
+ * `low` on and before `end`. */
+static inline void softmax_row(query_block_t *block, long i, long low, long end, long width,
+                               float factor)
+{
+    const float *score = block->scores + i * BLOCK;
+    mask_t visible[BLOCK / VECTOR];
+    vec_t max_score = splat(-INFINITY);
+    for (long j = 0; j < width; j += VECTOR) {
+        visible[j / VECTOR] = range_mask(j, low, end);
+        max_score = max_where(visible[j / VECTOR], max_score, load(score + j));
+    }
+    if (any_greater(max_score, block->rescale_above[i])) {
+        float new_max = reduce_max(max_score) * factor;
+        vec_t correction = splat(exp2f(block->max_exponent[i] - new_max));
+        block->denominators[i] = block->denominators[i] * correction;
+        for (float *acc = block->acc + i * SIZE; acc < block->acc + (i + 1) * SIZE; acc += VECTOR)
+            store(acc, load(acc) * correction);
+        block->max_exponent[i] = new_max;
+        block->rescale_above[i] = (new_max + RESCALE_MARGIN) / factor;
+    }
+    for (long j = 0; j < width; j += VECTOR) {
+        vec_t x = load(score + j);
+        x = keep(visible[j / VECTOR],
+                 exp2_vec(multiply_subtract(x, splat(factor), splat(block->max_exponent[i]))));
+        block->denominators[i] = block->denominators[i] + x;
+        store_real(block->weights + i * BLOCK + j, x);
+    }
+}
+
+/* Attention of n queries to a block of packed keys and values. Query i sees `position` + i of the
+ * keys before its own. */
+static void attend_keys(query_block_t *block, long n, long num_keys, long position, long window,
+                        float factor, const pair_t *keys, const pair_t *values)
+{
+    /* On the diagonal, half of the queries see half of the keys. */
+    const long step = position ? n : BLOCK / 2;
+    for (long first = 0; first < n; first += step) {
+        const long rows = min(n - first, step),
+                   seen = min(num_keys, position + first + rows), /* by the last one */
+            width = round_up_to_vector(seen);
+        matmul_into(rows, width, block->queries + first * SIZE, HEAD_PAIRS, keys, PANEL,
+                    PANEL * HEAD_PAIRS, HEAD_PAIRS, block->scores + first * BLOCK, BLOCK);
+        for (long i = first; i < first + rows; i++)
+            softmax_row(block, i, window ? position + i - window + 1 : 0,
+                        min(position + i + 1, num_keys), width, factor);
+        add_matmul(rows, SIZE, block->weights + first * BLOCK, BLOCK / PAIR, values, SIZE, PANEL,
+                   (seen + PAIR - 1) / PAIR, block->acc + first * SIZE, SIZE);
+    }
+}
+
 /* Attention of n queries from `q0` on, of one head of a sequence (sequence 0 is the prefix), over
  * packed keys and values. */
 static void attend_block(const packed_layout_t *layout, const long *offsets, long sequence,
                          long head, long q0, long n, const real_t *query, const pair_t *keys,
                          const pair_t *values, real_t *out, float *logsumexp)
 {
-    float scores[BLOCK * BLOCK] __attribute__((aligned(64))),
-        acc[BLOCK * SIZE] __attribute__((aligned(64)));
-    real_t weights[BLOCK * BLOCK] __attribute__((aligned(64))),
-        queries[BLOCK * SIZE] __attribute__((aligned(64)));
-    vec_t denominators[BLOCK];
-    mask_t visible[BLOCK / VECTOR];
-    float max_exponent[BLOCK],
-        rescale_above[BLOCK]; /* the softmax's reference, and the score that makes it move */
+    query_block_t block;
     const long heads = layout->heads * layout->groups, stride = heads * SIZE,
-               past = sequence ? layout->prefix : 0;
-    const long tokens = total_tokens(layout);
-    const float factor = log2_scaling(layout);
-    load_rows(layout, query + (layout->starts[sequence] + q0) * stride + head * SIZE, stride,
-              layout->starts[sequence] + q0, n, queries);
-    memset(acc, 0, sizeof(float) * n * SIZE);
+               past = sequence ? layout->prefix : 0, token = layout->starts[sequence] + q0;
+    load_rows(layout, query + token * stride + head * SIZE, stride, token, n, block.queries);
+    memset(block.acc, 0, sizeof(float) * n * SIZE);
     for (long i = 0; i < n; i++) {
-        max_exponent[i] = rescale_above[i] = -INFINITY;
-        denominators[i] = splat(0);
+        block.max_exponent[i] = block.rescale_above[i] = -INFINITY;
+        block.denominators[i] = splat(0);
     }
     for (int own = sequence ? 0 : 1; own < 2;
          own++) { /* first the keys of the prefix, then the sequence's own */
@@ -110,49 +162,18 @@ static void attend_block(const packed_layout_t *layout, const long *offsets, lon
         /* Blocks of keys before the sliding window are skipped. */
         if (layout->window && past + q0 - layout->window + 1 > offset)
             k0 = (past + q0 - layout->window + 1 - offset) / PANEL * PANEL;
-        for (; k0 < end; k0 += BLOCK) {
-            long num_keys = min(end - k0, BLOCK);
-            const long width = round_up_to_vector(num_keys); /* of scores */
-            matmul_into(n, width, queries, HEAD_PAIRS, keys + (offsets[source] + k0) * HEAD_PAIRS,
-                        PANEL, PANEL * HEAD_PAIRS, HEAD_PAIRS, scores, BLOCK);
-            for (long i = 0; i < n; i++) {
-                const float *score = scores + i * BLOCK;
-                long position = past + q0 + i - offset - k0, to = min(position + 1, num_keys);
-                long low = layout->window ? position - layout->window + 1 : 0;
-                vec_t max_score = splat(-INFINITY);
-                for (long j = 0; j < width; j += VECTOR) {
-                    visible[j / VECTOR] = range_mask(j, low, to);
-                    max_score = max_where(visible[j / VECTOR], max_score, load(score + j));
-                }
-                if (any_greater(max_score, rescale_above[i])) {
-                    float new_max = reduce_max(max_score) * factor;
-                    vec_t correction = splat(exp2f(max_exponent[i] - new_max));
-                    denominators[i] = denominators[i] * correction;
-                    for (long j = i * SIZE; j < (i + 1) * SIZE; j += VECTOR)
-                        store(acc + j, load(acc + j) * correction);
-                    max_exponent[i] = new_max;
-                    rescale_above[i] = (new_max + RESCALE_MARGIN) / factor;
-                }
-                for (long j = 0; j < width; j += VECTOR) {
-                    vec_t x = load(score + j);
-                    x = keep(visible[j / VECTOR],
-                             exp2_vec(multiply_subtract(x, splat(factor), splat(max_exponent[i]))));
-                    denominators[i] = denominators[i] + x;
-                    store_real(weights + i * BLOCK + j, x);
-                }
-            }
-            add_matmul(n, SIZE, weights, BLOCK / PAIR,
-                       values + (offsets[source] + k0) / PAIR * SIZE, SIZE, PANEL,
-                       (num_keys + PAIR - 1) / PAIR, acc, SIZE);
-        }
+        for (; k0 < end; k0 += BLOCK)
+            attend_keys(&block, n, min(end - k0, BLOCK), past + q0 - offset - k0, layout->window,
+                        log2_scaling(layout), keys + (offsets[source] + k0) * HEAD_PAIRS,
+                        values + (offsets[source] + k0) / PAIR * SIZE);
     }
     for (long i = 0; i < n; i++) {
-        float denominator = reduce_add(denominators[i]);
+        float denominator = reduce_add(block.denominators[i]);
         for (long j = 0; j < SIZE; j += VECTOR)
-            store_real(out + (layout->starts[sequence] + q0 + i) * stride + head * SIZE + j,
-                       load(acc + i * SIZE + j) * splat(1 / denominator));
-        logsumexp[head * tokens + layout->starts[sequence] + q0 + i] =
-            max_exponent[i] + log2f(denominator);
+            store_real(out + (token + i) * stride + head * SIZE + j,
+                       load(block.acc + i * SIZE + j) * splat(1 / denominator));
+        logsumexp[head * total_tokens(layout) + token + i] =
+            block.max_exponent[i] + log2f(denominator);
     }
 }
 

@@ -36,22 +36,61 @@ static void *alloc_workspace(workspace_t *workspace, long longest)
     return memory;
 }
 
-/* Adds the contribution of a sequence's queries and the keys of `source` (the sequence itself, or
- * the prefix: 0) to the gradients of both [tokens][SIZE]; `keys` [tokens][SIZE] and
- * `values` are those of the source's head, `paired_keys` its packed keys. Scores are transposed
- * here, [keys][queries], so that two of the three matmuls with them use them as they are. */
-static void add_gradients(const packed_layout_t *layout, long sequence, long source,
-                          const real_t *keys, const real_t *values, const pair_t *paired_keys,
-                          const workspace_t *workspace, float *grad_keys, float *grad_values)
-{
+/* Scores of a block of keys and queries, [keys][queries], so that two of the three matmuls with
+ * them use them as they are. */
+typedef struct {
     float scores[BLOCK * QUERY_BLOCK] __attribute__((aligned(64))),
         grad_weights[BLOCK * QUERY_BLOCK] __attribute__((aligned(64)));
     real_t weights[BLOCK * QUERY_BLOCK] __attribute__((aligned(64))),
         grad_scores[BLOCK * QUERY_BLOCK] __attribute__((aligned(64)));
     pair_t grad_scores_by_query[QUERY_BLOCK * BLOCK / PAIR] __attribute__((aligned(64)));
+} score_block_t;
+
+/* out [keys][queries] = a b, for the queries from `low` on, a multiple of BLOCK / 2, up to `width`;
+ * b is packed in panels. */
+static void matmul_from(long keys, long low, long width, const void *a, long a_stride,
+                        const pair_t *b, float *out)
+{
+    /* The part of a panel that is left of it. */
+    const long within = low % PANEL, part = within ? PANEL - within : 0;
+    if (part)
+        matmul_into(keys, min(part, width - low), a, a_stride,
+                    b + low / PANEL * PANEL * HEAD_PAIRS + within, PANEL, PANEL * HEAD_PAIRS,
+                    HEAD_PAIRS, out + low, QUERY_BLOCK);
+    if (low + part < width)
+        matmul_into(keys, width - low - part, a, a_stride, b + (low + part) * HEAD_PAIRS, PANEL,
+                    PANEL * HEAD_PAIRS, HEAD_PAIRS, out + low + part, QUERY_BLOCK);
+}
+
+/* Weights and the gradients of scores of key i, for the queries from `from` on up to `width`; those
+ * that see it are the ones from `low` on and before `end`. `dots` and `logsumexp` are those of the
+ * queries. */
+static inline void score_gradients(score_block_t *block, long i, long from, long width, long low,
+                                   long end, const float *dots, const float *logsumexp,
+                                   vec_t factor, vec_t scaling)
+{
+    for (long j = from; j < width; j += VECTOR) {
+        mask_t visible = range_mask(j, low, end);
+        vec_t x = load(block->scores + i * QUERY_BLOCK + j),
+              grad = load(block->grad_weights + i * QUERY_BLOCK + j);
+        x = exp2_vec(multiply_subtract(x, factor, load(logsumexp + j)));
+        x = keep(visible, x);
+        grad = (grad - load(dots + j)) * scaling;
+        store_real(block->weights + i * QUERY_BLOCK + j, x);
+        store_real(block->grad_scores + i * QUERY_BLOCK + j, grad * x);
+    }
+}
+
+/* Adds the contribution of a sequence's queries and the keys of `source` (the sequence itself, or
+ * the prefix: 0) to the gradients of both [tokens][SIZE]; `keys` [tokens][SIZE] and
+ * `values` are those of the source's head, `paired_keys` its packed keys. */
+static void add_gradients(const packed_layout_t *layout, long sequence, long source,
+                          const real_t *keys, const real_t *values, const pair_t *paired_keys,
+                          const workspace_t *workspace, float *grad_keys, float *grad_values)
+{
+    score_block_t block;
     const long stride = layout->heads * SIZE, length = layout->lengths[sequence],
                offset = source == sequence ? 0 : layout->prefix;
-    const float *dots = workspace->dots, *logsumexp = workspace->logsumexp;
     const vec_t factor = splat(log2_scaling(layout)), scaling = splat(layout->scaling);
     for (long k0 = 0; k0 < layout->lengths[source]; k0 += BLOCK) {
         long num_keys = min(layout->lengths[source] - k0, BLOCK), last = length;
@@ -59,37 +98,44 @@ static void add_gradients(const packed_layout_t *layout, long sequence, long sou
         for (long q0 = source == sequence ? k0 : 0; q0 < last; q0 += QUERY_BLOCK) {
             const long n = min(last - q0, QUERY_BLOCK), width = round_up_to_vector(n),
                        at = q0 * HEAD_PAIRS;
-            matmul_into(num_keys, width, keys + k0 * SIZE, HEAD_PAIRS,
-                        workspace->transposed_queries + at, PANEL, PANEL * HEAD_PAIRS, HEAD_PAIRS,
-                        scores, QUERY_BLOCK);
-            matmul_into(num_keys, width, values + k0 * stride, stride / PAIR,
-                        workspace->transposed_grads + at, PANEL, PANEL * HEAD_PAIRS, HEAD_PAIRS,
-                        grad_weights, QUERY_BLOCK);
-            for (long i = 0; i < num_keys; i++) {
-                long low = k0 + i - offset - q0,
-                     end = layout->window ? min(low + layout->window, n) : n;
-                for (long j = 0; j < width; j += VECTOR) {
-                    mask_t visible = range_mask(j, low, end);
-                    vec_t x = load(scores + i * QUERY_BLOCK + j),
-                          grad = load(grad_weights + i * QUERY_BLOCK + j);
-                    x = exp2_vec(multiply_subtract(x, factor, load(logsumexp + q0 + j)));
-                    x = keep(visible, x);
-                    grad = (grad - load(dots + q0 + j)) * scaling;
-                    store_real(weights + i * QUERY_BLOCK + j, x);
-                    store_real(grad_scores + i * QUERY_BLOCK + j, grad * x);
+            /* On the diagonal, the first half of the queries does not see the second half of the
+             * keys. */
+            const int diagonal = source == sequence && q0 == k0;
+            const long step = diagonal ? BLOCK / 2 : BLOCK;
+            for (long first = 0; first < num_keys; first += step) {
+                const long rows = min(num_keys - first, step), from = diagonal ? first : 0,
+                           pairs = (n - from + PAIR - 1) / PAIR, to = (k0 + first) * SIZE,
+                           queries = at + from / PAIR * SIZE;
+                matmul_from(rows, from, width, keys + to, HEAD_PAIRS,
+                            workspace->transposed_queries + at, block.scores + first * QUERY_BLOCK);
+                matmul_from(rows, from, width, values + (k0 + first) * stride, stride / PAIR,
+                            workspace->transposed_grads + at,
+                            block.grad_weights + first * QUERY_BLOCK);
+                for (long i = first; i < first + rows; i++) {
+                    const long low = k0 + i - offset - q0;
+                    score_gradients(&block, i, from, width, low,
+                                    layout->window ? min(low + layout->window, n) : n,
+                                    workspace->dots + q0, workspace->logsumexp + q0, factor,
+                                    scaling);
                 }
+                add_matmul(rows, SIZE, block.weights + first * QUERY_BLOCK + from,
+                           QUERY_BLOCK / PAIR, workspace->paired_grads + queries, SIZE, PANEL,
+                           pairs, grad_values + to, SIZE);
+                add_matmul(rows, SIZE, block.grad_scores + first * QUERY_BLOCK + from,
+                           QUERY_BLOCK / PAIR, workspace->paired_queries + queries, SIZE, PANEL,
+                           pairs, grad_keys + to, SIZE);
             }
-            add_matmul(num_keys, SIZE, weights, QUERY_BLOCK / PAIR, workspace->paired_grads + at,
-                       SIZE, PANEL, (n + PAIR - 1) / PAIR, grad_values + k0 * SIZE, SIZE);
-            add_matmul(num_keys, SIZE, grad_scores, QUERY_BLOCK / PAIR,
-                       workspace->paired_queries + at, SIZE, PANEL, (n + PAIR - 1) / PAIR,
-                       grad_keys + k0 * SIZE, SIZE);
             for (long j = 0; j < n; j += BLOCK)
-                transpose_block(grad_scores + j, QUERY_BLOCK, num_keys,
-                                grad_scores_by_query + j * BLOCK / PAIR);
-            add_matmul(n, SIZE, grad_scores_by_query, BLOCK / PAIR, paired_keys + k0 * HEAD_PAIRS,
-                       SIZE, PANEL, (num_keys + PAIR - 1) / PAIR,
-                       workspace->grad_queries + q0 * SIZE, SIZE);
+                transpose_block(block.grad_scores + j, QUERY_BLOCK, num_keys,
+                                block.grad_scores_by_query + j * BLOCK / PAIR);
+            for (long first = 0, rows; first < n; first += rows) {
+                rows = diagonal && !first ? min(n, BLOCK / 2) : n - first;
+                const long seen = diagonal ? min(first + rows, num_keys) : num_keys;
+                add_matmul(rows, SIZE, block.grad_scores_by_query + first * BLOCK / PAIR,
+                           BLOCK / PAIR, paired_keys + k0 * HEAD_PAIRS, SIZE, PANEL,
+                           (seen + PAIR - 1) / PAIR, workspace->grad_queries + (q0 + first) * SIZE,
+                           SIZE);
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ Gradients = tuple[Tensor, Tensor | None, Sequence[Tensor], Sequence[Tensor]]
 """Gradients of lora_hidden, of x (None if not wanted), of every A and of every B."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LoraLinears:
     """LoRA linear layers on one input.
 

@@ -23,7 +23,7 @@ int swiglu(const real_t *gate, const real_t *up, real_t *out, long count, long t
     return 0;
 }
 
-/* Gradients of gate and up from the gradient of out. */
+/* Gradients of gate and up from the gradient of out; grad_up may be grad_out. */
 int swiglu_backward(const real_t *gate, const real_t *up, const real_t *grad_out, real_t *grad_gate,
                     real_t *grad_up, long count, long threads)
 {
