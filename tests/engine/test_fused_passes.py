@@ -266,8 +266,12 @@ def fused_attention(model: Any) -> int:
     return calls_of(packed_attention._PackedSelfAttention, model)
 
 
+def decoder_layers(model: Any) -> Any:
+    return get_backbone(model).layers
+
+
 def mlp_layer(model: Any, layer: int, name: str) -> Any:
-    return getattr(get_backbone(model).layers[layer].mlp, name)  # type: ignore[index]
+    return getattr(decoder_layers(model)[layer].mlp, name)
 
 
 @pytest.mark.parametrize("rank", [8, 4, 1])
@@ -309,14 +313,14 @@ def test_other_arithmetic_in_an_mlp() -> None:
 
 def test_an_input_of_an_mlp_without_gradient() -> None:
     model = tuned(CONFIGS["llama"], torch.float32)
-    mlp = get_backbone(model).layers[0].mlp  # type: ignore[index,union-attr]
+    mlp = decoder_layers(model)[0].mlp
     x = torch.randn(2, 70, 128)
     grads = []
     for needs_grad in (False, True):
         model.zero_grad()
         with autocast(model):
-            mlp(x.requires_grad_(needs_grad)).square().sum().backward()  # type: ignore[operator]
-        grads.append([p.grad for p in mlp.parameters() if p.grad is not None])  # type: ignore[union-attr]
+            mlp(x.requires_grad_(needs_grad)).square().sum().backward()
+        grads.append([p.grad for p in mlp.parameters() if p.grad is not None])
     assert len(grads[0]) == 6
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
@@ -340,8 +344,9 @@ def test_attention_with_ranks_that_are_padded(rank: int) -> None:
 @pytest.mark.parametrize("name", ["q_proj", "v_proj", "o_proj"])
 def test_hooks_on_projections(name: str) -> None:
     model = tuned(CONFIGS["llama"], torch.float32)
-    attention_layer: Any = get_backbone(model).layers[0].self_attn  # type: ignore[index]
-    getattr(attention_layer, name).register_forward_hook(lambda _, __, out: out * 2)
+    getattr(decoder_layers(model)[0].self_attn, name).register_forward_hook(
+        lambda _, __, out: out * 2
+    )
     assert fused_attention(model) == 1
     assert_same(model)
 
@@ -365,7 +370,7 @@ def test_attention_of_rows_that_are_not_packed() -> None:
 
 
 def attention_module(config: PretrainedConfig) -> Any:
-    return get_backbone(AutoModelForCausalLM.from_config(config)).layers[0].self_attn  # type: ignore[index]
+    return decoder_layers(AutoModelForCausalLM.from_config(config))[0].self_attn
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,8 @@ def _trial(module: nn.Module, training: bool) -> AttentionFormula | None:
     projected = [randn(1, tokens, n * size) for n in heads]
     attended, final, x = randn(1, tokens, heads[0], size), randn(1, tokens, 5), randn(1, tokens, 5)
     angles = randn(1, tokens, size), randn(1, tokens, size)
-    layout, received = object(), {}
+    layout = object()
+    received: dict[str, Any] = {}
 
     def attend(
         _: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
@@ -216,14 +217,14 @@ def _trial(module: nn.Module, training: bool) -> AttentionFormula | None:
         received.update(options, inputs=[query, key, value])
         return attended, None
 
-    trial = copy.copy(module)
+    trial: Any = copy.copy(module)
     names = [name for names in PROJECTIONS for name in names]
     stand_ins = dict(zip(names, map(_Projection, [*projected, final]), strict=True))
     if {name for name, _ in module.named_children()} != stand_ins.keys():
         return None
     trial.__dict__["_modules"] = dict(stand_ins)
     trial.training = training
-    trial.config = copy.copy(module.config)  # type: ignore[arg-type]
+    trial.config = copy.copy(module.config)
     name = f"trial-{id(trial)}"
     trial.config._attn_implementation = name
     ALL_ATTENTION_FUNCTIONS[name] = attend
@@ -244,7 +245,8 @@ def _trial(module: nn.Module, training: bool) -> AttentionFormula | None:
         out is final
         and weights is None
         and all(stand_ins[n].received is x for n in PROJECTIONS[0])
-        and torch.equal(stand_ins["o_proj"].received, attended.view(1, tokens, -1))
+        and (output := stand_ins["o_proj"].received) is not None
+        and torch.equal(output, attended.view(1, tokens, -1))
         and all(map(torch.allclose, received.pop("inputs"), rotated))
         and received.pop("attention_context") is layout
     )
