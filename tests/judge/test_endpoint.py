@@ -126,10 +126,12 @@ def test_endpoint_that_works(endpoint_server: server.Judge, settings: Make, tmp_
             1,
             id="refused",
         ),
-        pytest.param(lambda h, c, a: h.hang_up(), limits.NO_CONNECTION, 2, id="connection dropped"),
+        pytest.param(
+            lambda h, c, a: h.hang_up(), limits.CONNECTION_LOST, 2, id="connection dropped"
+        ),
         pytest.param(
             lambda h, c, a: h.send(200, b"{}", Content_Encoding="gzip"),
-            limits.NO_CONNECTION,
+            limits.CONNECTION_LOST,
             2,
             id="wrong encoding",
         ),
@@ -257,12 +259,12 @@ def test_unreachable_endpoint_stops_the_requests_early(
     items = [JudgeItem(str(n), f"What is {n} again?", "?") for n in range(60)]
     endpoint_server.act = lambda h, c, a: h.hang_up()
     figures = counts(judge(items, settings(retries=1, concurrency=2), tmp_path))
-    assert figures["reasons"] == {limits.NO_CONNECTION: 60}
+    assert figures["reasons"] == {limits.CONNECTION_LOST: 60}
     assert len(endpoint_server.seen) <= 2 * (streaming.MAX_FAILED_CONNECTIONS + 4)
     # One that got through before is asked to the end.
     endpoint_server.act = lambda h, c, a: h.hang_up() if 0 < number_of(c) < 50 else False
     figures = counts(judge(items, settings(retries=0, concurrency=1), tmp_path / "other"))
-    assert figures["n"] == 11 and figures["reasons"] == {limits.NO_CONNECTION: 49}
+    assert figures["n"] == 11 and figures["reasons"] == {limits.CONNECTION_LOST: 49}
 
 
 def test_concurrency_limit_is_respected(

@@ -8,29 +8,24 @@ import json
 import random
 import ssl
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 from prooftune.chat_client.api_key import ApiKey, read_api_key
 from prooftune.chat_client.budget import Budget, BudgetExceeded, Reservation
 from prooftune.chat_client.failures import (
-    CLIENT_ERROR,
+    CONNECTION_LOST,
     DEADLINE_REACHED,
     NO_CONNECTION,
-    RATE_LIMITED,
     RESPONSE_TOO_LONG,
-    SERVER_ERROR,
     TIMED_OUT,
     UNBILLED,
     RequestFailed,
 )
-from prooftune.chat_client.responses import (
-    error_message,
-    parse_completion,
-    parse_logprobs,
-    retry_after_seconds,
-    token_count,
-)
+from prooftune.chat_client.parameters import RequestParameters
+from prooftune.chat_client.refusals import status_error, was_unsent
+from prooftune.chat_client.responses import parse_completion, parse_logprobs, token_count
 from prooftune.chat_client.types import ChatRequest, EndpointSettings, Reply
 from prooftune.errors import UsageError
 
@@ -49,6 +44,9 @@ SETTLE_SECONDS = 0.02
 """Seconds between two looks at what requests on the way have left of a budget."""
 LOGPROB_BYTES = 128
 """Bytes of one alternative's log-probability in a response."""
+PROBE_SECONDS = 2.0
+"""Seconds that requests wait for the first one, which shows what the endpoint refuses. Refusals
+come before a reply is computed, so a slow model does not hold up the others for longer."""
 
 
 class Endpoint:
@@ -66,13 +64,15 @@ class Endpoint:
         key: ApiKey,
         certificates: ssl.SSLContext,
         budget: Budget | None = None,
+        parameters: RequestParameters | None = None,
     ) -> None:
         self.settings, self.section, self.key = settings, section, key
         self.stop = asyncio.Event()
         self._certificates, self._budget = certificates, budget
         self._deadline = time.monotonic() + settings.deadline
         self._client: AsyncOpenAI | None = None
-        self._refused: set[str] = set()  # parameters that this endpoint does not know
+        self._parameters = parameters or RequestParameters()
+        self._probing, self._probed = False, asyncio.Event()
 
     async def __aenter__(self) -> Self:
         import openai
@@ -91,28 +91,54 @@ class Endpoint:
         if self._client is not None:
             await self._client.close()
 
-    async def complete(self, request: ChatRequest) -> Reply:
+    async def complete(
+        self, request: ChatRequest, store: Callable[[Reply], None] | None = None
+    ) -> Reply:
         """The endpoint's reply, or the reason of the failure after all retries.
 
         Retries use exponential backoff with full jitter (M. Brooker, "Exponential backoff and
         jitter", 2015). A parameter that the endpoint refuses by name is left out from then on.
 
+        Args:
+            request: to send.
+            store: keeps a reply, in a thread, before its request is settled with the budget.
+
         Raises:
             UsageError: the endpoint does not know the address or model, or refuses the key.
             BudgetExceeded: the request could exceed the budget.
         """
+        await self._wait_for_probe()
+        try:
+            return await self._with_retries(request, store)
+        finally:
+            self._probed.set()
+
+    async def _wait_for_probe(self) -> None:
+        """Let one request learn first what the endpoint refuses: it would refuse all of them."""
+        if self._parameters.accepted:
+            return
+        if not self._probing:
+            self._probing = True
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._probed.wait(), PROBE_SECONDS)
+
+    async def _with_retries(
+        self, request: ChatRequest, store: Callable[[Reply], None] | None
+    ) -> Reply:
         failure = RequestFailed(DEADLINE_REACHED)
         number = 0
         while number <= self.settings.retries:
             remaining = self._deadline - time.monotonic()
             if remaining <= 0 or self.stop.is_set():
                 break
-            left_out = set(self._refused)
+            left_out = set(self._parameters.refused)
+            seconds = min(self.settings.request_seconds, remaining)
             try:
-                return await self._attempt(request, min(self.settings.request_seconds, remaining))
+                return await self._attempt(request, seconds, store)
             except RequestFailed as attempt:
                 failure = attempt
-            if self._leave_out(failure, left_out):
+            if self._parameters.leave_out(failure, left_out):
                 # No retry: the next attempt has other parameters. Each is refused once at most, so
                 # this ends.
                 continue
@@ -130,26 +156,14 @@ class Endpoint:
             number += 1
         return Reply("", failure=failure.reason, detail=self.key.mask(failure.detail))
 
-    def _leave_out(self, failure: RequestFailed, left_out: set[str]) -> bool:
-        """Whether the failure names a parameter that was sent and can be left out or renamed.
-
-        Args:
-            failure: of an attempt.
-            left_out: parameters that the attempt left out; requests on the way at the same time may
-                have learnt of more since.
-        """
-        if failure.reason != CLIENT_ERROR:
-            return False
-        for parameter in ("max_tokens", "temperature", "logprobs"):
-            if parameter in failure.detail and parameter not in left_out:
-                self._refused.add(parameter)
-                return True
-        return False
-
-    async def _attempt(self, request: ChatRequest, seconds: float) -> Reply:
-        """Send a request once, and settle it with the budget."""
+    async def _attempt(
+        self, request: ChatRequest, seconds: float, store: Callable[[Reply], None] | None
+    ) -> Reply:
+        """Send a request once, store its reply, and settle it with the budget."""
         if self._budget is None:
-            return await self._send(request, seconds)
+            reply = await self._send(request, seconds)
+            await self._keep(reply, store)
+            return reply
         bound = await self._reserve(self._budget, request)
         # Unknown usage (a time-out, a broken reply, a cancelled request) counts as the bound.
         used: tuple[int | None, int | None] = None, None
@@ -157,6 +171,8 @@ class Endpoint:
         try:
             reply = await self._send(request, seconds)
             used = reply.prompt_tokens, reply.completion_tokens
+            # Before it is settled: a kill in between costs the difference to the bound, no reply.
+            await self._keep(reply, store)
             return reply
         except RequestFailed as failure:
             refused = failure.reason in UNBILLED
@@ -169,6 +185,12 @@ class Endpoint:
                 self._budget.settle_refused(bound)
             else:
                 self._budget.settle(bound, *used)
+
+    async def _keep(self, reply: Reply, store: Callable[[Reply], None] | None) -> None:
+        self._parameters.accepted = True
+        if store is not None:
+            # In a thread: the disk may be slow, and the time limits of the other requests go on.
+            await asyncio.to_thread(store, reply)
 
     async def _reserve(self, budget: Budget, request: ChatRequest) -> Reservation:
         """Reserve the request's upper bound; wait for requests on the way, which use less."""
@@ -194,27 +216,14 @@ class Endpoint:
         try:
             async with asyncio.timeout(seconds):
                 return await self._read_reply(request)
-        except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException):
-            raise RequestFailed(TIMED_OUT, retry=True) from None
+        except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException) as error:
+            reason = NO_CONNECTION if was_unsent(error) else TIMED_OUT
+            raise RequestFailed(reason, retry=True) from None
         except openai.APIStatusError as error:
-            raise self._status_error(
-                error.response.status_code, error.response.headers.get("retry-after"), error.body
-            ) from None
+            raise status_error(error, self.settings, self.section, self.key) from None
         except (openai.OpenAIError, httpx2.HTTPError) as error:
-            raise RequestFailed(
-                NO_CONNECTION, retry=True, detail=str(error.__cause__ or error)
-            ) from None
-
-    def _parameters(self, request: ChatRequest) -> dict[str, Any]:
-        settings, values = self.settings, dict[str, Any]()
-        # Newer models of OpenAI know the limit only by its new name.
-        limit = "max_completion_tokens" if "max_tokens" in self._refused else "max_tokens"
-        values[limit] = settings.max_tokens
-        if "temperature" not in self._refused:
-            values["temperature"] = settings.temperature
-        if "top_logprobs" in request and "logprobs" not in self._refused:
-            values |= {"logprobs": True, "top_logprobs": request["top_logprobs"]}
-        return values
+            reason = NO_CONNECTION if was_unsent(error) else CONNECTION_LOST
+            raise RequestFailed(reason, retry=True, detail=str(error.__cause__ or error)) from None
 
     async def _read_reply(self, request: ChatRequest) -> Reply:
         if self._client is None:
@@ -227,7 +236,7 @@ class Endpoint:
         streamed = client.chat.completions.with_streaming_response.create(
             model=self.settings.model,
             messages=request["messages"],
-            **self._parameters(request),
+            **self._parameters.values(request, self.settings),
         )
         async with streamed as response:
             body = bytearray()
@@ -249,38 +258,12 @@ class Endpoint:
             seconds=time.perf_counter() - started,
         )
 
-    def _status_error(self, status: int, retry_after: str | None, body: object) -> RequestFailed:
-        message = self.key.mask(error_message(body))
-        section = self.section
-        if status in (401, 403):
-            key = (
-                f"the key in ${self.settings.api_key_env}"
-                if self.settings.api_key_env
-                else "requests without an API key"
-            )
-            raise UsageError(
-                f"{section}: {self.settings.base_url} refuses {key} (status {status}: "
-                f"{message or 'no reason given'}). "
-                f"Put a valid key into an environment variable and name it in {section}.api_key_env"
-            )
-        if status in (404, 405):
-            raise UsageError(
-                f"{section}: {self.settings.base_url} offers no chat completions of "
-                f"'{self.settings.model}' (status {status}: {message or 'no reason given'}). Check "
-                f"{section}.base_url, which usually ends in /v1, and {section}.model"
-            )
-        reason = RATE_LIMITED if status == 429 else SERVER_ERROR if status >= 500 else CLIENT_ERROR
-        return RequestFailed(
-            reason,
-            # The same as in OpenAI's client: 409 is a lock time-out.
-            status in (408, 409, 429) or status >= 500,
-            retry_after_seconds(retry_after),
-            f"status {status}: {message}",
-        )
-
 
 def open_endpoint(
-    settings: EndpointSettings, section: str, budget: Budget | None = None
+    settings: EndpointSettings,
+    section: str,
+    budget: Budget | None = None,
+    parameters: RequestParameters | None = None,
 ) -> Endpoint:
     """The endpoint of the settings, whose deadline runs from now.
 
@@ -288,6 +271,7 @@ def open_endpoint(
         settings: of the endpoint.
         section: the recipe's section with the settings, for messages.
         budget: limits of all requests.
+        parameters: what is known of the endpoint's refusals.
 
     Raises:
         UsageError: the openai client is not installed, or the key is missing.
@@ -300,4 +284,4 @@ def open_endpoint(
 
     # Loading the certificates takes longer than the rest of a request, so they are shared.
     key = read_api_key(settings, section)
-    return Endpoint(settings, section, key, httpx2.create_ssl_context(), budget)
+    return Endpoint(settings, section, key, httpx2.create_ssl_context(), budget, parameters)

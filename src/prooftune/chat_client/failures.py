@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-TIMED_OUT, DEADLINE_REACHED, NO_CONNECTION, RESPONSE_TOO_LONG = (
+TIMED_OUT, DEADLINE_REACHED, NO_CONNECTION, CONNECTION_LOST, RESPONSE_TOO_LONG = (
     "timed out",
     "deadline reached",
     "no connection",
+    "connection lost",
     "response without end",
 )
 NOT_JSON, NO_CHOICES, WRONG_SHAPE = (
@@ -19,7 +20,8 @@ RATE_LIMITED, SERVER_ERROR, CLIENT_ERROR = (
     "request refused (4xx)",
 )
 UNBILLED = (RATE_LIMITED, SERVER_ERROR, CLIENT_ERROR, NO_CONNECTION)
-"""Failures for which no provider asks money."""
+"""Failures for which no provider asks money. A connection that is lost after the request was sent
+is none: the server may have computed the reply."""
 
 
 class RequestFailed(Exception):

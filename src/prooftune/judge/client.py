@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune.chat_client.failures import DEADLINE_REACHED
-from prooftune.chat_client.streaming import stream_replies
+from prooftune.chat_client.streaming import Store, stream_replies
 from prooftune.chat_client.types import ChatRequest, Message, Reply
 from prooftune.errors import Failure, UsageError
 from prooftune.judge import cache
@@ -50,31 +50,35 @@ def request_replies(
     missing = {
         key: request for key, request in zip(keys, requests, strict=True) if key not in replies
     }
+
+    def store(key: str, reply: Reply) -> None:
+        cache.store(folder, key, missing[key], reply)
+
     if missing:
         source = (
-            _from_endpoint(missing, settings)
+            _from_endpoint(missing, settings, store)
             if settings.base_url
-            else _from_local(missing, settings, complete)
+            else _from_local(missing, settings, store, complete)
         )
         # Closing stops the request threads at once where the loop ends early.
         with progress_bar("Judging", len(missing)) as progress, closing(source):
             for key, reply in source:
-                if not reply.failure:
-                    cache.store(folder, key, missing[key], reply)
                 replies[key] = reply
                 progress.advance(0)  # type: ignore[arg-type]
     return [replies[key] for key in keys], len(missing)
 
 
-def _from_endpoint(requests: Requests, settings: Judge) -> Generator[tuple[str, Reply], None, None]:
+def _from_endpoint(
+    requests: Requests, settings: Judge, store: Store
+) -> Generator[tuple[str, Reply], None, None]:
     conversations: dict[str, ChatRequest] = {
         key: {"messages": request["messages"]} for key, request in requests.items()
     }
-    return stream_replies(conversations, settings, "judge")
+    return stream_replies(conversations, settings, "judge", store=store)
 
 
 def _from_local(
-    requests: Requests, settings: Judge, complete: CompletionFn | None
+    requests: Requests, settings: Judge, store: Store, complete: CompletionFn | None
 ) -> Generator[tuple[str, Reply], None, None]:
     if complete is None:
         raise UsageError(
@@ -94,4 +98,6 @@ def _from_local(
                 f"judge: the local model {settings.model} returned {len(texts)} replies to "
                 f"{len(batch)} prompts"
             )
+        for key, text in zip(batch, texts, strict=True):
+            store(key, Reply(text))
         yield from ((key, Reply(text)) for key, text in zip(batch, texts, strict=True))

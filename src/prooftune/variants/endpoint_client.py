@@ -13,6 +13,7 @@ from prooftune.chat_client import cache
 from prooftune.chat_client.budget import Budget, BudgetExceeded, Limits
 from prooftune.chat_client.failures import (
     CLIENT_ERROR,
+    CONNECTION_LOST,
     DEADLINE_REACHED,
     NO_CHOICES,
     NOT_JSON,
@@ -20,6 +21,7 @@ from prooftune.chat_client.failures import (
     UNBILLED,
     WRONG_SHAPE,
 )
+from prooftune.chat_client.parameters import RequestParameters
 from prooftune.chat_client.streaming import stream_replies
 from prooftune.chat_client.types import ChatRequest, Reply
 from prooftune.errors import Failure
@@ -36,7 +38,7 @@ TOP_LOGPROBS = 20
 """Alternatives per token that are asked for: the most that OpenAI gives."""
 
 
-TRANSIENT = ({*UNBILLED} - {CLIENT_ERROR}) | {TIMED_OUT, DEADLINE_REACHED}
+TRANSIENT = ({*UNBILLED} - {CLIENT_ERROR}) | {TIMED_OUT, DEADLINE_REACHED, CONNECTION_LOST}
 """Failures that say nothing about the model: a row that ends with one has no prediction yet."""
 
 
@@ -60,6 +62,8 @@ class EndpointClient:
     def __init__(self, settings: Endpoint, name: str, context: VariantContext) -> None:
         self.replies: list[Reply] = []
         self._settings, self._section = settings, f"variants.{name}.endpoint"
+        # Learnt once for all splits and prompts.
+        self._parameters = RequestParameters()
         self._recipe = context.recipe
         self._folder = context.variants_folder.parent / REPLIES_FOLDER
         budget, price = settings.budget, settings.price
@@ -160,13 +164,21 @@ class EndpointClient:
     def _send(
         self, missing: dict[str, ChatRequest], replies: dict[str, Reply], advance: object
     ) -> None:
+        def store(key: str, reply: Reply) -> None:
+            cache.store(self._folder, key, missing[key], self._settings, reply)
+
         try:
-            stream = stream_replies(missing, self._settings, self._section, self._budget)
+            stream = stream_replies(
+                missing,
+                self._settings,
+                self._section,
+                self._budget,
+                store=store,
+                parameters=self._parameters,
+            )
             # Closing cancels the requests on the way where the loop ends early.
             with closing(stream):
                 for key, reply in stream:
-                    if not reply.failure:
-                        cache.store(self._folder, key, missing[key], self._settings, reply)
                     # A row that is asked again, after a broken reply, was counted before.
                     if key not in replies:
                         advance(0)  # type: ignore[operator]
@@ -202,8 +214,9 @@ class EndpointClient:
             reasons = ", ".join(f"{reason}: {count:,}" for reason, count in failed.most_common())
             raise Failure(
                 f"{self._section}: {sum(failed.values()):,} of {len(replies):,} rows have no reply "
-                f"after all retries ({reasons}{'; ' + detail if detail else ''}). The other "
-                "replies are kept: run again to ask for the rest"
+                f"from {self._settings.base_url} after all retries ({reasons}"
+                f"{'; ' + detail if detail else ''}). The other replies are kept: run again to ask "
+                "for the rest"
             )
 
     def _answer_prediction(
