@@ -432,6 +432,14 @@ WAYS: list[tuple[str, Recipe, list[Recipe]]] = [
         {"costs": {"spam": 1}},
         [{"costs": {"spam": {"ham": 1}, "ham": {"spam": 10}}}],
     ),
+    *(
+        (
+            follows("right labels cost 0: remove '{…}: {…}' from the costs of '{…}'"),
+            {"costs": {"spam": {"spam": cost, "ham": 2}}},
+            [{"costs": {"spam": {"ham": 2}}}, {"costs": {"spam": {"spam": 0, "ham": 2}}}],
+        )
+        for cost in (2, 0.5)
+    ),
     (
         follows("shares must ascend, without repetitions"),
         {"learning_curve": {"shares": [0.5, 0.1, 1]}},

@@ -110,9 +110,12 @@ def check_config(folder: Path) -> None:
 
 @contextmanager
 def _explain_load_errors(folder: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    known = (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError, SafetensorError)
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+    except known as error:
         raise Failure(f"{folder} could not be loaded as an embedding model: {error}") from error
 
 

@@ -177,6 +177,7 @@ def load_encoder(
         Failure: the files cannot be loaded.
     """
     configure_libraries()
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
 
     arguments: dict[str, Any] = {
@@ -195,7 +196,7 @@ def load_encoder(
     check_is_encoder(load_config(folder, options.trust_remote_code), folder)
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(folder, **arguments)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise Failure(f"{folder} could not be loaded as an encoder: {error}") from error
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     # Modules that the checkpoint lacks have random values: they are trained in full, with LoRA,

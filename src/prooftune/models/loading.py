@@ -165,6 +165,7 @@ def load_model(
     """
     configure_libraries()
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from prooftune.engine.attention import backends
@@ -190,7 +191,7 @@ def load_model(
         arguments["num_labels"] = len(labels)
     try:
         model = model_class.from_pretrained(folder, **arguments)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise Failure(f"{folder} could not be loaded as a model: {error}") from error
     if model.config.pad_token_id is None:
         # Without it, models with a classification head reject batches of several rows.

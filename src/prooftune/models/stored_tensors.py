@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prooftune.errors import Failure
 from prooftune.models.loading import compute_dtype, device
+from prooftune.models.weight_files import open_weights
 from prooftune.utils.files import read_json
 
 
@@ -25,10 +26,8 @@ class StoredTensors:
         self._stack = ExitStack()
 
     def __enter__(self) -> StoredTensors:
-        from safetensors import safe_open
-
         for path in sorted(self.folder.glob("*.safetensors")):
-            file = self._stack.enter_context(safe_open(path, "pt"))
+            file = self._stack.enter_context(open_weights(path))
             self._files.update(dict.fromkeys(file.keys(), file))
         return self
 

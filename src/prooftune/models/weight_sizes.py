@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from prooftune.models.weight_files import open_weights
 from prooftune.utils.files import read_json
 from prooftune.utils.profiling import available_memory
 
@@ -20,12 +21,10 @@ def fits_in_float32(folder: Path) -> bool:
 def count_parameters(folder: Path) -> int:
     """Number of parameters of a model folder, from the headers of its weight files."""
     import torch
-    from safetensors import safe_open
 
     count = 0
     for file in folder.glob("*.safetensors"):
-        # Reads the header only, a few kilobytes.
-        with safe_open(file, "pt") as weights:
+        with open_weights(file) as weights:
             names = weights.keys()
             count += sum(torch.Size(weights.get_slice(name).get_shape()).numel() for name in names)
     return count
@@ -33,11 +32,9 @@ def count_parameters(folder: Path) -> int:
 
 def layer_widths(folder: Path) -> set[int]:
     """Numbers of inputs of a model's layers, from the headers of its weight files."""
-    from safetensors import safe_open
-
     widths = set()
     for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as weights:
+        with open_weights(file) as weights:
             for name in weights.keys():  # noqa: SIM118
                 shape = weights.get_slice(name).get_shape()
                 if len(shape) == 2 and ".layers." in name:
@@ -69,12 +66,11 @@ def weight_bytes(folder: Path, itemsize: int, quantization: dict[str, Any] | Non
             the embedding, the output head and the norms.
     """
     import torch
-    from safetensors import safe_open
 
     quantized = quantized_bytes(itemsize, quantization)
     total = 0.0
     for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as weights:
+        with open_weights(file) as weights:
             for name in weights.keys():  # noqa: SIM118
                 shape = torch.Size(weights.get_slice(name).get_shape())
                 in_layer = len(shape) == 2 and ".layers." in name

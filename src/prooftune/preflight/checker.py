@@ -59,9 +59,9 @@ def report(reported: Iterable[Finding], recipe: Recipe) -> None:
             notify(f"note: {finding}", "yellow")
     errors = [str(f) for f in unique if f.severity == "error"]
     if len(errors) == 1:
-        # The original error: its type may tell the command line more, such as a missing file.
         cause = next(f.cause for f in unique if f.severity == "error")
-        raise cause or UsageError(errors[0])
+        # The original type may tell the command line more, such as a missing file.
+        raise (UsageError if cause is None else type(cause))(errors[0]) from cause
     if errors:
         # The command line adds to a missing file of a shipped recipe where to get it.
         missing = any(isinstance(f.cause, MissingFile) for f in unique)
@@ -112,7 +112,7 @@ def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
     for name, view in recipe.base_models().items():
         # Fetched before anything is computed, so that a missing model does not stop half a study.
         key = model_key(recipe, name)
-        result += refusal_of(key, partial(_model_folder, view, recipe.variants[name]))
+        result += refusal_of(key, partial(_check_model, view, recipe.variants[name]))
     # What follows opens the model's folder.
     if any(finding.severity == "error" for finding in result):
         return result
@@ -150,19 +150,29 @@ def _model_folder(view: Recipe, variant: Variant) -> Path:
     return loading.resolve(view.model.name, view.model.revision)
 
 
+def _check_model(view: Recipe, variant: Variant) -> None:
+    from prooftune.models.weight_files import check_weights
+
+    check_weights(_model_folder(view, variant))
+
+
 def _check_encoder(recipe: Recipe, name: str) -> None:
     from prooftune.models.encoder import check_is_encoder, load_config
+    from prooftune.models.weight_files import check_weights
 
     view = recipe.for_variant(name)
     folder = _model_folder(view, recipe.variants[name])
     check_is_encoder(load_config(folder, view.model.trust_remote_code), folder)
+    check_weights(folder)
 
 
 def _check_embedding(variant: Variant) -> None:
     from prooftune.models import embeddings
+    from prooftune.models.weight_files import check_weights
 
-    model = variant.embedding_model or embeddings.DEFAULT_EMBEDDING
-    embeddings.check_config(embeddings.resolve(model))
+    folder = embeddings.resolve(variant.embedding_model or embeddings.DEFAULT_EMBEDDING)
+    embeddings.check_config(folder)
+    check_weights(folder)
 
 
 def _unused(recipe: Recipe) -> Iterator[Finding]:
