@@ -17,6 +17,7 @@ from prooftune.preflight.findings import Finding
 from prooftune.recipe import Recipe
 from prooftune.run_folder import read_study
 from study.small import small_recipe
+from ways_out import follows, names
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 
@@ -161,6 +162,22 @@ def test_what_changes_nothing_is_noted(found: Any, options: dict[str, Any], mess
     shown = found(**options)
     assert all(finding.severity == "note" for finding in shown), shown
     assert any(str(finding).startswith(message) for finding in shown), shown
+
+
+def test_an_endpoint_without_a_price_beside_a_machine_with_one_is_noted(tmp_path: Path) -> None:
+    def noted(machine: float | None, **endpoint: Any) -> list[str]:
+        settings = {"model": "m", "base_url": "http://localhost:1/v1", **endpoint}
+        values = small_recipe(tmp_path, tmp_path)
+        for section in ("lora", "training", "prompt"):
+            del values[section]
+        values["variants"] = {"api": {"kind": "endpoint", "endpoint": settings}}
+        values["cost"] = {"machine_per_hour": machine}
+        return [str(f) for f in checker.findings(recipes.parse(values), Path())]
+
+    [note] = noted(0.5)
+    assert note.startswith("variants.api.endpoint.price: not set, so that its cost is not compared")
+    assert names(follows("(cost.machine_per_hour); set the price of a million tokens"), note)
+    assert noted(0.5, price={"input": 1, "output": 2}) == noted(None) == []
 
 
 def test_what_an_optimiser_reads_needs_no_note(found: Any) -> None:

@@ -9,7 +9,13 @@ import pytest
 
 from prooftune.evaluation.score_types import defined
 from prooftune.report.build import render_page
-from prooftune.report.costs_section import cost_ticks, front_sentence, plain, plain_tick
+from prooftune.report.costs_section import (
+    cost_rows,
+    cost_ticks,
+    front_sentence,
+    plain,
+    plain_tick,
+)
 from report.conftest import facts_of
 from report.reading import read, table
 from report.test_values import by_first
@@ -38,6 +44,22 @@ def test_numbers() -> None:
         "13",
     ]
     assert [plain_tick(v) for v in (0.002, 0.5, 20, 5000)] == ["0.002", "0.5", "20", "5,000"]
+
+
+def test_what_an_endpoint_was_sent_over_all_runs() -> None:
+    cost = {"score_seconds": 1.0}
+    usage: dict[str, Any] = {"sent": 1196, "spent": 0.0691, "currency": "EUR"}
+    details: Any = {
+        "api": {"cost": cost, "endpoint": usage},
+        "free": {"cost": cost, "endpoint": {**usage, "spent": None, "currency": None}},
+        "tfidf": {"cost": cost},
+    }
+    start = "Over all runs, with retries and prompts tried,"
+    assert [row["sent"] for row in cost_rows(details, {})] == [
+        f"{start} api sent 1,196 requests, which cost 0.069 EUR.",
+        f"{start} free sent 1,196 requests.",
+        "",
+    ]
 
 
 @pytest.mark.slow

@@ -209,7 +209,7 @@ def test_rows_without_reply_stop_the_study_and_only_they_are_asked_again(
         h.send(503, b"{}") if "goal" in body["messages"][-1]["content"] else answer(h, body)
     )
     values = endpoint_recipe(tmp_path, chat, retries=0)
-    with pytest.raises(Failure, match=r"rows have no reply .*server error \(5xx\)") as error:
+    with pytest.raises(Failure, match=r"no reply from http://127.*server error \(5xx\)") as error:
         prooftune.run(values, out=tmp_path / "run")
     message = follows("The other replies are kept: run again to ask for the rest")
     assert names(message, str(error.value))

@@ -186,8 +186,18 @@ WAYS: dict[str, tuple[str, Way]] = {
             {"a.jsonl": lines([{"text": t, "label": [], "topics": [x]} for t, x in
                                zip(DISTINCT, LABELS, strict=True)])},
             {"train": "a.jsonl"},
-            follows("so there is nothing to learn. Is data.label the right column?"),
+            follows("so there is nothing to learn. Check that {…} names where the labels are"),
             {"data.label": "topics"},
+        ),
+    ),
+    "no label in any column": (
+        "multilabel",
+        (
+            {"a.csv": "text,u,v,a,b\n" + "".join(f"{t},0,0,{n % 2},1\n" for n, t in
+                                                 enumerate(DISTINCT))},
+            {"train": "a.csv", "label_columns": ["u", "v"]},
+            "to learn. Check that data.label_columns names where the labels are",
+            {"data.label_columns": ["a", "b"]},
         ),
     ),
     **{f"a {split} file without labels": (
@@ -197,7 +207,7 @@ WAYS: dict[str, tuple[str, Way]] = {
                                       zip(DISTINCT[known::2], LABELS[:24], strict=True)])
              for known in (0, 1)},
             {"train": "1.jsonl", split: "0.jsonl"},
-            follows("cannot tell variants apart. Is data.label the right column of their file?"),
+            follows("variants apart. Check that {…} names where the labels of their file are"),
             {"data.label": "topics"},
         ),
     ) for split in ("test", "validation")},

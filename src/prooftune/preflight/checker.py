@@ -73,7 +73,7 @@ def report(reported: Iterable[Finding], recipe: Recipe) -> None:
 
 def findings(recipe: Recipe, base: Path) -> list[Finding]:
     """Return the findings that need only the recipe."""
-    result = [*_unused(recipe), *_order(recipe), *check_sources(recipe, base)]
+    result = [*_unused(recipe), *_order(recipe), *_unpriced(recipe), *check_sources(recipe, base)]
     result += check_templates(recipe)
     for name, view in recipe.base_models().items():
         # Imported here: torch is not needed for recipes without a language model.
@@ -189,6 +189,19 @@ def _unused(recipe: Recipe) -> Iterator[Finding]:
         yield note("lora", "not used: every tuned variant has method: full")
     if recipe.quantization and not recipe.uses_language_model:
         yield note("quantization", "not used: no variant asks a language model")
+
+
+def _unpriced(recipe: Recipe) -> Iterator[Finding]:
+    """Endpoints without a price beside a machine that has one: their costs cannot be compared."""
+    if recipe.cost.machine_per_hour is None:
+        return
+    for name, variant in recipe.variants.items():
+        if variant.endpoint is not None and variant.endpoint.price is None:
+            yield note(
+                f"variants.{name}.endpoint.price",
+                "not set, so that its cost is not compared with that of variants on this machine "
+                "(cost.machine_per_hour); set the price of a million tokens",
+            )
 
 
 def _class_weights(recipe: Recipe, study: Study) -> Iterator[Finding]:

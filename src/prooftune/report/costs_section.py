@@ -14,6 +14,7 @@ from prooftune.evaluation.score_types import CostScores, Scores, VariantCost, de
 from prooftune.report.cells import Cell, Table
 from prooftune.report.format import MISSING, duration, milliseconds, percent, significant
 from prooftune.report.svg import Plot, dot, line, path, svg_image, ticks
+from prooftune.report.types import ReportedVariant
 
 WIDTH, HEIGHT = 400, 300
 MAX_DECADES, MAX_TICKS = 2, 6
@@ -84,6 +85,44 @@ def costs_table(scores: Scores) -> Table | None:
     )
 
 
+def cost_rows(
+    details: Mapping[str, ReportedVariant], estimates: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """Time, tokens and memory of each variant; None where not recorded."""
+    names = (
+        "train_seconds",
+        "score_seconds",
+        "train_tokens",
+        "score_tokens",
+        "generated_tokens",
+        "peak_memory_bytes",
+    )
+    return [
+        {
+            "name": name,
+            # Not every kind of variant records every cost.
+            **{key: v["cost"].get(key) for key in names},
+            "estimate": estimates.get(name),
+            "sent": _sent(name, v),
+        }
+        for name, v in details.items()
+        if v.get("cost")
+    ]
+
+
+def _sent(name: str, variant: ReportedVariant) -> str:
+    """What a variant behind an endpoint sent and cost over all runs; empty for others."""
+    endpoint = variant.get("endpoint")
+    if not endpoint:
+        return ""
+    spent = endpoint["spent"]
+    cost = "" if spent is None else f", which cost {price(spent, endpoint['currency'])}"
+    return (
+        f"Over all runs, with retries and prompts tried, {name} sent {endpoint['sent']:,} requests"
+        f"{cost}."
+    )
+
+
 def _on_front(name: str, costs: CostScores) -> str:
     if name not in costs["compared"]:
         return MISSING
@@ -103,9 +142,9 @@ def _cost_cells(variant: VariantCost, on_front: str, priced: bool, trained: bool
     ]
     currency = variant["currency"]
     if priced:
-        cells.append(Cell(_price(variant["price_per_1000"], currency)))
+        cells.append(Cell(price(variant["price_per_1000"], currency)))
     if trained:
-        cells.append(Cell(_price(variant["train_price"], currency)))
+        cells.append(Cell(price(variant["train_price"], currency)))
     return [*cells, Cell(on_front)]
 
 
@@ -116,7 +155,7 @@ def _rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 10 else significant(value, 2)
 
 
-def _price(value: float | None, currency: str | None) -> str:
+def price(value: float | None, currency: str | None) -> str:
     """A price to two digits: ``0.0012 USD``, ``340 USD``."""
     if value is None:
         return MISSING
@@ -134,7 +173,7 @@ def plain(value: float) -> str:
 def _amount(cost: float | None, costs: CostScores, name: str) -> str:
     if costs["by"] == "seconds":
         return duration(cost)
-    return _price(cost, costs["variants"][name]["currency"])
+    return price(cost, costs["variants"][name]["currency"])
 
 
 @dataclass(frozen=True, slots=True)

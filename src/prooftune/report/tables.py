@@ -231,30 +231,6 @@ def prompt_rows(details: Mapping[str, ReportedVariant], confidence: float) -> li
     return result
 
 
-def cost_rows(
-    details: Mapping[str, ReportedVariant], estimates: Mapping[str, Mapping[str, float]]
-) -> list[dict[str, Any]]:
-    """Time, tokens and memory of each variant; None where not recorded."""
-    names = (
-        "train_seconds",
-        "score_seconds",
-        "train_tokens",
-        "score_tokens",
-        "generated_tokens",
-        "peak_memory_bytes",
-    )
-    return [
-        {
-            "name": name,
-            # Not every kind of variant records every cost.
-            **{key: v["cost"].get(key) for key in names},
-            "estimate": estimates.get(name),
-        }
-        for name, v in details.items()
-        if v.get("cost")
-    ]
-
-
 def data_audit(facts: ReportFacts) -> dict[str, Any] | None:
     """Audit findings, most severe first, and the sizes of the splits."""
     audit = facts.get("audit")

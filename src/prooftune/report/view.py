@@ -141,7 +141,7 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "forgetting": {name: v["forgetting"] for name, v in details.items() if v.get("forgetting")},
         "prompts": tables.prompt_rows(details, scores["confidence"]),
         "prediction_costs": costs_section.costs_section(scores, colours),
-        "costs": tables.cost_rows(details, facts.get("estimates") or {}),
+        "costs": costs_section.cost_rows(details, facts.get("estimates") or {}),
         "data": tables.data_audit(facts),
         "environment": facts.get("environment") or {},
         "weights": {

@@ -111,7 +111,9 @@ def audit_study(study: Study, recipe: Recipe) -> AuditReport:
         findings += numeric_labels(study, recipe) + unordered_ratings(study, recipe)
     elif recipe.task == "multilabel":
         findings += find_conflicting_labels(study, keys) + check_label_sets(
-            study, recipe.data.labels
+            study,
+            recipe.data.labels,
+            "data.label_columns" if recipe.data.label_columns else "data.label",
         )
     else:
         findings += context_leakage(study)

@@ -33,12 +33,15 @@ def cardinality(examples: Sequence[Example]) -> float:
     return sum(len(example.targets) for example in examples) / max(len(examples), 1)
 
 
-def check_label_sets(study: Study, names: Mapping[str, str] | None = None) -> list[Finding]:
+def check_label_sets(
+    study: Study, names: Mapping[str, str] | None = None, key: str = "data.label"
+) -> list[Finding]:
     """Check for texts without labels, unseen, untested and rare labels, and spelling variants.
 
     Args:
         study: the labelled texts.
         names: the recipe's `data.labels`; None where it has none.
+        key: of the recipe, which names the labels' column or columns.
     """
     counts = count_set_labels(study, study.train)
     present = [label for label in study.labels if counts[label]]
@@ -48,7 +51,7 @@ def check_label_sets(study: Study, names: Mapping[str, str] | None = None) -> li
                 "one-class",
                 "error",
                 f"none of the {len(study.train):,} training rows has a label, so there is nothing "
-                "to learn. Is data.label the right column?",
+                f"to learn. Check that {key} names where the labels are",
             )
         ]
     findings = _unseen(study, present)
@@ -63,7 +66,7 @@ def check_label_sets(study: Study, names: Mapping[str, str] | None = None) -> li
                 f"({', '.join(first.targets)}): there is nothing to classify",
             )
         )
-    findings += [_sizes(study), *_joined_labels(study), *_unlabelled(study)]
+    findings += [_sizes(study), *_joined_labels(study), *_unlabelled(study, key)]
     findings += untested_labels(present, count_set_labels(study, study.test))
     findings += spelling_variants(study, counts, names)
     findings += rare_labels(counts, present)
@@ -103,7 +106,7 @@ def _files(examples: Sequence[Example]) -> set[str]:
     return {example.source.rpartition(":")[0] for example in examples}
 
 
-def _unlabelled(study: Study) -> list[Finding]:
+def _unlabelled(study: Study, key: str) -> list[Finding]:
     findings = []
     for name, examples in study.splits().items():
         rows = row_locations(e for e in examples if not e.targets)
@@ -116,7 +119,7 @@ def _unlabelled(study: Study) -> list[Finding]:
                     "no-labels",
                     "warning" if by_chance else "error",
                     f"none of the {len(rows):,} {name} rows has a label, so they cannot tell "
-                    "variants apart. Is data.label the right column of their file?",
+                    f"variants apart. Check that {key} names where the labels of their file are",
                     rows,
                 )
             )
