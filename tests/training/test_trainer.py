@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import re
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkp
 from prooftune.training.objective import TuningModule
 from prooftune.training.progress import finite_log
 from prooftune.training.trainer import train
+from prooftune.utils.files import read_json, write_json
+from prooftune.variants.training_record import training_summary
 from training.tiny import BFLOAT16, FLOAT32, LABELS, arguments, loss_of, setup
 from ways_out import refused
 
@@ -433,6 +436,26 @@ def test_steps_that_the_loss_scaler_skipped_can_be_written_as_json() -> None:
     written = json.loads(json.dumps(finite_log(history), allow_nan=False))
     assert [entry["grad_norm"] for entry in written] == [None, None, 1.5]
     assert [entry["loss"] for entry in written] == [0.7, 0.6, 0.5]
+
+
+class OverflowedSteps(TrainerCallback):  # type: ignore[misc]
+    """Logs the gradient norms of steps that the loss scaler skips."""
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.log_history[-1]["grad_norm"] = math.inf if state.global_step == 1 else math.nan
+
+
+def test_the_record_of_a_training_with_skipped_steps_is_written(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    module, rows, encoder = setup(model_folders["llama"])
+    options = arguments(tmp_path, max_steps=2, logging_steps=1, save_strategy="no")
+    log = train(module, rows, [], encoder.prefix, options, callbacks=[OverflowedSteps()])
+    record = training_summary(log, options, (1, 2), len(rows), resumed=False)
+    write_json(tmp_path / "training.json", record)
+    written = read_json(tmp_path / "training.json")["log_history"]
+    assert [entry["grad_norm"] for entry in written] == [None] * len(log)
+    assert [entry["step"] for entry in written if "loss" in entry] == [1, 2]
 
 
 def test_modules_with_a_fixed_structure_are_still_set_to_training_one_by_one(
