@@ -22,6 +22,7 @@ from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.models import adapters
 from prooftune.training import memory
 from prooftune.training.memory import SavedBytes, count_saved_bytes, plan_memory
+from prooftune.training.objective import TuningModule
 from prooftune.training.sampler import LengthGroupedBatchSampler
 from prooftune.training.trainer import train
 from training.tiny import BFLOAT16, arguments, setup
@@ -99,6 +100,19 @@ def test_micro_batches_hold_the_rows_of_their_batch(
         assert largest <= -(-batch // parts) or ranks > 1
 
 
+def first_attention(module: TuningModule) -> nn.Module:
+    """The first layer's attention. Hooks on the layer itself stay outside of checkpointing."""
+    attention: nn.Module = get_backbone(module.model).layers[0].self_attn
+    return attention
+
+
+def counted_passes(module: nn.Module) -> list[None]:
+    """An element for every forward pass of the module from now on."""
+    passes: list[None] = []
+    module.register_forward_pre_hook(lambda *_: passes.append(None))
+    return passes
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["instruction", "head"])
 def test_a_plan_changes_no_result(
@@ -117,6 +131,7 @@ def test_a_plan_changes_no_result(
     for name, free in (("whole", None), ("split", 150_000.0)):
         monkeypatch.setattr(memory, "free_bytes", lambda *_, free=free: free)
         module, rows, encoder = setup(model_folders["llama"], objective)
+        passes, layer_passes = counted_passes(module), counted_passes(first_attention(module))
         options = arguments(
             tmp_path / name,
             optim="sgd",
@@ -130,6 +145,10 @@ def test_a_plan_changes_no_result(
         states.append(module.trainable_state())
         logs.append([entry["loss"] for entry in log if "loss" in entry])
         assert options.gradient_accumulation_steps == 2
+        # Checkpointing computes every layer again in the backward pass, which the pass that
+        # measures what is saved does not have.
+        recomputed = len(passes) - 1 if name == "split" else 0
+        assert len(layer_passes) == len(passes) + recomputed
     (chosen,) = plans
     assert chosen.checkpointing and chosen.micro_batches > 1
     assert len(logs[0]) == len(logs[1]) == 6  # 24 rows: two windows of 10 rows and one of 4
