@@ -314,3 +314,18 @@ def test_copies_of_the_prefix_count_towards_the_budget(
         assert sum(sizes) == len(rows)
         assert max(sizes) * (per_row - 1) <= budget
         assert (max(sizes) == len(rows)) == (attention == "shared-prefix")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "shared-prefix"])
+def test_copies_of_the_prefix_count_with_a_classification_head(
+    model_folders: dict[str, Path], attention: str
+) -> None:
+    options = recipe.Model.model_validate(
+        {"name": "tiny", "dtype": "float32", "attention": attention}
+    )
+    model = load_model(model_folders["llama"], options, labels=["a", "b", "c"])
+    prefix, rows, budget = list(range(2, 102)), [[5, 6, 7]] * 24, 400
+    batches = score_classes(model, prefix, rows, batch_tokens=budget)
+    sizes = [len(row_ids) for row_ids, _ in batches]
+    # Three rows of 103 tokens, or all rows beside one prefix.
+    assert sizes == ([24] if attention == "shared-prefix" else [3] * 8)
