@@ -66,6 +66,24 @@ def test_saved_modules_train_in_float32_and_compute_in_the_models_dtype(
         torch.testing.assert_close(loaded(input_ids=ids).logits, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_training_that_is_continued_has_master_weights_too(
+    model_folders: dict[str, Path], tmp_path: Path, dtype: str
+) -> None:
+    model, half = adapted(model_folders["llama"], dtype, ["lm_head"]), getattr(torch, dtype)
+    adapters.remove_master_weights(model)
+    adapters.save_tuned(model, tmp_path / "trained", "lora", half)
+    options = recipe.Model.model_validate({"name": "tiny", "dtype": dtype})
+    continued: Any = adapters.load_to_continue(
+        model_folders["llama"], tmp_path / "trained", options, quantization=None, method="lora"
+    )
+    trained = {n: p for n, p in continued.named_parameters() if p.requires_grad}
+    assert any("lm_head" in name for name in trained)
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    adapters.remove_master_weights(continued)
+    assert {p.dtype for n, p in trained.items() if "lm_head" in n} == {half}
+
+
 def test_float32_models_are_left_as_they_are(model_folders: dict[str, Path]) -> None:
     model = adapted(model_folders["llama"], "float32", ["lm_head"])
     state = {n: p.data_ptr() for n, p in model.named_parameters()}
