@@ -218,3 +218,17 @@ def test_a_prompt_that_does_not_fit_is_left_out_where_it_is_ours(
         tried(12)
     with pytest.raises(UsageError, match="no room for the text"):
         tried(80, candidates=["{text}", "many words " * 60 + "{text}"])
+
+
+def test_estimates_are_of_the_dtype_that_the_training_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtypes: list[str] = []
+    monkeypatch.setattr(
+        estimates, "estimate_costs", lambda chosen, *_: dtypes.append(chosen.model.dtype) or []
+    )
+    for training in ({}, {"bf16": True}, {"fp16": True}):
+        values = small_recipe(tmp_path, tmp_path, training=training)
+        values["model"].pop("dtype")
+        check.estimate(recipe.parse(values), Study([], [], [], []), Path())
+    assert dtypes == ["auto", "bfloat16", "float16"]
