@@ -1,6 +1,7 @@
-"""How often the host waits for the GPU: once a training step, scored batch and generated token.
+"""How often the host waits for the GPU, and how many operations it launches there.
 
-Counted on the CPU by a stand-in (`standins.host_reads`): every read of a value counts.
+Counted on the CPU by a stand-in (`standins.host_reads`): every read of a value counts as a wait.
+`pytest -s` prints the figures of docs/engine.md.
 """
 
 from __future__ import annotations
@@ -22,6 +23,14 @@ from training.tiny import arguments, setup
 
 ON_THE_HOST = ("attention/buckets.py",)
 """Indices that are computed on the host and then uploaded."""
+
+LIMITS = {
+    ("llama", "shared-prefix"): (680, 545, 335),
+    ("llama", "flex"): (565, 435, 335),
+    ("gemma2", "shared-prefix"): (1025, 685, 440),
+    ("gemma2", "flex"): (805, 550, 440),
+}
+"""Operations per training step, scored batch and generated token: 2 to 3% more than there are."""
 
 
 def waits(reads: HostReads) -> dict[tuple[str, str], int]:
@@ -62,7 +71,7 @@ def test_the_stand_in_counts_reads() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["flex", "shared-prefix"])
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
-def test_host_reads_of_steps_batches_and_tokens(
+def test_waits_and_operations_of_steps_batches_and_tokens(
     model_folders: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -82,8 +91,9 @@ def test_host_reads_of_steps_batches_and_tokens(
         arguments(tmp_path, num_train_epochs=1, save_strategy="no", logging_steps=100),
         callbacks=[counter],
     )
+    training_steps = counter.steps[1:-1]
     # The loss of the step before.
-    for step in counter.steps[1:-1]:
+    for step in training_steps:
         assert sum(waits(step).values()) <= 1, waits(step)
 
     model = module.model.eval()
@@ -95,18 +105,27 @@ def test_host_reads_of_steps_batches_and_tokens(
     # The scores. Padding and windows are laid out from lengths that stay on the host.
     assert len(batches) > 1 and sum(waits(reads).values()) == len(batches), waits(reads)
 
-    steps: list[HostReads] = []
+    decode_steps: list[HostReads] = []
     original = continuous_batching.ContinuousBatcher.decode_step
 
     def decode_step(self: Any) -> Any:
         with HostReads() as step:
             finished = original(self)
-        steps.append(step)
+        decode_steps.append(step)
         return finished
 
     monkeypatch.setattr(continuous_batching.ContinuousBatcher, "decode_step", decode_step)
     # A stop token that is never generated.
     list(generate(model, encoder.prefix, prompts[:6], 10**6, max_new_tokens=6))
-    assert len(steps) >= 5
-    for step in steps:
+    assert len(decode_steps) >= 5
+    for step in decode_steps:
         assert sum(waits(step).values()) <= 1, waits(step)
+
+    operations = (
+        max(step.operations for step in training_steps),
+        round(reads.operations / len(batches)),
+        max(step.operations for step in decode_steps),
+    )
+    print(f"{name}, {attention}: operations per training step, scored batch and generated token "
+          f"{operations}, with one wait each")  # fmt: skip
+    assert all(n <= limit for n, limit in zip(operations, LIMITS[name, attention], strict=True))
