@@ -224,9 +224,12 @@ def test_estimates_are_of_the_dtype_that_the_training_chooses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dtypes: list[str] = []
-    monkeypatch.setattr(
-        estimates, "estimate_costs", lambda chosen, *_: dtypes.append(chosen.model.dtype) or []
-    )
+
+    def estimate_nothing(chosen: recipe.Recipe, *_: Any) -> list[CostEstimate]:
+        dtypes.append(chosen.model.dtype)
+        return []
+
+    monkeypatch.setattr(estimates, "estimate_costs", estimate_nothing)
     for training in ({}, {"bf16": True}, {"fp16": True}):
         values = small_recipe(tmp_path, tmp_path, training=training)
         values["model"].pop("dtype")

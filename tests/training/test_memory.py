@@ -102,7 +102,8 @@ def test_micro_batches_hold_the_rows_of_their_batch(
 
 def first_attention(module: TuningModule) -> nn.Module:
     """The first layer's attention. Hooks on the layer itself stay outside of checkpointing."""
-    attention: nn.Module = get_backbone(module.model).layers[0].self_attn
+    backbone: Any = get_backbone(module.model)
+    attention: nn.Module = backbone.layers[0].self_attn
     return attention
 
 
