@@ -128,4 +128,5 @@ def test_waits_and_operations_of_steps_batches_and_tokens(
     )
     print(f"{name}, {attention}: operations per training step, scored batch and generated token "
           f"{operations}, with one wait each")  # fmt: skip
-    assert all(n <= limit for n, limit in zip(operations, LIMITS[name, attention], strict=True))
+    for count, limit in zip(operations, LIMITS[name, attention], strict=True):
+        assert count <= limit, operations
