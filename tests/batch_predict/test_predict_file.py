@@ -18,9 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.progress import Progress
 
-from prooftune.batch_predict import columns, local, predict, predict_file
+from prooftune.batch_predict import columns, local, predict, predict_file, writers
 from prooftune.batch_predict.conversion import as_json_lines
+from prooftune.bundle.classifier import LabelPrediction
 from prooftune.bundle.load import load as bundle_load
+from prooftune.bundle.qa import QAPrediction
+from prooftune.data.readers.streaming import Block
 from prooftune.errors import UsageError
 from study.small import classifier
 
@@ -143,6 +146,41 @@ def test_every_format_into_every_other(
         rows = pq.read_table(out).to_pylist()
     assert [r["text"] for r in rows] == texts
     assert all(list(r) == ["text", *ADDED] for r in rows)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"])
+@pytest.mark.parametrize("task", ["classification", "multilabel", "extractive-qa"])
+def test_every_column_of_every_task_has_a_type(tmp_path: Path, task: str, suffix: str) -> None:
+    manifest: Any = {
+        "task": task,
+        "method": "tfidf",
+        "classifier": {},
+        "labels": ["a", "b"],
+        "abstention": {"threshold": 0.5} if task == "classification" else None,
+    }
+    shares = {"a": 0.75, "b": 0.5}
+    predictions: dict[str, Any] = {
+        "classification": LabelPrediction("a", 0.75, shares, 0, abstained=False),
+        "multilabel": LabelPrediction('["a", "b"]', None, shares, 0, labels=("a", "b")),
+        "extractive-qa": QAPrediction("word", (), 0, 0),
+    }
+    added = columns.prediction_columns([predictions[task]], manifest, [False])
+    names = {name: f"predicted_{name}" for name in added}
+    schema = pa.schema([("text", pa.string())]) if suffix == ".parquet" else None
+    form = writers.OutputFormat(suffix, ("in", "out"), ["text"], names, schema)
+    out = tmp_path / f"out{suffix}"
+    writers.write_part(tmp_path / "part", Block(["text"], fields=[["x"]]), added, form)
+    writers.join([tmp_path / "part"], out, form)
+    if suffix == ".parquet":
+        [row] = pq.read_table(out).to_pylist()
+    elif suffix in (".csv", ".tsv"):
+        [row] = read_csv(out, "\t" if suffix == ".tsv" else ",")
+    else:
+        row = json.loads(out.read_text())
+    assert list(row) == ["text", *names.values()]
+    expected = {name: value for name, [value] in added.items()}
+    for name, value in expected.items():
+        assert row[names[name]] in (value, str(value)), name
 
 
 @pytest.mark.parametrize("target", ["csv", "jsonl", "parquet"])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _TYPES = {
     "label": "string",
+    # A JSON list, as in the other formats.
+    "labels": "string",
     "answer": "string",
     "sources": "string",
     "truncated_tokens": "int64",
@@ -150,9 +152,9 @@ def _write_table(
         ]
         table = pa.table(arrays, schema=form.schema)
     for name, values in added.items():
-        table = table.append_column(
-            form.added[name], pa.array(values, type=_TYPES.get(name, "float64"))
-        )
+        # "probability", and "probability_…" of each label.
+        column_type = "float64" if name.startswith("probability") else _TYPES[name]
+        table = table.append_column(form.added[name], pa.array(values, type=column_type))
     pq.write_table(table, path, compression="zstd")
 
 
