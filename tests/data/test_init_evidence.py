@@ -151,6 +151,8 @@ def test_several_labels_per_row_make_the_task_multilabel(
     recipe, study, _ = drafted(path)
     assert recipe["task"] == "multilabel"
     assert study.labels == sorted({*(x for _, x in ROWS), "urgent"})
+    # A head has its own number of epochs, of which the recipe must not be an override.
+    assert "num_train_epochs" not in recipe["training"]
     assert any(len(example.targets) == 2 for example in study.train)
     # One label per text was asked for, and cannot be had.
     with pytest.raises(

@@ -72,13 +72,15 @@ _PROMPTED = """\
   prompted:
   tuned:
 """
-MULTILABEL_TEMPLATE = CLASSIFICATION_TEMPLATE.replace(
-    "task: classification", "task: multilabel"
-).replace(
-    _PROMPTED,
-    """\
+MULTILABEL_TEMPLATE = (
+    CLASSIFICATION_TEMPLATE.replace("task: classification", "task: multilabel")
+    .replace("  num_train_epochs: 2\n", "")
+    .replace(  # heads have a default of their own
+        _PROMPTED,
+        """\
   tuned:                         # a classification head; prompts cannot give several labels
 """,
+    )
 )
 
 QUESTIONS_TEMPLATE = (
