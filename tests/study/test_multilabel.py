@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from starlette.testclient import TestClient
@@ -115,6 +116,9 @@ def check_bundle(result: prooftune.Result, variant: str, folder: Path) -> None:
         rows = list(csv.DictReader(handle))
     assert [json.loads(row["labels"]) for row in rows] == [list(p.labels or ()) for p in predicted]
     assert {f"probability_{label}" for label in study.labels} <= rows[0].keys()
+    prooftune.predict(result.bundle, folder / "in.csv", folder / "out.parquet")
+    columns = pq.read_table(folder / "out.parquet").to_pylist()
+    assert [row["labels"] for row in columns] == [row["labels"] for row in rows]
     service = build_service({"it": result.bundle}, Options())
     try:
         client = TestClient(service.app)
@@ -122,12 +126,19 @@ def check_bundle(result: prooftune.Result, variant: str, folder: Path) -> None:
         assert [r["labels"] for r in reply["results"]] == [
             list(p.labels or ()) for p in predicted[:5]
         ]
+        assert reply["label_threshold"] == threshold
+        [card] = client.get("/v1/models").json()["data"]
+        assert card["prooftune"]["label_threshold"] == threshold
         # Words explain one label, and a text may have several.
         body = {"texts": texts[:1], "explain": True}
         assert client.post("/v1/classify", json=body).json()["words"] is None
         message = {"role": "user", "content": texts[0]}
         chat = client.post("/v1/chat/completions", json={"model": "it", "messages": [message]})
         assert chat.json()["choices"][0]["message"]["content"] == predicted[0].label
+        full, first = chat.json()["prooftune"], reply["results"][0]
+        # The text was in another batch, so the last digits may differ.
+        first["probabilities"] = pytest.approx(first["probabilities"], abs=1e-5)
+        assert full == first
     finally:
         service.close()
     assert "README.md" in plan_upload(result.bundle, "me/it").files

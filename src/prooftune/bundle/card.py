@@ -145,6 +145,8 @@ def _encoder_code(manifest: EncoderManifest) -> str:
     normalized = (
         "torch.nn.functional.logsigmoid(logits)" if several else "torch.log_softmax(logits, -1)"
     )
+    # Probabilities of several labels are not calibrated.
+    further = "label threshold" if several else "temperature"
     if len(manifest["fields"]) > 2:
         texts = f'"\\n".join([{texts}])'
     trust = _trust_argument(manifest["encoder"].get("trust_remote_code", False))
@@ -165,7 +167,7 @@ def log_probabilities({", ".join(manifest["fields"]) if len(manifest["fields"]) 
     return dict(zip(model.config.id2label.values(), {normalized}.tolist()))
 ```
 
-Prooftune's own `predict` also applies the temperature of `bundle.json`.
+Prooftune's own `predict` also applies the {further} of `bundle.json`.
 """
 
 

@@ -10,9 +10,9 @@ from prooftune.bundle.manifest import (
     StudySummary,
     is_encoder,
     is_language_model,
+    label_threshold,
 )
 from prooftune.evaluation.primary import title_of
-from prooftune.utils.label_sets import DEFAULT_THRESHOLD
 from prooftune.utils.secrets import redact
 
 _NOT_STATED = "not stated"
@@ -125,11 +125,10 @@ def _default_limits(manifest: AnyManifest) -> str:
         text += f" Prompts of more than {manifest['rendering']['max_length']} tokens are truncated."
     if is_encoder(manifest):
         text += f" Texts of more than {manifest['encoder']['max_length']} tokens are truncated."
-    if manifest["task"] == "multilabel":
-        threshold = manifest.get("label_threshold")
+    threshold = label_threshold(manifest)
+    if threshold is not None:
         text += (
-            f" A label is given if its probability is at least "
-            f"{DEFAULT_THRESHOLD if threshold is None else threshold:g}; a text may get none."
+            f" A label is given if its probability is at least {threshold:g}; a text may get none."
         )
     elif manifest["labels"]:
         text += " Every text gets one of the labels, even if none fits."

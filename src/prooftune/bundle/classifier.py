@@ -15,11 +15,11 @@ from math import exp
 import numpy as np
 
 from prooftune.bundle.inputs import progress_label, to_examples
-from prooftune.bundle.manifest import CommonManifest, is_language_model
+from prooftune.bundle.manifest import CommonManifest, is_language_model, label_threshold
 from prooftune.evaluation.calibration import apply_temperature
 from prooftune.types import Example, Prediction
 from prooftune.utils.error_costs import error_cost_matrix, least_cost
-from prooftune.utils.label_sets import DEFAULT_THRESHOLD, chosen_labels, parse_label_set
+from prooftune.utils.label_sets import chosen_labels, parse_label_set
 from prooftune.utils.progress import Subtask
 
 
@@ -141,12 +141,9 @@ class Classifier(ABC):
 
     def _label_set(self, prediction: Prediction) -> LabelPrediction:
         """The labels whose own probability is at least the threshold of the study."""
-        threshold = self.manifest.get("label_threshold")
-        output = chosen_labels(
-            prediction.log_probs,
-            self.labels,
-            DEFAULT_THRESHOLD if threshold is None else threshold,
-        )
+        threshold = label_threshold(self.manifest)
+        assert threshold is not None  # the task is multilabel
+        output = chosen_labels(prediction.log_probs, self.labels, threshold)
         return LabelPrediction(
             output,
             None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 from prooftune import recipe
 from prooftune.evaluation.score_types import Estimate
 from prooftune.models.text_classifier import ClassifierSection
+from prooftune.utils.label_sets import DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
     from typing_extensions import ReadOnly, TypeIs
@@ -289,6 +290,14 @@ def is_encoder(manifest: CommonManifest) -> TypeIs[EncoderManifest]:
 def is_text_classifier(manifest: CommonManifest) -> TypeIs[ClassifierManifest]:
     """Whether the bundle is a classifier without a language model."""
     return "classifier" in manifest
+
+
+def label_threshold(manifest: CommonManifest) -> float | None:
+    """The probability from which a label is given, 0 to 1; None if texts have one label each."""
+    if manifest["task"] != "multilabel":
+        return None
+    threshold = manifest.get("label_threshold")
+    return DEFAULT_THRESHOLD if threshold is None else threshold
 
 
 def display_name(manifest: CommonManifest) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from prooftune.bundle.card import prompt_code, transformers_code
 from prooftune.bundle.golden import max_new_tokens
-from prooftune.bundle.manifest import Manifest
+from prooftune.bundle.manifest import Manifest, label_threshold
 from prooftune.exporters import vllm
 from prooftune.exporters.compare_outputs import scores_labels
 from prooftune.exporters.gguf import FILE
@@ -154,6 +154,12 @@ def _usage(manifest: Manifest, to: str) -> str:
     # Only the code for a whole model loads it.
     merged: Manifest = {**manifest, "part": "model"}
     code = f"```python\n{transformers_code(merged)}```"
+    threshold = label_threshold(manifest)
+    if threshold is not None and to != "vllm":  # whose request applies it
+        code += (
+            f"\n\nA text gets the labels whose probability, the exponential of these values, is at "
+            f"least {threshold:g}: `label_threshold` of bundle.json. It may get none."
+        )
     if to != "vllm":
         return (
             "With transformers "

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from prooftune.bundle.golden import GoldenRow, max_new_tokens
-from prooftune.bundle.manifest import Manifest
+from prooftune.bundle.manifest import Manifest, label_threshold
 from prooftune.evaluation.answers.squad import f1
 from prooftune.exporters.ollama import max_label_tokens
 from prooftune.exporters.runtimes import FloatArray, Runtime
 from prooftune.tasks.citations import parse_citations
 from prooftune.utils.label_parsing import parse_label
-from prooftune.utils.label_sets import DEFAULT_THRESHOLD, chosen_labels, parse_label_set, set_f1
+from prooftune.utils.label_sets import chosen_labels, parse_label_set, set_f1
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +132,8 @@ def _compare_label_sets(
     manifest: Manifest, row: GoldenRow, log_probs: FloatArray, differences: tuple[float, ...]
 ) -> GoldenResult:
     """Compare the labels at the bundle's threshold; one label more or less is another output."""
-    given = manifest.get("label_threshold")
-    threshold = DEFAULT_THRESHOLD if given is None else given
+    threshold = label_threshold(manifest)
+    assert threshold is not None  # the task is multilabel
     output, reference = (
         chosen_labels(values, manifest["labels"], threshold)
         for values in (log_probs.tolist(), row.log_probs)

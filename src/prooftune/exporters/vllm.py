@@ -6,9 +6,8 @@ import shlex
 from pathlib import Path
 
 from prooftune.bundle.golden import max_new_tokens
-from prooftune.bundle.manifest import Manifest
+from prooftune.bundle.manifest import Manifest, label_threshold
 from prooftune.exporters import merged
-from prooftune.utils.label_sets import DEFAULT_THRESHOLD
 
 
 def write(bundle: Path, manifest: Manifest, out: Path) -> None:
@@ -43,15 +42,15 @@ def command(manifest: Manifest) -> str:
 
 def request(manifest: Manifest) -> str:
     """Python code of a request with the prompt as token ids, so that the server changes nothing."""
-    if manifest["task"] == "multilabel":
-        threshold = manifest.get("label_threshold")
+    threshold = label_threshold(manifest)
+    if threshold is not None:
         example_request = (
             'response = requests.post("http://localhost:8000/classify", json={\n'
             '    "model": "prooftune", "input": prompt(texts)})\n'
             "# Of every label by itself: config.json says multi_label_classification.\n"
             'probabilities = response.json()["data"][0]["probs"]\n'
             'print([label for label, p in zip(manifest["labels"], probabilities)\n'
-            f"       if p >= {DEFAULT_THRESHOLD if threshold is None else threshold:g}])"
+            f"       if p >= {threshold:g}])"
         )
     elif manifest["objective"] == "head":
         example_request = (

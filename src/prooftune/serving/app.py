@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
+from prooftune.bundle.manifest import label_threshold
 from prooftune.errors import nearest
 from prooftune.serving import chat, schemas
 from prooftune.serving.asgi import App
@@ -109,6 +110,7 @@ def _add_tasks(app: FastAPI, served: Mapping[str, ServedBundle], options: Option
             model=entry.name if tuned else entry.name + BASE_SUFFIX,
             labels=entry.bundle.manifest["labels"],
             threshold=entry.threshold if tuned else None,
+            label_threshold=label_threshold(entry.bundle.manifest),
             results=results,
             words=attributions,
         )

@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
+from prooftune.bundle.manifest import label_threshold
 from prooftune.serving import schemas
 from prooftune.serving.errors import HTTPError
 from prooftune.serving.handlers import answer_questions, classify_texts, parse_rows
@@ -211,6 +212,7 @@ def _cards(entry: ServedBundle) -> list[schemas.ModelCard]:
         "base_id": None if entry.why_no_base_model else entry.name + BASE_SUFFIX,
         "no_base": entry.why_no_base_model,
         "probabilities": entry.probabilities,
+        "label_threshold": label_threshold(manifest),
         "retrieves": bool(manifest.get("retrieval")),
     }
     tuned = schemas.ModelInfo(

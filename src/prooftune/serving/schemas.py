@@ -27,6 +27,11 @@ ModelName = Annotated[
 ]
 
 
+_LABEL_THRESHOLD = (
+    "The probability from which a label is given; null for bundles of one label per text."
+)
+
+
 class StrictRequest(BaseModel):
     """Base of requests: unknown fields are errors, so that a misspelt option is not ignored."""
 
@@ -97,6 +102,7 @@ class ClassifyResponse(BaseModel):
     threshold: Annotated[
         float | None, Field(description="The probability below which the bundle abstains.")
     ]
+    label_threshold: Annotated[float | None, Field(description=_LABEL_THRESHOLD)] = None
     results: list[LabelSetResult | LabelResult]
     words: Annotated[
         list[WordAttribution] | None,
@@ -171,6 +177,7 @@ class ModelInfo(BaseModel):
         float | None,
         Field(description="Accuracy above the threshold on the study's test examples."),
     ] = None
+    label_threshold: Annotated[float | None, Field(description=_LABEL_THRESHOLD)] = None
     retrieves: bool
 
 
@@ -265,6 +272,7 @@ class ChatCompletion(BaseModel):
     choices: list[Choice]
     usage: Usage
     prooftune: Annotated[
-        LabelResult | AnswerResult,
+        # The subclass first, or its labels would be dropped.
+        LabelSetResult | LabelResult | AnswerResult,
         Field(description="The full result of /v1/classify or /v1/answer for the same text."),
     ]
