@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 import prooftune
 from prooftune import recipe as recipes
 from prooftune.bundle.encoder import EncoderClassifier
 from prooftune.bundle.publish import plan_upload
+from prooftune.bundle.study_summary import variant_environment
 from prooftune.errors import Failure, UsageError
-from prooftune.models import encoder
+from prooftune.models import embeddings, encoder, loading
 from prooftune.recipe import Model
 from prooftune.run_folder import read_predictions
+from prooftune.serving.app import Options
+from prooftune.serving.server import build_service
 from prooftune.study.check import check
 from prooftune.types import Example
 from prooftune.utils.files import read_json, write_json
@@ -337,3 +342,58 @@ def test_check_estimates_encoders(tmp_path: Path) -> None:
     assert one.disk_bytes > 2 * 4 * parameters
     # Nothing is left behind, and the real training follows its own schedule.
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_default_encoder_goes_through_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(encoder_folder(tmp_path / "model"))
+    # Its name is an alias of embedding models, and unknown among language models.
+    monkeypatch.setitem(embeddings.ALIASES, embeddings.DEFAULT_EMBEDDING, folder)
+    values = encoder_recipe(tmp_path, {"encoder": None}, bundle={"variant": "encoder"})
+    result = prooftune.run(values, out=tmp_path / "run")
+    assert result.bundle is not None
+    manifest = read_json(result.bundle / "bundle.json")
+    assert manifest["encoder"]["name"] == embeddings.DEFAULT_EMBEDDING
+    environment = manifest["study"]["environment"]
+    assert environment["dtype"] == "float32" and "compiled_code" not in environment
+    test = tmp_path / "data" / "test.csv"
+    expected = [
+        p.output for p in read_predictions(result.folder / "variants/encoder/predictions.parquet")
+    ]
+    prooftune.predict(result.bundle, test, tmp_path / "out.jsonl")
+    rows = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert [row["predicted_label"] for row in rows] == expected
+    assert prooftune.evaluate(result.bundle, test).metrics["accuracy"]["value"] == pytest.approx(
+        accuracy(result.scores, "encoder"), abs=1e-5
+    )
+    service = build_service({"it": result.bundle}, Options())
+    try:
+        client = TestClient(service.app)
+        body = {"texts": [line.rsplit(",", 1)[0] for line in test.read_text().splitlines()[1:6]]}
+        reply = client.post("/v1/classify", json=body).json()
+        assert [row["label"] for row in reply["results"]] == expected[:5]
+    finally:
+        service.close()
+    assert "README.md" in plan_upload(result.bundle, "me/it").files
+
+
+@pytest.mark.parametrize("kind", ["majority", "tfidf", "embedding", "encoder"])
+def test_the_environment_of_other_models_needs_no_language_model(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Path:
+        raise AssertionError("looked for a language model")
+
+    monkeypatch.setattr(loading, "resolve", refuse)
+    recipe = recipes.parse(
+        {
+            "name": "x",
+            "data": {"train": "a.csv", "text": "text", "label": "label"},
+            "variants": [kind],
+        }
+    )
+    found = variant_environment(recipe.for_variant(kind), recipe.variants[kind])
+    assert "python" in found and ("torch" in found) == (kind in ("embedding", "encoder"))
+    assert ("device" in found) == ("torch" in found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from prooftune.bundle.manifest import (
     TextLengths,
 )
 from prooftune.evaluation.score_types import Estimate, Scores, Trainings, defined
-from prooftune.models.environment import describe_environment
+from prooftune.models.environment import describe_environment, device_and_dtype
 from prooftune.models.loading import ORIGINS
 from prooftune.recipe import Recipe, Source, Task, Variant
 from prooftune.run_folder import trained_folder
@@ -81,11 +82,7 @@ def study_summary(
             "trainable": training.get("trainable_parameters"),
             "total": training.get("total_parameters"),
         },
-        "environment": {
-            name: value
-            for name, value in describe_environment([recipe]).items()
-            if name not in _left_out_of_environment(variant)
-        },
+        "environment": variant_environment(recipe, variant),
         "card": _card_section(recipe),
     }
     if trainings:
@@ -94,11 +91,27 @@ def study_summary(
     return summary
 
 
-def _left_out_of_environment(variant: Variant) -> tuple[str, ...]:
-    """Entries that the card has elsewhere, and libraries that the variant does not use."""
-    if variant.kind in ("majority", "tfidf"):
-        return ("model", "model_sha256", "torch", "transformers", "peft")
-    return ("model", "model_sha256")
+def variant_environment(recipe: Recipe, variant: Variant) -> dict[str, Any]:
+    """Versions of the libraries that the variant uses, and how its model is computed.
+
+    Args:
+        recipe: for the variant (`Recipe.for_variant`).
+        variant: of any kind. Only a language model is looked up: the engine's attention and
+            compiled kernels concern no other model.
+    """
+    # The card has the model and its digest elsewhere.
+    left_out = ["model", "model_sha256"]
+    if variant.uses_language_model:
+        facts = describe_environment([recipe])
+    else:
+        facts = describe_environment([])
+        if variant.kind == "encoder":
+            facts |= device_and_dtype(recipe.model.dtype)
+        elif variant.kind == "embedding":
+            facts |= device_and_dtype()
+        else:
+            left_out += ["torch", "transformers", "peft"]
+    return {name: value for name, value in facts.items() if name not in left_out}
 
 
 def _repeated_training(trainings: Trainings, mean: Estimate) -> RepeatedTraining:

@@ -65,10 +65,7 @@ def compute_settings(recipe: Recipe) -> dict[str, str]:
     from prooftune.models import loading
 
     folder = loading.resolve(recipe.model.name, recipe.model.revision)
-    device, dtype = (
-        str(loading.device()),
-        str(loading.compute_dtype(recipe.model.dtype)).removeprefix("torch."),
-    )
+    device, dtype = device_and_dtype(recipe.model.dtype).values()
     int8_training = (
         recipe.model.int8_training
         and not recipe.quantization
@@ -80,6 +77,20 @@ def compute_settings(recipe: Recipe) -> dict[str, str]:
         "dtype": dtype,
         "attention": loading.attention_implementation(recipe.model.attention, folder),
         "frozen_products": "int8" if int8_training and int8_linear.is_available() else dtype,
+    }
+
+
+def device_and_dtype(dtype: str = "auto") -> dict[str, str]:
+    """``device`` and ``dtype`` of matmuls on this machine.
+
+    Args:
+        dtype: ``model.dtype`` of a recipe.
+    """
+    from prooftune.models import loading
+
+    return {
+        "device": str(loading.device()),
+        "dtype": str(loading.compute_dtype(dtype)).removeprefix("torch."),
     }
 
 
