@@ -162,7 +162,7 @@ def test_every_column_of_every_task_has_a_type(tmp_path: Path, task: str, suffix
     predictions: dict[str, Any] = {
         "classification": LabelPrediction("a", 0.75, shares, 0, abstained=False),
         "multilabel": LabelPrediction('["a", "b"]', None, shares, 0, labels=("a", "b")),
-        "extractive-qa": QAPrediction("word", (), 0, 0),
+        "extractive-qa": QAPrediction("word"),
     }
     added = columns.prediction_columns([predictions[task]], manifest, [False])
     names = {name: f"predicted_{name}" for name in added}

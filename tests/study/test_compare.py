@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sklearn.metrics import cohen_kappa_score, f1_score
 
 from prooftune import recipe, run_folder
 from prooftune.errors import Failure, UsageError
@@ -144,3 +146,70 @@ def test_predictions_for_other_rows_than_the_runs_are_refused(tmp_path: Path) ->
     run_folder.write_predictions(path, run_folder.read_predictions(path)[::-1])
     with pytest.raises(Failure, match="same examples in the same order"):
         compare_runs(f"{run}:tfidf", f"{run}:tfidf")
+
+
+RATINGS = ["1", "2", "3", "4", "5"]
+
+
+def make_rated(
+    folder: Path, distance: int, *, labels: list[str] = RATINGS, **evaluation: Any
+) -> tuple[Path, list[str], list[str]]:
+    """A finished run with ratings, its targets and its outputs: every fourth is wrong, by some
+    steps of the scale."""
+    values: dict[str, Any] = {
+        "name": "study",
+        "data": {"train": "a.csv", "text": "text", "label": "label", "ordinal": True},
+        "evaluation": evaluation,
+        "variants": ["tfidf"],
+    }
+    if evaluation:
+        del values["data"]["ordinal"]
+    write_text(folder / "recipe.yaml", recipe.dump(recipe.parse(values)))
+    targets = [RATINGS[i % 5] for i in range(60)]
+    outputs = [t if i % 4 else RATINGS[(int(t) - 1 + distance) % 5] for i, t in enumerate(targets)]
+    test = [Example(f"a:{i}", {"text": f"text {i}"}, t) for i, t in enumerate(targets)]
+    scale = [] if evaluation else [float(label) for label in labels]
+    run_folder.write_study(folder / "data", Study([], [], test, labels, scale=scale))
+    variant = folder / "variants" / "tfidf"
+    predictions = [Prediction(e.id, o) for e, o in zip(test, outputs, strict=True)]
+    run_folder.write_predictions(variant / "predictions.parquet", predictions)
+    run_folder.write_predictions(variant / "validation.parquet", [])
+    write_json(variant / "details.json", {})
+    return folder, targets, outputs
+
+
+def test_ratings_are_compared_by_kappa(tmp_path: Path) -> None:
+    near, targets, outputs = make_rated(tmp_path / "near", 1)
+    far, _, others = make_rated(tmp_path / "far", 2)
+    compared = compare_runs(f"{near}:tfidf", f"{far}:tfidf")
+    kappas = [
+        cohen_kappa_score(targets, given, weights="quadratic", labels=RATINGS)
+        for given in (outputs, others)
+    ]
+    assert [compared.first_mean, compared.second_mean] == pytest.approx(kappas)
+    # Both have three of four right, so that accuracy sees nothing.
+    assert compared.difference.value == pytest.approx(kappas[0] - kappas[1])
+    assert compared.only_first is None and 0 < compared.p_value < 1
+    text = str(compared)
+    assert f"tfidf: {kappas[0]:.3f} quadratic weighted kappa on 60 shared test examples" in text
+    assert f"difference +{kappas[0] - kappas[1]:.3f}, 95%" in text and "permutation test p" in text
+
+
+def test_labels_are_compared_by_the_metric_that_the_recipe_names(tmp_path: Path) -> None:
+    first, targets, outputs = make_rated(tmp_path / "a", 1, primary="macro_f1")
+    # The other study numbers its labels in another order.
+    second, _, others = make_rated(tmp_path / "b", 2, labels=RATINGS[::-1], primary="accuracy")
+    compared = compare_runs(f"{first}:tfidf", f"{second}:tfidf")
+    means = [f1_score(targets, given, average="macro") for given in (outputs, others)]
+    assert [compared.first_mean, compared.second_mean] == pytest.approx(means)
+    assert f"{means[0]:.1%} macro F1 on 60" in str(compared)
+    # By the first study's metric, whose test is McNemar's here.
+    assert "examples right" in str(compare_runs(f"{second}:tfidf", f"{first}:tfidf"))
+
+
+def test_labels_outside_the_scale_cannot_be_compared(tmp_path: Path) -> None:
+    first, *_ = make_rated(tmp_path / "a", 1)
+    second, *_ = make_rated(tmp_path / "b", 1, labels=[*RATINGS, "6"])
+    with pytest.raises(UsageError, match="judged by quadratic weighted kappa, and has no 6"):
+        compare_runs(f"{first}:tfidf", f"{second}:tfidf")
+    assert compare_runs(f"{second}:tfidf", f"{first}:tfidf").difference.value == 0
