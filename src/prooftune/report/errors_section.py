@@ -18,6 +18,8 @@ from prooftune.report.format import (
 SHOWN_SLICES = 12
 """Slices in the table, the worst first; ``scores.json`` has all."""
 
+_METRICS = {"classification": "Accuracy", "multilabel": "F1 per example"}
+
 
 def errors_section(scores: Scores) -> dict[str, Any] | None:
     """Sentences, tables and confusions; None where nothing was examined."""
@@ -63,6 +65,17 @@ def slice_sentences(slices: SliceScores) -> list[str]:
     ]
 
 
+def _tests(scores: Scores) -> tuple[str, str]:
+    """The tests of a slice against the other rows and against a rival, as `error_slices` chooses
+    them."""
+    if scores["groups"]:
+        return ("a t-test with variances summed by group",) * 2
+    if scores["task"] == "classification":
+        return "Fisher's exact test", "McNemar's test"
+    # F1 is no share of rows.
+    return "a permutation test", "a sign-flip test"
+
+
 def _name(entry: ErrorSlice) -> str:
     if entry["attribute"] == "length":
         return entry["value"]
@@ -97,16 +110,18 @@ def _slice_table(scores: Scores, slices: SliceScores) -> Table | None:
                 Cell(p_value(row["p"])),
             ]
         rows.append((_name(entry), cells))
-    metric = "Accuracy" if scores["labels"] else "F1"
+    # The quality of single rows, not the metric that judges the study: kappa or micro F1 has none.
+    metric = _METRICS.get(scores["task"], "F1")
+    against_rest, against_rival = _tests(scores)
     return Table(
         "slices-table",
         "Slices of the test rows",
         f"{metric} of {slices['judged']} on slices of the test rows, the worst first, with "
         f"{percent(scores['confidence'], 0)} intervals that are not adjusted; differences in "
-        "points. Slices are chosen without a look at predictions. p-values: Fisher's exact test "
-        "against the other rows; against a rival the larger one of McNemar's test in the slice and "
-        "of the test that the difference is another one elsewhere; Holm-adjusted over "
-        f"{count(slices['tests'])} tests. ▼: significantly worse.",
+        "points. Slices are chosen without a look at predictions. p-values: "
+        f"{against_rest} against the other rows; against a rival the larger one of "
+        f"{against_rival} in the slice and of the test that the difference is another one "
+        f"elsewhere; Holm-adjusted over {count(slices['tests'])} tests. ▼: significantly worse.",
         headings,
         rows,
     )

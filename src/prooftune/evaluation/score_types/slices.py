@@ -20,7 +20,8 @@ class RivalDifference(TypedDict):
 
 class ErrorSlice(TypedDict):
     """A slice: what its rows have in common, the judged variant's mean quality (accuracy, or F1 of
-    answers) there and on the other rows. ``weak``: significantly worse than on the other rows."""
+    label sets or answers) there and on the other rows. ``weak``: significantly worse than on the
+    other rows."""
 
     attribute: str
     value: str
