@@ -11,12 +11,16 @@ from scipy.stats import chi2_contingency, fisher_exact, multivariate_hypergeom
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from prooftune.bundle_evaluation.drift import (
+    COMPARED,
     compare_proportions,
+    label_set_shift,
     label_shift,
     metric_changes,
     mover_difference,
 )
 from prooftune.evaluation.score_types import Estimate
+from prooftune.recipe.metrics import PRIMARY_METRICS
+from prooftune.report.task_display import TASKS
 
 
 @pytest.mark.parametrize("counts", [(45, 100, 180, 300), (70, 100, 140, 200), (500, 900, 80, 120)])
@@ -104,3 +108,36 @@ def test_grouped_rows_are_compared_by_their_intervals() -> None:
         fisher_exact([[60, 40], [80, 20]])[1]
     )
     assert grouped["accuracy"]["p"] is None and not grouped["accuracy"]["significant"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_metric_of_the_table_is_compared_with_the_study(task: Any) -> None:
+    figure: Estimate = {"value": 0.6, "low": 0.5, "high": 0.7}
+    shown = TASKS[task].terminal_metrics
+    for primary in PRIMARY_METRICS[task]:
+        figures = dict.fromkeys((primary, *shown), figure)
+        study: Any = {"n": 100, "metrics": figures}
+        scores: Any = {"n": 100, "confidence": 0.95, "groups": None, "primary": primary}
+        assert set(metric_changes(scores, figures, study)) == {primary, *shown}
+    assert set(shown) <= set(COMPARED)
+
+
+def test_the_log_loss_is_compared_after_the_temperature() -> None:
+    figure: Estimate = {"value": 0.6, "low": 0.5, "high": 0.7}
+    scaled: Estimate = {"value": 0.4, "low": 0.3, "high": 0.5}
+    study: Any = {"n": 100, "metrics": {"log_loss": figure}}
+    scores: Any = {"n": 100, "confidence": 0.95, "groups": None, "primary": "accuracy"}
+    now = {"log_loss": figure}
+    for temperature in (None, 1.0):
+        assert metric_changes(scores, now, study, temperature)["log_loss"]["study"] == figure
+    assert metric_changes(scores, now, study, 2.0) == {}
+    study["scaled_log_loss"] = scaled
+    assert metric_changes(scores, now, study, 2.0)["log_loss"]["study"] == scaled
+
+
+def test_shares_of_several_labels_are_those_of_texts() -> None:
+    shift = label_set_shift({"a": 3, "b": 1, "c": 0}, 4, {"a": 5, "b": 5}, 10)
+    assert shift is not None and shift["p"] is None and not shift["significant"]
+    assert shift["shares"]["a"] == {"study": 0.5, "now": 0.75, "change": 0.25}
+    assert shift["shares"]["c"]["study"] == 0
+    assert label_set_shift({"a": 3}, 4, None, 10) is None

@@ -143,6 +143,11 @@ def check_bundle(result: prooftune.Result, variant: str, folder: Path) -> None:
         service.close()
     assert "README.md" in plan_upload(result.bundle, "me/it").files
     evaluated = prooftune.evaluate(result.bundle, folder / "test.csv")
+    drift = evaluated.drift
+    assert {"samples_f1", "subset_accuracy", "hamming_loss"} <= drift["metrics"].keys()
+    # The file has the study's own test rows.
+    assert drift["labels"] is not None
+    assert all(share["change"] == 0 for share in drift["labels"]["shares"].values())
     for metric in ("micro_f1", "macro_f1", "hamming_loss"):
         assert evaluated.metrics[metric]["value"] == pytest.approx(
             value(result, variant, metric), abs=1e-5

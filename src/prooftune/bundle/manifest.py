@@ -134,6 +134,7 @@ class StudySummary(TypedDict):
         confidence: level of the intervals, 0 to 1.
         primary: name of the primary metric.
         metrics: metrics of the bundled variant.
+        scaled_log_loss: its log-loss after the temperature, where it has probabilities.
         variants: primary metric of every variant.
         trainings: absent if the variant was trained once.
         sources: split -> file name, or public name of a data set.
@@ -155,6 +156,7 @@ class StudySummary(TypedDict):
     confidence: float | None
     primary: str | None
     metrics: dict[str, Estimate]
+    scaled_log_loss: NotRequired[Estimate]
     variants: dict[str, Estimate]
     trainings: NotRequired[RepeatedTraining]
     sources: dict[str, str]

@@ -85,6 +85,10 @@ def study_summary(
         "environment": variant_environment(recipe, variant),
         "card": _card_section(recipe),
     }
+    calibration = variant_scores.get("calibration")
+    scaled = calibration["log_loss"]["after"] if calibration else None
+    if scaled and scaled["low"] is not None:
+        summary["scaled_log_loss"] = defined(scaled)
     if trainings:
         mean = defined(variant_scores["metrics"][scores["primary"]])
         summary["trainings"] = _repeated_training(trainings, mean)

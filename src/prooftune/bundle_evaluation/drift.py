@@ -21,10 +21,25 @@ from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.score_types import Estimate, Figure, Scores, defined
 from prooftune.types import Example
 
-PROPORTIONS = ("accuracy", "exact")
+PROPORTIONS = ("accuracy", "exact", "subset_accuracy")
 """Metrics that are a share of rows, so that counts can be tested."""
-COMPARED = ("accuracy", "macro_f1", "quadratic_kappa", "exact", "f1", "rougeL")
-"""Metrics whose change is given, with the primary one."""
+COMPARED = (
+    "accuracy",
+    "macro_f1",
+    "quadratic_kappa",
+    "mae",
+    "mean_cost",
+    "log_loss",
+    "samples_f1",
+    "subset_accuracy",
+    "hamming_loss",
+    "exact",
+    "f1",
+    "rougeL",
+    "bleu",
+    "bertscore_f1",
+)
+"""Metrics whose change is given, with the primary one: all that the table of metrics shows."""
 MIN_EXPECTED = 5
 """With a smaller expected count of a label, the chi-squared distribution is not used (Cochran 1954,
 Biometrics 10:417), but a permutation test."""
@@ -37,7 +52,10 @@ INTERVAL_METHOD = "interval of the difference from both intervals (MOVER)"
 
 
 def metric_changes(
-    scores: Scores, metrics: Mapping[str, Figure], study: StudySummary
+    scores: Scores,
+    metrics: Mapping[str, Figure],
+    study: StudySummary,
+    temperature: float | None = None,
 ) -> dict[str, MetricChange]:
     """Differences of metrics, these rows minus the study's test rows.
 
@@ -49,6 +67,8 @@ def metric_changes(
         scores: of the evaluation: ``n``, ``confidence``, ``groups``, ``primary``.
         metrics: the bundle's metrics on these rows.
         study: summary of the study in the bundle.
+        temperature: of the bundle, after which the log-loss is. Older bundles have the study's only
+            before it, and no change where it is another one than 1.
 
     Returns:
         By metric: ``study`` and ``now`` (value, low, high), ``study_n``, ``n``, ``difference``
@@ -60,6 +80,8 @@ def metric_changes(
     changes: dict[str, MetricChange] = {}
     for name in names:
         before, figure = study["metrics"].get(name), metrics.get(name)
+        if name == "log_loss" and temperature not in (None, 1.0):
+            before = study.get("scaled_log_loss")
         if before is None or figure is None or figure["low"] is None or not study_n:
             continue
         now = defined(figure)
@@ -155,6 +177,36 @@ def label_shift(
         "p": p,
         "significant": p is not None and p < 1 - confidence,
         "method": method,
+    }
+
+
+def label_set_shift(
+    support: Mapping[str, int], n: int, study_counts: Mapping[str, int] | None, study_n: int | None
+) -> LabelShift | None:
+    """Shares of the texts that have each label, of which a text may have several. They are not
+    tested: the labels of a text depend on one another.
+
+    Args:
+        support: label -> rows that have it.
+        n: number of rows.
+        study_counts: label -> test rows of the study that have it; None if the bundle does not
+            carry them.
+        study_n: number of these test rows.
+    """
+    if not study_counts or not study_n:
+        return None
+    shares = {
+        label: (study_counts.get(label, 0) / study_n, support[label] / n) for label in support
+    }
+    return {
+        "shares": {
+            label: {"study": study, "now": now, "change": now - study}
+            for label, (study, now) in shares.items()
+        },
+        "moved": None,
+        "p": None,
+        "significant": False,
+        "method": "shares of texts, without a test, as the labels of a text depend on one another",
     }
 
 

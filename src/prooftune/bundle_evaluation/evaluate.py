@@ -12,7 +12,12 @@ from prooftune import recipe as recipes
 from prooftune.bundle.load import load
 from prooftune.bundle.manifest import AnyManifest, CommonManifest
 from prooftune.bundle.manifest_reader import read_manifest
-from prooftune.bundle_evaluation.drift import label_shift, length_shift, metric_changes
+from prooftune.bundle_evaluation.drift import (
+    label_set_shift,
+    label_shift,
+    length_shift,
+    metric_changes,
+)
 from prooftune.bundle_evaluation.measures import (
     bundle_figures,
     measure_abstention,
@@ -44,7 +49,7 @@ class BundleEvaluation:
         primary: name of the primary metric.
         metrics: metric name -> ``value``, ``low``, ``high``; shares are 0 to 1.
         drift: ``metrics``: change since the study by metric (`drift.metric_changes`); ``labels``:
-            change of label shares (`drift.label_shift`), or None.
+            change of label shares (`drift.label_shift`, `drift.label_set_shift`), or None.
         comparison: paired comparison with another bundle (`evaluation.comparisons.compare`); None
             without one.
         verdict: the result in plain English.
@@ -124,11 +129,17 @@ def evaluate_bundle(
         **bundle_figures(measured),
         "abstention": measure_abstention(manifest, rows.examples, result, abstained, confidence),
         "drift": {
-            "metrics": metric_changes(scores, measured["metrics"], study) if study else {},
+            "metrics": metric_changes(
+                scores, measured["metrics"], study, manifest.get("temperature")
+            )
+            if study
+            else {},
             "labels": label_shift(scores["support"], counts.get("test"), confidence)
             # Labels of one text depend on one another, and the test needs independent counts.
             if scores["task"] == "classification"
-            else None,
+            else label_set_shift(
+                scores["support"], scores["n"], counts.get("test"), study["n"] if study else None
+            ),
             "lengths": length_shift(
                 rows.examples, study.get("text_lengths") if study else None, confidence
             ),

@@ -208,7 +208,7 @@ def _methods(facts: EvaluationFacts) -> list[str]:
     methods = list(dict.fromkeys(c["method"] for c in change))
     found = [f"Change since the study: {'; '.join(methods)}."] if methods else []
     labels = facts["drift"]["labels"]
-    if labels is None and facts["task"] == "classification":
+    if labels is None and facts["labels"]:
         found.append("The bundle carries no label counts of its study, so shares are not compared.")
     elif labels:
         found.append(f"Label shares: {labels['method']}.")

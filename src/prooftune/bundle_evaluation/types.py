@@ -43,10 +43,11 @@ class LabelShare(TypedDict):
 
 
 class LabelShift(TypedDict):
-    """How far label shares moved (`drift.label_shift`)."""
+    """How far label shares moved (`drift.label_shift`); of several labels per text the shares alone
+    (`drift.label_set_shift`)."""
 
     shares: dict[str, LabelShare]
-    moved: float
+    moved: float | None
     p: float | None
     significant: bool
     method: str
