@@ -282,6 +282,7 @@ def test_models_say_what_they_are(client: httpx2.Client) -> None:
         "probabilities": True,
         "threshold": 0.6,
         "threshold_accuracy": None,
+        "label_threshold": None,
         "retrieves": False,
     }
     assert cards["library"]["prooftune"]["retrieves"] and cards["library"]["prooftune"][

@@ -131,7 +131,9 @@ def check_bundle(result: prooftune.Result, variant: str, folder: Path) -> None:
         assert card["prooftune"]["label_threshold"] == threshold
         # Words explain one label, and a text may have several.
         body = {"texts": texts[:1], "explain": True}
-        assert client.post("/v1/classify", json=body).json()["words"] is None
+        refusal = client.post("/v1/classify", json=body)
+        assert refusal.status_code == 400
+        assert "not available for bundles of several labels" in refusal.text
         message = {"role": "user", "content": texts[0]}
         chat = client.post("/v1/chat/completions", json={"model": "it", "messages": [message]})
         assert chat.json()["choices"][0]["message"]["content"] == predicted[0].label

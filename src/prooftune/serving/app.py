@@ -103,6 +103,14 @@ def _add_tasks(app: FastAPI, served: Mapping[str, ServedBundle], options: Option
         rows = parse_rows(entry, body.texts, limits)
         if body.explain and len(rows) > 1:
             raise HTTPError(400, "explain takes a single text", "unsupported", param="explain")
+        if body.explain and entry.several:
+            raise HTTPError(
+                400,
+                "explain is not available for bundles of several labels per text: it attributes "
+                "the one label of a text",
+                "unsupported",
+                param="explain",
+            )
         results, attributions, _ = await classify_texts(
             request, entry, tuned, rows, explain=body.explain, log_texts=texts
         )

@@ -137,8 +137,7 @@ async def classify_texts(
         Labels, word attributions (None without `explain` or probabilities), and the number of
         prompt tokens.
     """
-    # The attribution is of the one label that a text has.
-    explained = explain and entry.probabilities and not entry.several
+    explained = explain and entry.probabilities
     pieces = split_pieces(rows[0]) if explained else []
     predictions: list[LabelPrediction] = await predict_rows(
         request, entry, tuned, leave_one_out(pieces) if pieces else rows, log_texts

@@ -108,7 +108,8 @@ class ClassifyResponse(BaseModel):
         list[WordAttribution] | None,
         Field(
             description="With explain: leave-one-out changes of the label's log-probability; "
-            "null for bundles that give no probabilities, or several labels."
+            "null for bundles that give no probabilities. Bundles of several labels per text "
+            "refuse it."
         ),
     ] = None
 

@@ -10,6 +10,9 @@ export class Problem extends Error {
   }
 }
 
+// Whether a model gives labels, one for each text or several; others answer questions.
+export const givesLabels = (info) => info.task === "classification" || info.task === "multilabel";
+
 export function useKey(apiKey) {
   key = apiKey;
 }

@@ -1,6 +1,6 @@
 // Batch prediction of a CSV file: map columns to fields, predict in chunks, append the predictions.
 
-import { call, count, make, Problem } from "./api.js";
+import { call, count, givesLabels, make, Problem } from "./api.js";
 import { CsvError, detectDelimiter, formatRow, readRows } from "./csv.js";
 
 const CHUNK_ROWS = 32;
@@ -66,8 +66,9 @@ function columnSelect(field, header) {
 
 function outputColumns() {
   const info = model.prooftune;
-  if (info.task !== "classification") return ["answer", "sources", "truncated_tokens"];
+  if (!givesLabels(info)) return ["answer", "sources", "truncated_tokens"];
   const probabilities = info.probabilities ? info.labels.map((label) => `probability_${label}`) : [];
+  if (info.task === "multilabel") return ["labels", ...probabilities, "truncated_tokens"];
   return ["label", "probability", ...probabilities, ...(info.threshold === null ? [] : ["abstained"]), "truncated_tokens"];
 }
 
@@ -81,8 +82,9 @@ function outputHeader(header) {
 
 function outputCells(result) {
   const info = model.prooftune;
-  if (info.task !== "classification") return [result.answer, JSON.stringify(result.sources), result.truncated_tokens];
+  if (!givesLabels(info)) return [result.answer, JSON.stringify(result.sources), result.truncated_tokens];
   const probabilities = info.probabilities ? info.labels.map((label) => result.probabilities[label]) : [];
+  if (info.task === "multilabel") return [result.label, ...probabilities, result.truncated_tokens];
   return [result.label, result.probability, ...probabilities, ...(info.threshold === null ? [] : [result.abstained]),
     result.truncated_tokens];
 }
@@ -135,7 +137,7 @@ async function run() {
 
 // Predicts a chunk; retries after the server's Retry-After while it is overloaded.
 async function predict(rows) {
-  const labels = model.prooftune.task === "classification";
+  const labels = givesLabels(model.prooftune);
   for (let attempt = 1; ; attempt++) {
     try {
       const body = { model: model.id, [labels ? "texts" : "questions"]: rows };

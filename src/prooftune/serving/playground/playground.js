@@ -1,6 +1,6 @@
 // The playground: compares the tuned and the untuned model on a text or question.
 
-import { call, make, Problem, useKey } from "./api.js";
+import { call, givesLabels, make, Problem, useKey } from "./api.js";
 import { connect, useModel } from "./batch.js";
 import { showAnswer, showLabel, showWords } from "./show.js";
 
@@ -29,10 +29,10 @@ async function start() {
 const selectedModel = () => cards.find((card) => card.id === get("model").value);
 
 function showModel() {
-  const card = selectedModel(), info = card.prooftune, labels = info.task === "classification";
+  const card = selectedModel(), info = card.prooftune, labels = givesLabels(info);
   document.title = `${card.id}: Prooftune playground`;
   get("title").textContent = `Try ${card.id}`;
-  get("about").textContent = labels ? `Labels a text as ${joinLabels(info.labels)}.`
+  get("about").textContent = labels ? `Labels a text as ${joinLabels(info.labels)}${info.task === "multilabel" ? ", or several of them" : ""}.`
     : `Answers a question${info.retrieves ? ", with passages of its documents" : info.fields.includes("context") ? " from a text" : ""}.`;
   get("about").append(` Tuned from ${info.base}.`);
   get("fields").replaceChildren(...info.fields.map((field) => make("div", {},
@@ -51,7 +51,7 @@ function joinLabels(labels) {
 }
 
 async function ask() {
-  const card = selectedModel(), info = card.prooftune, labels = info.task === "classification";
+  const card = selectedModel(), info = card.prooftune, labels = givesLabels(info);
   const inputs = Object.fromEntries(info.fields.map((field) => [field, get(`field-${field}`).value]));
   const empty = info.fields.find((field) => !inputs[field].trim());
   get("problem").textContent = "";
@@ -77,7 +77,8 @@ async function ask() {
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
     get("status").textContent = `Answered in ${seconds} s. ${summary(tuned, base)}`;
     get("words").hidden = true;
-    if (labels && info.probabilities) {
+    // Words explain the one label of a text.
+    if (info.task === "classification" && info.probabilities) {
       const { words, results: [first] } = await call(path, { ...body(card.id), explain: true }, ownController.signal);
       if (words.length > 1) {
         showWords(get("words-text"), get("words-table"), get("words-hint"), words, first.label);
@@ -95,7 +96,7 @@ async function ask() {
 
 function show(side, response, info) {
   const container = side.querySelector(".output");
-  if (info.task === "classification") showLabel(container, response.results[0], response.threshold);
+  if (givesLabels(info)) showLabel(container, response.results[0], response.threshold, response.label_threshold);
   else showAnswer(container, response.results[0], info.retrieves);
 }
 

@@ -4,7 +4,7 @@ import { make, percent, count } from "./api.js";
 
 const MAX_BARS = 12;
 
-export function showLabel(container, result, threshold) {
+export function showLabel(container, result, threshold, labelThreshold) {
   const parts = [];
   if (!result.label) {
     parts.push(make("p", { class: "verdict none" }, "no label"),
@@ -17,11 +17,16 @@ export function showLabel(container, result, threshold) {
       `Its probability, ${percent(result.probability)}, is below the threshold of ${percent(threshold)}: send this text to a person.`));
   }
   const ranked = Object.entries(result.probabilities).sort((a, b) => b[1] - a[1]);
-  if (ranked.length) parts.push(bars(ranked.slice(0, MAX_BARS), result.label, result.abstained === null ? null : threshold));
+  if (ranked.length) parts.push(bars(ranked.slice(0, MAX_BARS), result.labels ?? [result.label], result.abstained === null ? null : threshold));
   if (ranked.length && result.abstained === false) {
     parts.push(make("p", { class: "more" }, `The line on the bar is the threshold, ${percent(threshold)}: below it, the bundle abstains.`));
   }
-  if (ranked.length > MAX_BARS) {
+  if (result.labels) {
+    parts.push(make("p", { class: "more" }, `Each label has a probability of its own, and is given from ${percent(labelThreshold)} on.`));
+  }
+  if (ranked.length > MAX_BARS && result.labels) {
+    parts.push(make("p", { class: "more" }, `${count(ranked.length - MAX_BARS)} more labels, less probable`));
+  } else if (ranked.length > MAX_BARS) {
     const rest = ranked.slice(MAX_BARS).reduce((sum, [, probability]) => sum + probability, 0);
     parts.push(make("p", { class: "more" }, `${count(ranked.length - MAX_BARS)} more labels, ${percent(rest)} in total`));
   }
@@ -29,17 +34,17 @@ export function showLabel(container, result, threshold) {
   container.replaceChildren(...parts, ...truncationNote(result.truncated_tokens));
 }
 
-function bars(ranked, label, threshold) {
+function bars(ranked, chosen, threshold) {
   return make("ul", { class: "bars" }, ...ranked.map(([name, probability]) => {
     const fill = make("span", { class: "fill" });
     fill.style.width = `${100 * probability}%`;
     const track = make("span", { class: "track", "aria-hidden": "true" }, fill);
-    if (threshold !== null && name === label) {
+    if (threshold !== null && chosen.includes(name)) {
       const limit = make("span", { class: "limit" });
       limit.style.left = `${100 * threshold}%`;
       track.append(limit);
     }
-    return make("li", {}, make("span", { class: name === label ? "name chosen" : "name" }, name),
+    return make("li", {}, make("span", { class: chosen.includes(name) ? "name chosen" : "name" }, name),
       make("span", { class: "share" }, percent(probability)), track);
   }));
 }
