@@ -22,7 +22,7 @@ from prooftune.bundle.load import load
 from prooftune.bundle.manifest import GOLDEN, Manifest
 from prooftune.bundle.manifest_reader import language_model_manifest
 from prooftune.errors import Failure, UsageError
-from prooftune.exporters import card, merged, ollama
+from prooftune.exporters import build, card, merged, ollama
 from prooftune.exporters.build import export
 from prooftune.exporters.compare_outputs import GoldenResult
 from prooftune.exporters.parity import ParityLimits, summarize_parity
@@ -206,6 +206,10 @@ def test_what_cannot_be_exported_is_said_before_any_work(
     with pytest.raises(UsageError, match="is no earlier export"):
         export(bundle, "merged", tmp_path / "mine")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(build, "spinner", lambda title: pytest.fail(f"it says: {title}"))
+    for to in ("int8", "int4"):
+        with pytest.raises(UsageError, match="needs bitsandbytes, which is not installed"):
+            export(bundle, to, tmp_path / "out")
     with pytest.raises(
         UsageError, match=r"prooftune\[llama-cpp\].*pip install .llama-cpp-python.*--unchecked"
     ):

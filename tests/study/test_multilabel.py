@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from prooftune.evaluation.score_types import defined
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.serving.app import Options
 from prooftune.serving.server import build_service
-from prooftune.study import variant_stage
+from prooftune.study import prompt_lengths, variant_stage
 from prooftune.study.compare import compare_runs
 from prooftune.study.pipeline import rebuild_report
 from prooftune.study.variant_stage import BaseModelCache, VariantStage
@@ -319,6 +320,37 @@ def test_the_audit_counts_labels_and_rows_without_any(tmp_path: Path) -> None:
     assert f"{size:.2f} labels per training text" in kinds["cardinality"]
     assert "no label applies" in kinds["no-labels"]
     assert "Rare" in kinds.get("few-rows", "") + kinds.get("unseen-label", "")
+
+
+def test_a_prompt_without_room_names_a_separator_that_may_be_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joined cells are long labels, and the audit with its warning comes later."""
+    path = write(tmp_path / "all.csv", [(f"text {i}", ["Sports", "World"]) for i in range(20)])
+    recipe = recipes.parse(
+        {
+            "name": "x",
+            "task": "multilabel",
+            "data": {"train": str(path), "label": "topics", "label_separator": ";"},
+            "variants": ["tuned"],
+        }
+    )
+
+    def no_room(*_: object) -> None:
+        raise UsageError("no room for the text")
+
+    context = SimpleNamespace(model_folder=Path(), rendering=lambda: None, encoder=no_room)
+    monkeypatch.setattr(prompt_lengths, "VariantContext", lambda *_: context)
+    examples = [
+        Example(str(i), {"text": "a"}, f'["{label}"]')
+        for i, label in enumerate(("a|b", "b|c", "a", "b") * 5)
+    ]
+    with pytest.raises(UsageError) as caught:
+        prompt_lengths.prompt_length_counter(
+            recipe, Study(examples, [], [], ["a", "a|b", "b", "b|c"])
+        )
+    assert str(caught.value).startswith("no room for the text Also: no training row has several")
+    assert 'set data.label_separator: "|"' in str(caught.value)
 
 
 def test_frequent_label_sets_have_their_share_in_every_split(tmp_path: Path) -> None:

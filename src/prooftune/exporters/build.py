@@ -65,6 +65,8 @@ def export(
     format_, manifest = get_format(to), _exportable(bundle, to)
     check_files(bundle)
     _check_request(format_, to, manifest, out, unchecked)
+    if to in quantized.OPTIONS:
+        quantized.check_library(to)
     if to == "int4":
         quantized.check_int4(bundle, manifest)
     limits = ParityLimits(

@@ -22,19 +22,34 @@ _NF4_BLOCK = 64
 """Weights that share a scale in bitsandbytes' 4-bit formats, by default."""
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "int8": {"load_in_8bit": True, "llm_int8_skip_modules": _HEADS},
+    "int4": {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "llm_int8_skip_modules": _HEADS,
+    },
+}
+"""Format -> `BitsAndBytesConfig` fields."""
+
+
 def write_int8(bundle: Path, manifest: Manifest, out: Path) -> None:
     """LLM.int8() (arXiv 2208.07339)."""
-    _write(bundle, manifest, out, {"load_in_8bit": True, "llm_int8_skip_modules": _HEADS})
+    _write(bundle, manifest, out, OPTIONS["int8"])
 
 
 def write_int4(bundle: Path, manifest: Manifest, out: Path) -> None:
     """NF4 (arXiv 2305.14314)."""
-    _write(
-        bundle,
-        manifest,
-        out,
-        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "llm_int8_skip_modules": _HEADS},
-    )
+    _write(bundle, manifest, out, OPTIONS["int4"])
+
+
+def check_library(to: str) -> None:
+    """Check that bitsandbytes is here, before anything is written.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    loading.quantization_config(OPTIONS[to])
 
 
 def check_int4(bundle: Path, manifest: Manifest) -> None:
@@ -61,7 +76,6 @@ def check_int4(bundle: Path, manifest: Manifest) -> None:
 def _write(bundle: Path, manifest: Manifest, out: Path, options: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    # First of all: it raises where bitsandbytes is missing.
     settings = loading.quantization_config(options)
     merged_folder = out / "merged"
     merged.write(bundle, manifest, merged_folder)

@@ -27,6 +27,13 @@ from prooftune.recipe.variant_options import (
 from prooftune.recipe.variants import ClassWeights, Variant, infer_kind, leave_languages_out
 
 
+def _by_name(variants: object) -> object:
+    """A list of variants' names as the mapping that it stands for; other values as they are."""
+    if isinstance(variants, list) and all(isinstance(name, str) for name in variants):
+        return dict.fromkeys(variants)
+    return variants
+
+
 def _with_head(options: object) -> object:
     """The options of a variant, with ``objective: head`` if it is tuned and says none."""
     if not isinstance(options, Mapping) or options.get("kind") != "tuned" or "adapter" in options:
@@ -252,10 +259,14 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _expand_languages(cls, values: object) -> object:
-        if not isinstance(values, Mapping) or not isinstance(values.get("variants"), Mapping):
+        if not isinstance(values, Mapping):
+            return values
+        # Here as well as in the field's own validator, which runs later.
+        named = _by_name(values.get("variants"))
+        if not isinstance(named, Mapping):
             return values
         # Kinds first: the names of added variants are no kinds.
-        variants = {n: infer_kind(str(n), v) for n, v in values["variants"].items()}
+        variants = {n: infer_kind(str(n), v) for n, v in named.items()}
         if values.get("task") == "multilabel":
             # Several labels are predicted by a head only, so it need not be asked for.
             variants = {n: _with_head(v) for n, v in variants.items()}
@@ -305,8 +316,7 @@ class Recipe(Section):
     @field_validator("variants", mode="before")
     @classmethod
     def _expand_variants(cls, value: object) -> object:
-        if isinstance(value, list) and all(isinstance(name, str) for name in value):
-            value = dict.fromkeys(value)
+        value = _by_name(value)
         if not isinstance(value, Mapping):
             # Anything else pydantic refuses, with its place.
             return {} if value is None else value

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prooftune.data.audit.label_sets import joined_labels
+from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.types import Example, Study
@@ -35,10 +37,22 @@ class PromptLengths:
 
 def prompt_length_counter(recipe: Recipe, study: Study) -> PromptLengths | None:
     """Counts prompts in tokens for the audit. With several base models, each prompt is counted by
-    the tokenizer that gives it the most tokens. None if no variant uses a language model."""
+    the tokenizer that gives it the most tokens. None if no variant uses a language model.
+
+    Raises:
+        UsageError: the prompt leaves no room for a text.
+    """
     contexts = [VariantContext(view, study, Path()) for view in recipe.base_models().values()]
     if not contexts:
         return None
-    encoders = {context.model_folder: context.encoder(context.rendering()) for context in contexts}
+    try:
+        encoders = {
+            context.model_folder: context.encoder(context.rendering()) for context in contexts
+        }
+    except UsageError as error:
+        # Cells that no separator splits are long labels, which may be what leaves no room. This
+        # comes before the audit, whose warning would come too late.
+        joined = joined_labels(study) if recipe.task == "multilabel" else []
+        raise UsageError(" Also: ".join([str(error), *(f.message for f in joined)])) from error
     english, _ = general_text(None, Path())
     return PromptLengths([*encoders.values()], english)

@@ -66,7 +66,7 @@ def check_label_sets(
                 f"({', '.join(first.targets)}): there is nothing to classify",
             )
         )
-    findings += [_sizes(study), *_joined_labels(study), *_unlabelled(study, key)]
+    findings += [_sizes(study), *joined_labels(study), *_unlabelled(study, key)]
     findings += untested_labels(present, count_set_labels(study, study.test))
     findings += spelling_variants(study, counts, names)
     findings += rare_labels(counts, present)
@@ -84,7 +84,7 @@ def _sizes(study: Study) -> Finding:
     )
 
 
-def _joined_labels(study: Study) -> list[Finding]:
+def joined_labels(study: Study) -> list[Finding]:
     """Cells with several labels that were read as one, for want of a separator."""
     labels = [label for example in study.train for label in example.targets]
     several = any(len(example.targets) > 1 for example in study.train)
