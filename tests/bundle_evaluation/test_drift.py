@@ -18,6 +18,7 @@ from prooftune.bundle_evaluation.drift import (
     metric_changes,
     mover_difference,
 )
+from prooftune.bundle_evaluation.sentences import verdict_sentence
 from prooftune.evaluation.score_types import Estimate
 from prooftune.recipe.metrics import PRIMARY_METRICS
 from prooftune.report.task_display import TASKS
@@ -141,3 +142,32 @@ def test_shares_of_several_labels_are_those_of_texts() -> None:
     assert shift["shares"]["a"] == {"study": 0.5, "now": 0.75, "change": 0.25}
     assert shift["shares"]["c"]["study"] == 0
     assert label_set_shift({"a": 3}, 4, None, 10) is None
+
+
+@pytest.mark.parametrize(
+    ("primary", "first", "second"),
+    [
+        ("quadratic_kappa", "Quadratic weighted kappa is 0.600 (95% interval 0.400", "(−0.200,"),
+        ("macro_f1", "Macro F1 is 60.0% (95% interval 40.0", "(−20.0 points,"),
+    ],
+)
+def test_sentences_have_the_form_of_the_tables(primary: str, first: str, second: str) -> None:
+    now: Estimate = {"value": 0.6, "low": 0.4, "high": 0.8}
+    before: Estimate = {"value": 0.8, "low": 0.7, "high": 0.9}
+    scores: Any = {"n": 99, "confidence": 0.95, "groups": None, "primary": primary}
+    study: Any = {"n": 100, "metrics": {primary: before}}
+    facts: Any = {
+        **scores,
+        "task": "classification",
+        "labels": ["a"],
+        "metrics": {primary: now},
+        "drift": {
+            "metrics": metric_changes(scores, {primary: now}, study),
+            "labels": None,
+            "lengths": None,
+        },
+        "slices": {},
+        "comparison": None,
+    }
+    sentence = verdict_sentence(facts)
+    assert first in sentence and second in sentence

@@ -16,7 +16,7 @@ from prooftune.evaluation.primary import classification_primary
 from prooftune.evaluation.resampling import label_prior
 from prooftune.evaluation.score_types import defined
 from prooftune.evaluation.scores import score
-from prooftune.evaluation.sentences import points
+from prooftune.evaluation.sentences import DECIMAL_METRICS, points
 from prooftune.recipe import Evaluation
 from prooftune.types import Example, Prediction, Study, VariantResult
 
@@ -110,6 +110,13 @@ def test_scores_judge_by_kappa_or_by_mae() -> None:
         assert defined(metrics["mae"])["value"] == pytest.approx(expected, rel=1e-5)
         row: Any = scores["comparisons"][0]
         assert row["mae"]["value"] < row["mae"]["high"] < 0 < row["quadratic_kappa"]["low"]
+        # As in the tables: kappa and correlations are no shares, and have no points.
+        sentence, value = scores["verdict"]["sentence"], defined(metrics[primary])["value"]
+        decimals = primary in DECIMAL_METRICS
+        assert (
+            f" {value:.3f} (95%" in sentence if decimals else f" {100 * value:.1f} (95%" in sentence
+        )
+        assert ("points" in sentence) is not decimals
 
 
 @pytest.mark.slow

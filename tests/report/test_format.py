@@ -108,11 +108,11 @@ def test_labels_in_at_most_two_lines(label, lines):
 
 
 def test_small_differences_keep_their_decimals_on_the_axis():
-    assert "+0.5" in whisker_axis((-0.005, 0.01), in_points=True)
+    assert "+0.5" in whisker_axis((-0.005, 0.01), signs=True)
 
 
 def test_an_axis_of_many_ticks_names_every_second_and_zero():
-    axis = whisker_axis((-0.2, 0.2), in_points=True)
+    axis = whisker_axis((-0.2, 0.2), signs=True)
     assert [label in axis for label in (">−20<", ">−10<", ">0<", ">+10<", ">+20<")] == [
         True,
         False,

@@ -92,14 +92,15 @@ def evaluation_document(facts: EvaluationFacts) -> Document:
 def _slice_table(column: str, facts: EvaluationFacts) -> DocumentTable:
     """The primary metric by value of a column."""
     title = title_of(facts["primary"])
+    form = display_for(facts).metrics[facts["primary"]].form
     rows = [
         [
             entry["value"],
             count(entry["n"]),
-            format_value(entry["figure"]["value"]),
-            interval(entry["figure"]),
-            format_change(entry["difference"]["value"]) if entry["difference"] else MISSING,
-            signed_interval(entry["difference"]) if entry["difference"] else MISSING,
+            format_value(entry["figure"]["value"], form),
+            interval(entry["figure"], form.scale, form.digits),
+            format_change(entry["difference"]["value"], form) if entry["difference"] else MISSING,
+            signed_interval(entry["difference"], form) if entry["difference"] else MISSING,
             p_value(entry["p"]),
         ]
         for entry in facts["slices"][column]

@@ -5,8 +5,17 @@ from __future__ import annotations
 from prooftune.bundle_evaluation.slices import worst_slice
 from prooftune.bundle_evaluation.types import EvaluationFacts, LabelShift, LengthShift
 from prooftune.evaluation.primary import title_of
-from prooftune.evaluation.score_types import defined, metric_difference
-from prooftune.report.format import format_value, interval, p_relation, points, signed_interval
+from prooftune.evaluation.score_types import Estimate, defined, metric_difference
+from prooftune.report.format import (
+    PERCENT,
+    NumberFormat,
+    format_change,
+    format_value,
+    interval,
+    p_relation,
+    signed_interval,
+)
+from prooftune.report.task_display import display_for
 
 NEWLY_MOVED = 3
 """Labels whose share moved most are named, at most this many."""
@@ -28,9 +37,11 @@ def verdict_sentence(facts: EvaluationFacts) -> str:
 def _change_sentence(facts: EvaluationFacts) -> str:
     primary, noun = facts["primary"], "rows" if facts["labels"] else "questions"
     title, now = title_of(primary), facts["metrics"][primary]
+    form = _form(facts)
     here = (
-        f"{_capital(title)} is {format_value(now['value'])} "
-        f"({facts['confidence']:.0%} interval {interval(now)}%) on these {facts['n']:,} {noun}"
+        f"{_capital(title)} is {format_value(now['value'], form)} "
+        f"({facts['confidence']:.0%} interval {interval(now, form.scale, form.digits)}{form.unit}) "
+        f"on these {facts['n']:,} {noun}"
     )
     change = facts["drift"]["metrics"].get(primary)
     if change is None:
@@ -43,16 +54,15 @@ def _change_sentence(facts: EvaluationFacts) -> str:
         finding = f"{'worse' if difference['value'] < 0 else 'better'} than the study's"
     p = f", p {p_relation(change['p'])}" if change["p"] is not None else ""
     return (
-        f"{here}: {finding} {format_value(change['study']['value'])} on {change['study_n']:,} "
-        f"test {noun} ({points(difference['value'])} points, interval "
-        f"{signed_interval(difference)}{p})."
+        f"{here}: {finding} {format_value(change['study']['value'], form)} on "
+        f"{change['study_n']:,} test {noun} ({_difference(facts, difference)}{p})."
     )
 
 
 def headline(facts: EvaluationFacts) -> str:
     """Whether the bundle does worse than in its study, in a few words."""
     change = facts["drift"]["metrics"].get(facts["primary"])
-    value = format_value(facts["metrics"][facts["primary"]]["value"])
+    value = format_value(facts["metrics"][facts["primary"]]["value"], _form(facts))
     title = f"{_capital(title_of(facts['primary']))} {value}"
     if change is None:
         return title
@@ -82,9 +92,9 @@ def _slice_sentence(facts: EvaluationFacts) -> str:
     difference = defined(entry["difference"])
     p = f", p {p_relation(entry['p'])}" if entry["p"] is not None else ""
     return (
-        f"Worst slice: {column} = {entry['value']} with {format_value(entry['figure']['value'])} "
-        f"on {entry['n']:,} rows ({points(difference['value'])} points against the rest, interval "
-        f"{signed_interval(difference)}{p})."
+        f"Worst slice: {column} = {entry['value']} with "
+        f"{format_value(entry['figure']['value'], _form(facts))} on {entry['n']:,} rows "
+        f"({_difference(facts, difference, ' against the rest')}{p})."
     )
 
 
@@ -112,13 +122,28 @@ def comparison_sentence(facts: EvaluationFacts) -> str:
         return ""
     difference = defined(metric_difference(row, primary))
     facts_of = (
-        f"{points(difference['value'])} points of {title_of(primary)}, interval "
-        f"{signed_interval(difference)}, {row['test']} p {p_relation(row['p'])}"
+        f"{_difference(facts, difference, f' of {title_of(primary)}')}, {row['test']} p "
+        f"{p_relation(row['p'])}"
     )
     if not row["significant"]:
         return f"It cannot be told apart from {facts['against']} on the same rows ({facts_of})."
     word = "better" if difference["value"] > 0 else "worse"
     return f"It is {word} than {facts['against']} on the same rows ({facts_of})."
+
+
+def _form(facts: EvaluationFacts) -> NumberFormat:
+    """Number format of the primary metric, as in the tables."""
+    return display_for(facts).metrics[facts["primary"]].form
+
+
+def _difference(facts: EvaluationFacts, difference: Estimate, of: str = "") -> str:
+    """A difference in the primary metric with its interval: ``+3.4 points, interval …``."""
+    form = _form(facts)
+    unit = " points" if form == PERCENT else ""
+    return (
+        f"{format_change(difference['value'], form)}{unit}{of}, interval "
+        f"{signed_interval(difference, form)}"
+    )
 
 
 def _capital(text: str) -> str:

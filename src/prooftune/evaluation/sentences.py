@@ -16,6 +16,8 @@ ENCODER = "encoder"
 """Kind of variants that fine-tune an encoder, which is no language model."""
 LEAST_P = 0.001
 """A smaller p-value is given as a bound."""
+DECIMAL_METRICS = ("quadratic_kappa", "mcc")
+"""Correlations and kappa, which are no shares and so have no points."""
 SMALL = 0.01
 """A gain below this is called small, unless the recipe says which gain is worthwhile."""
 
@@ -38,7 +40,7 @@ def headline(scores: Measurements, facts: VerdictFacts, best: str) -> str:
     if facts["outcome"] != "not-tuned" and opposed:
         text = f"{text.removesuffix('.')}, but {join(opposed)} got worse."
     if facts["better"]:
-        text += f" {_better(facts['better'])}"
+        text += f" {_better(scores, facts['better'])}"
     return text
 
 
@@ -53,17 +55,17 @@ def _won(scores: Measurements, against: Sequence[Reference], best: str) -> str:
     gain = least["difference"]["value"]
     if worth is not None:
         if all(entry["worthwhile"] == "better" for entry in model):
-            return f"Fine-tuning helped, by more than {points(worth)} points."
+            return f"Fine-tuning helped, by more than {amount(scores, worth)}."
         if least["worthwhile"] == "equivalent":
             # With one digit, a gain of 0.04 points would read 0.0.
             digits = 2 if gain < SMALL else 1
             return (
-                f"Fine-tuning made no worthwhile difference: {points(gain, digits)} points, surely "
-                f"less than {points(worth)}."
+                f"Fine-tuning made no worthwhile difference: {amount(scores, gain, digits)}, "
+                f"surely less than {figure(scores['primary'], worth)}."
             )
-        return f"Fine-tuning helped, but not surely by {points(worth)} points or more."
+        return f"Fine-tuning helped, but not surely by {amount(scores, worth)} or more."
     if gain < SMALL:
-        return f"Fine-tuning helped, but only by {points(gain, 2)} points."
+        return f"Fine-tuning helped, but only by {amount(scores, gain, 2)}."
     return "Fine-tuning helped."
 
 
@@ -79,7 +81,7 @@ def _undecided(scores: Measurements, against: Sequence[Reference], best: str) ->
     if worth is not None and all(a["worthwhile"] == "equivalent" for a in against):
         names = join([a["variant"] for a in against])
         return (
-            f"Fine-tuning made no worthwhile difference: within {points(worth)} points of {names}."
+            f"Fine-tuning made no worthwhile difference: within {amount(scores, worth)} of {names}."
         )
     if not any(a["role"] in UNTUNED_MODEL for a in against):
         names = join([a["variant"] for a in against], "or")
@@ -118,10 +120,10 @@ def _opposed_names(against: Sequence[Reference]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _better(entries: Sequence[Reference]) -> str:
+def _better(scores: Measurements, entries: Sequence[Reference]) -> str:
     """Tuned variants that were not chosen and did better."""
     found = [
-        f"{entry['variant']} (by {points(-entry['difference']['value'])} points, {p_value(entry)})"
+        f"{entry['variant']} (by {amount(scores, -entry['difference']['value'])}, {p_value(entry)})"
         for entry in entries
     ]
     was = "was" if len(found) == 1 else "were"
@@ -140,7 +142,7 @@ def sentence(scores: Measurements, facts: VerdictFacts, best: str, tuned: int) -
         # Losses first: a reader who stops early has read the worst.
         group = [a for a in against if a["outcome"] == name]
         if group:
-            clauses.append(f"{WORDS[name]} " + join([_clause(a) for a in group]))
+            clauses.append(f"{WORDS[name]} " + join([_clause(scores, a) for a in group]))
     # "loses to a, but beats b; it cannot be told apart from c": a second "but" would not read.
     parts = [opening, ", but ".join(clauses[:2]), *clauses[2:]]
     text = "; it ".join(filter(None, parts)) + "."
@@ -153,8 +155,8 @@ def _opposed_sentence(entry: Reference) -> str:
     if not entry["opposed"]:
         return ""
     parts = [
-        f"{title_of(o['metric'])} by {signed(o['value'])} points "
-        f"({signed(o['low'])} to {signed(o['high'])})"
+        f"{title_of(o['metric'])} by {change(o['metric'], o['value'])}{_unit(o['metric'])} "
+        f"({change(o['metric'], o['low'])} to {change(o['metric'], o['high'])})"
         for o in entry["opposed"]
     ]
     return f" Against {entry['variant']}, however, it moves {join(parts)}."
@@ -165,11 +167,12 @@ def _worth(scores: Measurements, against: Sequence[Reference]) -> str:
     worth = scores.get("worthwhile")
     if worth is None or not against:
         return ""
+    margin = amount(scores, worth)
     words = {
-        "better": f"better by more than {points(worth)} points than",
-        "worse": f"worse by more than {points(worth)} points than",
-        "equivalent": f"equivalent (within {points(worth)} points) to",
-        "undecided": f"not shown to differ by {points(worth)} points or to be equivalent to",
+        "better": f"better by more than {margin} than",
+        "worse": f"worse by more than {margin} than",
+        "equivalent": f"equivalent (within {margin}) to",
+        "undecided": f"not shown to differ by {margin} or to be equivalent to",
     }
     parts = []
     for key, word in words.items():
@@ -194,27 +197,27 @@ def _detectable(scores: Measurements, against: Sequence[Reference]) -> str:
             "been found with a probability of 80%."
         )
     return (
-        f" With {_what(scores)} a true difference of {points(max(known))} points from {names} "
+        f" With {_what(scores)} a true difference of {amount(scores, max(known))} from {names} "
         "would have been found with a probability of 80%; a smaller one may have been missed."
     )
 
 
 def _does(scores: Measurements, best: str) -> str:
     primary, variant = scores["primary"], scores["variants"][best]
-    figure = defined(variant["metrics"][primary])
+    own = defined(variant["metrics"][primary])
     mean, ends = "", f"{scores['confidence']:.0%} interval"
     if trainings := variant.get("trainings"):
         mean = f", on average over {trainings['count']} trainings"
-        ends = f"standard deviation {points(figure.get('sd') or 0.0)} points, {ends}"
+        ends = f"standard deviation {amount(scores, own.get('sd') or 0.0)}, {ends}"
     if primary == "accuracy":
         return (
-            f"labels {figure['value']:.1%} of {_what(scores)} correctly{mean} "
-            f"({ends} {figure['low']:.1%} to {figure['high']:.1%})"
+            f"labels {own['value']:.1%} of {_what(scores)} correctly{mean} "
+            f"({ends} {own['low']:.1%} to {own['high']:.1%})"
         )
     does = "labels" if scores.get("task", "classification") in LABEL_TASKS else "answers"
     return (
-        f"{does} {_what(scores)} with {scores['primary_title']} {points(figure['value'])}{mean} "
-        f"({ends} {points(figure['low'])} to {points(figure['high'])})"
+        f"{does} {_what(scores)} with {scores['primary_title']} {figure(primary, own['value'])}"
+        f"{mean} ({ends} {figure(primary, own['low'])} to {figure(primary, own['high'])})"
     )
 
 
@@ -224,10 +227,11 @@ def _what(scores: Measurements) -> str:
     return f"{scores['n']:,} test {noun}" + (f" in {groups['count']:,} groups" if groups else "")
 
 
-def _clause(entry: Reference) -> str:
-    value = entry["difference"]["value"]
-    amount = points(abs(value), 2 if abs(value) < SMALL else 1)
-    text = f"{signed(value)} points" if entry["outcome"] == "undecided" else f"by {amount} points"
+def _clause(scores: Measurements, entry: Reference) -> str:
+    value, primary = entry["difference"]["value"], scores["primary"]
+    text = f"by {amount(scores, abs(value), 2 if abs(value) < SMALL else 1)}"
+    if entry["outcome"] == "undecided":
+        text = f"{change(primary, value)}{_unit(primary)}"
     return f"{entry['variant']} ({text}, {p_value(entry)})"
 
 
@@ -243,7 +247,7 @@ def p_digits(p: float) -> str:
 
 def points(share: float, digits: int = 1) -> str:
     """A share as points: 0.034 -> ``3.4``."""
-    # Kappa and correlations may be negative; the tables have a true minus sign, too.
+    # A true minus sign, as in the tables.
     return f"{100 * share:.{digits}f}".replace("-", "−")
 
 
@@ -252,6 +256,30 @@ def signed(share: float) -> str:
     text = f"{100 * share:+.1f}"
     # A value that rounds to zero has no sign.
     return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def figure(metric: str, value: float, digits: int = 1) -> str:
+    """A value of a metric as the tables have it, without a unit: kappa ``0.462``, F1 ``46.2``."""
+    if metric in DECIMAL_METRICS:
+        return f"{value:.3f}".replace("-", "−")
+    return points(value, digits)
+
+
+def amount(scores: Measurements, value: float, digits: int = 1) -> str:
+    """A difference in the primary metric with its unit: ``11.6 points``, of kappa ``0.116``."""
+    return figure(scores["primary"], value, digits) + _unit(scores["primary"])
+
+
+def change(metric: str, value: float) -> str:
+    """A signed difference without a unit: ``+0.116`` of kappa, else ``+11.6``."""
+    if metric not in DECIMAL_METRICS:
+        return signed(value)
+    text = f"{value:+.3f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def _unit(metric: str) -> str:
+    return "" if metric in DECIMAL_METRICS else " points"
 
 
 def join(words: list[str], last: str = "and") -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from markupsafe import Markup
 
 from prooftune.evaluation.score_types import Estimate
-from prooftune.report.format import percent, points
+from prooftune.report.format import PERCENT, NumberFormat, format_change, format_value, percent
 from prooftune.report.svg import Plot, Range, dot, element, line, svg_image, text, ticks
 
 WIDTH = 150
@@ -52,12 +53,10 @@ def whisker(figure: Estimate, scale: Range, class_: str, label: str, zero: bool 
     return svg_image(width, height, label, *parts, class_="cell")
 
 
-def whisker_axis(scale: Range, in_points: bool = False) -> Markup:
-    """The tick labels above a column of whiskers."""
+def whisker_axis(scale: Range, form: NumberFormat = PERCENT, signs: bool = False) -> Markup:
+    """The tick labels above a column of whiskers; those of differences have signs and no unit."""
     plot = Plot(WIDTH, 14, scale, (0, 1), left=MARGIN, right=MARGIN, top=0, bottom=0)
     positions = _inner_ticks(scale)
-    # Differences have a sign, also on their scale.
-    format_tick = points if in_points else percent
     # Five labels would touch, so only every second is shown, including 0 where it is a tick.
     shown = (
         positions
@@ -65,8 +64,15 @@ def whisker_axis(scale: Range, in_points: bool = False) -> Markup:
         else positions[positions.index(0.0) % 2 if 0.0 in positions else 0 :: 2]
     )
     # Decimals only where a tick needs them, as 2.5.
-    digits = 1 if any(abs(100 * v - round(100 * v)) > 1e-6 for v in shown) else 0
-    labels = [text(plot.x(v), 11, format_tick(v, digits), "middle", "tick") for v in shown]
+    most = 1 if form is PERCENT else form.digits
+    digits = next(
+        d
+        for d in range(most + 1)
+        if d == most or all(abs(form.scale * v - round(form.scale * v, d)) < 1e-6 for v in shown)
+    )
+    ticks_form = replace(form, digits=digits)
+    format_tick = format_change if signs else format_value
+    labels = [text(plot.x(v), 11, format_tick(v, ticks_form), "middle", "tick") for v in shown]
     return svg_image(WIDTH, 14, "scale of the figures below", *labels, class_="cell")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor, log10
 from typing import Any
 
@@ -12,8 +12,9 @@ from markupsafe import Markup
 from prooftune.evaluation.costs import compared_cost
 from prooftune.evaluation.score_types import CostScores, Scores, VariantCost, defined
 from prooftune.report.cells import Cell, Table
-from prooftune.report.format import MISSING, duration, milliseconds, percent, significant
+from prooftune.report.format import MISSING, duration, format_value, milliseconds, significant
 from prooftune.report.svg import Plot, dot, line, path, svg_image, ticks
+from prooftune.report.task_display import display_for
 from prooftune.report.types import ReportedVariant
 
 WIDTH, HEIGHT = 400, 300
@@ -215,14 +216,16 @@ def quality_cost_figure(
     margin = max(0.08 * (last - first), 0.08)
     scale = first - margin, last + margin
     plot = Plot(WIDTH, HEIGHT, scale, (y_ticks[0], y_ticks[-1]), left=52, right=16)
-    digits = 0 if y_ticks[1] - y_ticks[0] >= 0.01 else 1
+    form = display_for(scores).metrics[scores["primary"]].form
+    step = form.scale * (y_ticks[1] - y_ticks[0])
+    digits = 0 if step >= 1 else 1 if step >= 0.1 else 2
     currency = next((v["currency"] for v in costs["variants"].values() if v["currency"]), "")
     unit = f"price of 1,000 predictions, {currency}"
     title = str(scores["primary_title"])
     parts = [
         plot.axes(
             [(log10(cost), _cost_tick(cost, costs)) for cost in cost_ticks(*scale)],
-            [(v, percent(v, digits)) for v in y_ticks],
+            [(v, format_value(v, replace(form, digits=digits))) for v in y_ticks],
             unit if costs["by"] == "price" else "time of 1,000 predictions",
             title,
         )
@@ -241,7 +244,7 @@ def quality_cost_figure(
         parts.append(line(x, plot.y(mark.low), x, plot.y(mark.high), f"error {class_}"))
         hollow = "" if mark.on_front else " hollow"
         amount = _amount(mark.cost, costs, mark.name)
-        label = f"{mark.name}: {percent(mark.value)}, {amount}"
+        label = f"{mark.name}: {format_value(mark.value, form)}, {amount}"
         parts.append(dot(x, plot.y(mark.value), 5, f"dot {class_}{hollow}", label))
     return svg_image(plot.width, plot.height, f"{title} by cost of 1,000 predictions", *parts)
 

@@ -40,7 +40,6 @@ from prooftune.report.format import (
     interval,
     p_value,
     percent,
-    points,
     signed_interval,
 )
 from prooftune.report.types import ReportedVariant, ReportFacts
@@ -198,13 +197,14 @@ def _comparison_table(scores: Scores) -> str:
     columns = task_display.compared_metrics(
         scores, task_display.display_for(scores).difference_metrics
     )
+    form = task_display.display_for(scores).metrics[scores["primary"]].form
     rows = [
         [
             f"{escape_markdown(c['a'])} − {escape_markdown(c['b'])}",
             *(_format_difference(metric_difference(c, key), m.form) for key, m in columns.items()),
             f"{c['only_a']:,} : {c['only_b']:,}",
             p_value(c["p_holm"]),
-            points(c["minimum_detectable_difference"]).removeprefix("+"),
+            format_spread(c["minimum_detectable_difference"], form),
         ]
         for c in scores["comparisons"]
     ]
@@ -259,14 +259,15 @@ def _footnote(facts: ReportFacts) -> str:
         f"{scores['resamples']:,} resamples, seed {scores['seed']}"
     )
     if scores["comparisons"]:
+        # Kappa and correlations are no shares, and so have no points.
+        unit = ", in points," if task.metrics[scores["primary"]].form is PERCENT else ""
         text += (
             f"; discordant: {task.noun} that only the first : only the second variant "
             f"{task.correct_phrase}; p-values: {task.significance_test}, "
             f"Holm-adjusted over {count_comparisons(scores)}, for which "
             "the intervals "
-            "of differences hold simultaneously; detectable difference: the true difference, in "
-            "points, that the test detects with power 0.8 at this sample size and at the adjusted "
-            "level"
+            f"of differences hold simultaneously; detectable difference: the true difference{unit} "
+            "that the test detects with power 0.8 at this sample size and at the adjusted level"
         )
     if any(v.get("trainings") for v in scores["variants"].values()):
         text += (

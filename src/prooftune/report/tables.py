@@ -19,10 +19,10 @@ from prooftune.report import cell_figures, task_display
 from prooftune.report.cells import Cell, Table
 from prooftune.report.format import (
     MISSING,
+    PERCENT,
     NumberFormat,
     format_change,
     format_value,
-    points,
     signed_interval,
 )
 from prooftune.report.svg import Range, ticks
@@ -136,6 +136,8 @@ def variant_rows(
 def comparison_rows(scores: Scores) -> list[dict[str, Any]]:
     """Paired differences, in the order fixed before the results were known."""
     scale, key = difference_scale(scores), scores["primary"]
+    form = task_display.display_for(scores).metrics[key].form
+    unit = " points" if form is PERCENT else ""
     rows = []
     for c in scores["comparisons"]:
         difference = defined(metric_difference(c, key))
@@ -146,7 +148,7 @@ def comparison_rows(scores: Scores) -> list[dict[str, Any]]:
             c["b"],
             "undecided" if not c["significant"] else "beats" if value > 0 else "loses",
         )
-        label = f"{c['a']} minus {c['b']}: {points(value)} points"
+        label = f"{c['a']} minus {c['b']}: {format_change(value, form)}{unit}"
         rows.append(
             {
                 **c,

@@ -89,6 +89,7 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         {name: v.get("role") or v["kind"] for name, v in scores["variants"].items()}
     )
     task = task_display.display_for(scores)
+    form = task.metrics[scores["primary"]].form
     result: dict[str, Any] = {
         "name": facts["name"],
         "scores": scores,
@@ -97,17 +98,18 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "task": task,
         "primary": scores["primary"],
         "primary_title": task.metrics[scores["primary"]].title,
+        "primary_form": form,
         "tiles": tables.tiles(scores),
         "warnings": collect_warnings(facts),
         "variants": tables.variant_rows(scores, details, colours),
         "repeated": any(v.get("trainings") for v in scores["variants"].values()),
-        "variant_axis": cell_figures.whisker_axis(tables.primary_scale(scores)),
+        "variant_axis": cell_figures.whisker_axis(tables.primary_scale(scores), form),
         "columns": task_display.available_metrics(scores, task.variant_metrics),
         "metrics": task_display.available_metrics(scores),
         "differences": tables.comparison_rows(scores),
         "compared": task_display.compared_metrics(scores, task.difference_metrics),
         "difference_axis": cell_figures.whisker_axis(
-            tables.difference_scale(scores), in_points=True
+            tables.difference_scale(scores), form, signs=True
         ),
         "further_differences": tables.further_differences(scores),
         "answers": answers_section.answers_section(scores),
