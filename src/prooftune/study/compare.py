@@ -130,13 +130,13 @@ def compare_runs(first: str, second: str) -> RunComparison:
             f"{first} is a study of {task} and {second} one of {b.recipe.task}: they cannot be "
             "compared"
         )
-    places = [{key: i for i, key in enumerate(run.keys())} for run in (a, b)]
-    shared = [key for key in places[0] if key in places[1]]
+    positions = [{key: i for i, key in enumerate(run.keys())} for run in (a, b)]
+    shared = [key for key in positions[0] if key in positions[1]]
     if not shared:
         raise UsageError(f"{first} and {second} share no test example, so they cannot be compared")
     # By the first run's metric: two metrics have no difference.
     metric = a.metric()
-    rows = [[place[key] for key in shared] for place in places]
+    rows = [[position[key] for key in shared] for position in positions]
     (left, right), measure = measure_runs((a, b), rows, metric)
     plan = Plan([("first", "second")], metric, (metric,), measure, CONFIDENCE, SEED)
     [row] = compare(plan, {"first": left, "second": right})
@@ -155,6 +155,6 @@ def compare_runs(first: str, second: str) -> RunComparison:
         p_value=row["p"],
         only_first=row["only_a"] if counted else None,
         only_second=row["only_b"] if counted else None,
-        left_out=len(places[0]) + len(places[1]) - 2 * len(shared),
+        left_out=len(positions[0]) + len(positions[1]) - 2 * len(shared),
         trainings=trainings,
     )
