@@ -59,17 +59,17 @@ def test_all_lora_layers_are_fused_under_cuda_autocast(
 ) -> None:
     """CUDA's autocast lists rms_norm among the operations that return float32."""
     groups: list[int] = []
-    original = lora.FusedLoraGroup._compute
+    original = lora.FusedLoraGroup.weights
 
-    def compute(self: Any, x: torch.Tensor) -> Any:
-        assert x.dtype == dtype
+    def weights(self: Any, rows: torch.Tensor) -> Any:
+        assert rows.dtype == dtype
         groups.append(len(self.layers))
-        return original(self, x)
+        return original(self, rows)
 
     # Fake tensors have no values, by which norms and RoPE would be tried out.
     monkeypatch.setattr(rms_norm, "_is_rms_norm", lambda norm: True)
     monkeypatch.setattr(rope, "_is_standard_rope", lambda *args: True)
-    monkeypatch.setattr(lora.FusedLoraGroup, "_compute", compute)
+    monkeypatch.setattr(lora.FusedLoraGroup, "weights", weights)
     model: Any = AutoModelForCausalLM.from_config(CONFIG, dtype=dtype, attn_implementation="sdpa")
     model = adapters.make_trainable(model, recipe.Variant(kind="tuned"), {"r": 4})
     disable_lora_input_upcast(model)

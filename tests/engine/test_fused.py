@@ -95,7 +95,8 @@ def test_fused_layers_match_the_models_own(model_folder: Path, targets: Any) -> 
     llama = type(model.get_base_model()).__name__.startswith("Llama")
     layers = model.config.num_hidden_layers if llama else 0
     norms, mlps = (2 * layers + 1, layers) if llama else (0, 0)
-    assert replaced == linears + norms + mlps + layers
+    attentions = layers if targets == "all-linear" else 0
+    assert replaced == linears + norms + mlps + attentions + layers
 
 
 @pytest.mark.slow

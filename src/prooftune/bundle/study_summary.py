@@ -86,7 +86,8 @@ def study_summary(
         "card": _card_section(recipe),
     }
     calibration = variant_scores.get("calibration")
-    scaled = calibration["log_loss"]["after"] if calibration else None
+    # Without validation rows there is no temperature, and so no log-loss after it.
+    scaled = calibration["log_loss"].get("after") if calibration else None
     if scaled and scaled["low"] is not None:
         summary["scaled_log_loss"] = defined(scaled)
     if trainings:
