@@ -7,8 +7,8 @@ FILE: a CSV file without a header of label, title and text, as AG News comes.
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,4 +59,8 @@ def main(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", metavar="FILE", type=Path)
+    main(parser.parse_args().file)
