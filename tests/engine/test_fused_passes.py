@@ -102,7 +102,7 @@ def outcome(model: Any) -> list[Tensor]:
 
 @contextmanager
 def separate_passes() -> Iterator[None]:
-    """RoPE, residual additions, and the layers of MLPs as operations of their own."""
+    """RoPE, residual additions, and the layers of MLPs as separate operations."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lora.FusedLoraGroup, "computes_plain_lora", lambda *_: False)
         patch.setattr(rope_function, "can_defer", lambda *_: False)
@@ -295,7 +295,7 @@ def test_layers_of_an_mlp_that_differ() -> None:
     model = tuned(CONFIGS["llama"], torch.float32, alpha_pattern={"up_proj": 64})
     assert fused_mlps(model) == 0
     assert_same(model)
-    # The factor of `down` is one of its own.
+    # `down` may have another factor.
     model = tuned(CONFIGS["llama"], torch.float32, alpha_pattern={"down_proj": 64})
     assert fused_mlps(model) == 3
     assert_same(model)
@@ -394,8 +394,8 @@ def test_formula_of_attention(
     kinds = {MistralConfig: ["sliding_window"], GraniteConfig: ["attention_multiplier"]}
     sizes = SIZES | {"num_hidden_layers": 1}
     module = attention_module(config(**sizes, **{k: more[k] for k in kinds.get(config, [])}))
-    found = packed_attention.find_formula(module)
-    assert found == (formula and packed_attention.AttentionFormula(*formula))
+    actual = packed_attention.find_formula(module)
+    assert actual == (formula and packed_attention.AttentionFormula(*formula))
     assert "trial" not in str(module.config._attn_implementation)
 
 

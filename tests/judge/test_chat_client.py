@@ -83,8 +83,8 @@ def test_a_reply_is_stored_before_its_request_is_settled(
     monkeypatch.setattr(Budget, "settle", settling)
     context: Any = SimpleNamespace(recipe=None, variants_folder=tmp_path / "variants")
     options = Endpoint(model="m", base_url=endpoint_server.url, concurrency=3)
-    asked = endpoint_client.EndpointClient(options, "api", context)
-    asked._ask(list(requests(6).values()), "rows")
+    client = endpoint_client.EndpointClient(options, "api", context)
+    client._ask(list(requests(6).values()), "rows")
     assert len(seen) == 6 and min(seen) >= 1
 
 

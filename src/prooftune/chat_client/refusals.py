@@ -31,7 +31,7 @@ def was_unsent(error: BaseException) -> bool:
 def status_error(
     error: APIStatusError, settings: EndpointSettings, section: str, key: ApiKey
 ) -> RequestFailed:
-    """The failure that a response with an error status stands for.
+    """The failure of a request whose response has an error status.
 
     Args:
         error: of the client.

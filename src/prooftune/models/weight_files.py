@@ -40,7 +40,7 @@ def check_weights(folder: Path) -> None:
         UsageError: there are no weight files, or the index names some that are missing.
         Failure: a file is cut off, damaged or unreadable.
     """
-    # Modules of sentence-transformers have folders of their own.
+    # Modules of sentence-transformers have separate folders.
     files = [path for pattern in PATTERNS for path in folder.glob(pattern)]
     modules = [path for pattern in PATTERNS for path in folder.glob(f"*/{pattern}")]
     if not files and not modules:

@@ -226,7 +226,7 @@ def _measured(
         trainings = []
         for table, right in zip(part, correct[number], strict=True):
             values = {n: float(v) for n, v in measure(table.sum(axis=0)).items()}
-            # Trainings of two runs have nothing in common: each run has weights of its own.
+            # Trainings of two runs have nothing in common: each run has other weights.
             samples = next(drawn).map(measure)
             trainings.append(measured_once(table, values, samples, right, str(number)))
         result.append(average(trainings))

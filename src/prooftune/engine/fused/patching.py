@@ -116,11 +116,11 @@ def _replacements(
         if {"gate_proj", "up_proj", "down_proj"} <= set(children) and isinstance(
             children.get("act_fn"), _silu_types()
         ):
-            own = [groups[names] for names in gated_mlp.LAYERS if names in groups]
-            yield module, gated_mlp.gated_mlp_forward(cast(gated_mlp.GatedMLP, module), own)
+            mlp_groups = [groups[names] for names in gated_mlp.LAYERS if names in groups]
+            yield module, gated_mlp.gated_mlp_forward(cast(gated_mlp.GatedMLP, module), mlp_groups)
         if all(names in groups for names in packed_attention.PROJECTIONS):
-            own = [groups[names] for names in packed_attention.PROJECTIONS]
-            if forward := packed_attention.packed_attention_forward(module, own):
+            projections = [groups[names] for names in packed_attention.PROJECTIONS]
+            if forward := packed_attention.packed_attention_forward(module, projections):
                 yield module, forward
 
 

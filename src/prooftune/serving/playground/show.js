@@ -22,7 +22,7 @@ export function showLabel(container, result, threshold, labelThreshold) {
     parts.push(make("p", { class: "more" }, `The line on the bar is the threshold, ${percent(threshold)}: below it, the bundle abstains.`));
   }
   if (result.labels) {
-    parts.push(make("p", { class: "more" }, `Each label has a probability of its own, and is given from ${percent(labelThreshold)} on.`));
+    parts.push(make("p", { class: "more" }, `Every label has a separate probability, and is given from ${percent(labelThreshold)} on.`));
   }
   if (ranked.length > MAX_BARS && result.labels) {
     parts.push(make("p", { class: "more" }, `${count(ranked.length - MAX_BARS)} more labels, less probable`));
