@@ -47,6 +47,8 @@ def main() -> None:
     options = parser.parse_args()
     path = MEASURED / "large_models.json"
     MEASURED.mkdir(exist_ok=True)
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     for name in options.models:
         with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
             result = measure(name, Path(temporary), options)

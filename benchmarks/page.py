@@ -77,17 +77,18 @@ _LIMITS = {
     ),
     "training-bfloat16-320": (
         "One pair, on the successor of the CPU above (Zen 5, same features). Our threads spin "
-        "for a tenth of a millisecond before they sleep; TRL's threads spin as OpenMP's default "
-        "is. Hours before, with threads that slept at once and attention that packed all rows "
-        "before it began, the pair took 15.2 s (int8 13.8 s) and 157.6 s: 10.3 and 11.4 times as "
-        "fast; with today's threads and half of today's attention 12.2 s and 147.2 s: 12.1 times."
+        "for some 20 microseconds before they sleep; TRL's threads spin as OpenMP's default is. "
+        "Pairs differ by what TRL takes: one an hour before, with threads that spun for a tenth "
+        "of a millisecond, took 12.1 and 155 s (12.8 times as fast), one the day before 12.7 "
+        "and 156 s (12.3 times, with int8 12.9 times)."
     ),
     "training-bfloat16-tcmalloc": (
         "Every tool runs with `LD_PRELOAD` of tcmalloc (gperftools 2.10), which retains freed "
         "memory. TRL gains a quarter to two thirds; Prooftune, which retains memory by itself, "
-        "gains at most a twentieth. Use such an allocator to train with TRL on CPUs; neither TRL "
-        "nor pip includes one. One pair, on the newer CPU of the section before; on the older one, "
-        "with an earlier engine, three pairs gave 5.2 to 5.7 times the speed of TRL's defaults and "
+        "gains at most a twentieth. Use such an allocator to train with TRL on CPUs; neither "
+        "TRL nor pip includes one. One pair, on the newer CPU of the section before; a pair the "
+        "day before gave 8.2 and 5.9 times, with int8 9.2 and 6.7 times. On the older CPU, with "
+        "an earlier engine, three pairs gave 5.2 to 5.7 times the speed of TRL's defaults and "
         "3.8 to 4.1 times its best, with int8 8.3 to 8.8 and 6.1 to 6.3 times."
     ),
     "training-float32": (
@@ -97,8 +98,8 @@ _LIMITS = {
     "training-float32-48-avx2": (
         "The CPU has AVX512; `PROOFTUNE_COMPILE=avx2 ATEN_CPU_CAPABILITY=avx2 "
         "ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2` emulate one that lacks it, for "
-        "both tools. A third pair just before took 6.03 and 46.1 s: 7.6 times as fast; the "
-        "median of the three pairs is 6.8. The ratio depends on the rows: TRL pads a batch to "
+        "both tools. The losses of each pair are equal to four digits; three pairs the day "
+        "before gave 6.0, 6.8 and 7.6 times. The ratio depends on the rows: TRL pads a batch to "
         "its longest row, and trains on the first 48 rows at 1.1, on 160 at 1.4 rows/s, where "
         "one pair took 23.4 and 111.4 s (4.8 times as fast) before LoRA layers were compiled "
         "for float32. With them a step over the first 16 rows takes 2.01 and 2.09 s, without "
@@ -142,9 +143,10 @@ _LIMITS = {
         "other C libraries."
     ),
     "labels-8-shot-float32-avx2": (
-        "The CPU has AVX512; `PROOFTUNE_COMPILE=0 ATEN_CPU_CAPABILITY=avx2 "
-        "ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2` emulate one that lacks it, "
-        "for both tools. One pair."
+        "The CPU has AVX512; `PROOFTUNE_COMPILE=avx2 ATEN_CPU_CAPABILITY=avx2 "
+        "ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2` emulate one that lacks it, for "
+        "both tools. One pair; one the day before, without our compiled code "
+        "(`PROOFTUNE_COMPILE=0`), gave 21.8 times."
     ),
     "labels-8-shot-float32": (
         "Bottleneck: float32 matmuls. The harness computes the examples again for every row. Both "
