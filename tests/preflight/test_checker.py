@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import prooftune
 from prooftune import recipe as recipes
@@ -18,6 +19,9 @@ from prooftune.recipe import Recipe
 from prooftune.run_folder import read_study
 from study.small import small_recipe
 from ways_out import follows, names
+
+_ = transformers.TrainingArguments
+"""Loaded before tests pretend that there is a GPU: bitsandbytes, which it imports, would use it."""
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 
