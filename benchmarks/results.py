@@ -5,15 +5,17 @@
 FOLDER contains the public data sets in their original layouts (ag_news/, sst2/,
 financial_phrasebank/, masakhanews_swa/, squad_v2/, policy_qa/). Without names, every recipe in
 benchmarks/results/ runs, which takes a few hours on two cores; finished studies are skipped. The
-tables are written from the runs' report.json. `--rescore` first judges the stored predictions of
-finished runs with the statistics of this version.
+tables are written from the runs' report.json; those of studies without a run stay as they are.
+`--rescore` first judges the stored predictions of finished runs with the statistics of this
+version.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prooftune.run(_recipe(name, options.data), out=options.runs / name)
     for name in options.names or known if options.rescore else []:
         rescore(options.runs / name)
-    written = [name for name in known if (options.runs / name / "report.json").is_file()]
-    write_text(TARGET, page([_facts(options.runs / name, name) for name in written]))
+    finished = {
+        name: _facts(options.runs / name, name)
+        for name in known
+        if (options.runs / name / "report.json").is_file()
+    }
+    write_text(TARGET, page(known, finished, TARGET.read_text("utf-8")))
 
 
 def _recipe(name: str, data: Path) -> dict[str, Any]:
@@ -80,36 +86,46 @@ def _facts(folder: Path, name: str) -> dict[str, Any]:
     return {"name": name, "header": header, **read_json(folder / "report.json")}
 
 
-def page(studies: Sequence[dict[str, Any]]) -> str:
-    """The whole document."""
-    parts = [_HEAD]
-    for study in studies:
-        parts += [
-            f"## {study['name']}",
-            "",
-            study["header"],
-            "",
-            *table(study),
-            "",
-            study["scores"]["verdict"]["sentence"],
-            "",
-            *[f"- {note}" for note in study.get("notes", [])],
-            "",
-        ]
-    if studies:
-        machine = studies[-1]["environment"]
-        versions = ", ".join(
-            f"{k} {machine[k]}" for k in ("torch", "transformers", "peft", "scikit-learn")
-        )
-        parts += [
-            "## Machine",
-            "",
-            f"{machine['cpu']}, {machine['threads']} cores; Python {machine['python']}, "
-            f"{versions}; "
-            f"{machine['dtype']}, seed {studies[-1]['seed']}; written {datetime.date.today()}.",
-            "",
-        ]
-    return "\n".join(parts)
+def page(names: Sequence[str], finished: Mapping[str, dict[str, Any]], existing: str) -> str:
+    """The whole document.
+
+    Args:
+        names: of all studies.
+        finished: the reports that there are, by study; the first one states the machine.
+        existing: the page so far, of which sections of other studies are kept.
+    """
+    parts = re.split(r"^## (.+)\n", existing, flags=re.M)[1:]
+    kept = {name: f"## {name}\n{text}" for name, text in zip(parts[::2], parts[1::2], strict=True)}
+    sections = [_section(finished[n]) if n in finished else kept.get(n, "") for n in names]
+    machine = _machine(next(iter(finished.values()))) if finished else kept.get("Machine", "")
+    return "".join([_HEAD.rstrip("\n") + "\n\n", *sections, machine])
+
+
+def _section(study: dict[str, Any]) -> str:
+    lines = [
+        f"## {study['name']}",
+        "",
+        study["header"],
+        "",
+        *table(study),
+        "",
+        study["scores"]["verdict"]["sentence"],
+        "",
+        *[f"- {note}" for note in study.get("notes", [])],
+        "",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _machine(study: dict[str, Any]) -> str:
+    machine = study["environment"]
+    versions = ", ".join(
+        f"{k} {machine[k]}" for k in ("torch", "transformers", "peft", "scikit-learn")
+    )
+    return (
+        f"## Machine\n\n{machine['cpu']}, {machine['threads']} cores; Python {machine['python']}, "
+        f"{versions}; {machine['dtype']}, seed {study['seed']}; written {datetime.date.today()}.\n"
+    )
 
 
 COLUMNS = {

@@ -24,9 +24,10 @@ def make_run(
     *,
     prefix: str = "a.csv",
     bundled: str | None = None,
+    groups: list[str] | None = None,
 ) -> Path:
     """A finished run; `right` names the variants and the numbers of the test texts that each
-    answers rightly."""
+    answers rightly, `groups` the group of each."""
     chosen = recipe.parse(
         {
             "name": "study",
@@ -36,7 +37,12 @@ def make_run(
     )
     write_text(folder / "recipe.yaml", recipe.dump(chosen))
     test = [
-        Example(f"{prefix}:{i}", {"text": text}, LABELS[len(text) % 2])
+        Example(
+            f"{prefix}:{i}",
+            {"text": text},
+            LABELS[len(text) % 2],
+            group=groups[i] if groups else None,
+        )
         for i, text in enumerate(texts)
     ]
     run_folder.write_study(folder / "data", Study([], [], test, LABELS))
@@ -79,6 +85,36 @@ def test_a_small_difference_is_not_significant(tmp_path: Path) -> None:
         "p = 1.00 (1 right only in the first, 0 only in the second): the two cannot be told apart."
         in str(compare_runs(f"{first}:tfidf", f"{second}:tfidf"))
     )
+
+
+@pytest.mark.parametrize("grouped", [(True, True), (True, False), (False, True)])
+def test_examples_of_a_group_are_resampled_and_swapped_together(
+    tmp_path: Path, grouped: tuple[bool, bool]
+) -> None:
+    # Eight groups of five: the first variant is right in six of them, the second in the others.
+    authors = [f"author {i // 5}" for i in range(40)]
+    both = [
+        make_run(tmp_path / name, TEXTS, {"tfidf": right}, groups=authors if has else None)
+        for name, right, has in zip(
+            "ab", (set(range(30)), set(range(30, 40))), grouped, strict=True
+        )
+    ]
+    compared = compare_runs(*(f"{run}:tfidf" for run in both))
+    assert (compared.groups, compared.grouped_by) == (8, "data.group")
+    # Of the 256 swaps of whole groups, 2 x (28 + 8 + 1) give a difference as large as 6 - 2.
+    assert compared.p_value == pytest.approx(74 / 256, abs=0.02)
+    # The standard error of eight differences of +1 or -1, six of them +1: 0.87 / sqrt(8).
+    assert compared.difference.low < 0.5 - 1.96 * 0.87 / 8**0.5 + 0.1
+    assert compared.only_first is None
+    text = str(compared)
+    assert "8 groups (data.group)" in text and "permutation test p" in text
+
+    alone = [
+        make_run(tmp_path / f"{name}2", TEXTS, {"tfidf": right})
+        for name, right in (("a", set(range(30))), ("b", set(range(30, 40))))
+    ]
+    plain = compare_runs(*(f"{run}:tfidf" for run in alone))
+    assert plain.groups is None and plain.p_value < 0.01 and "groups" not in str(plain)
 
 
 def test_examples_are_paired_by_content_whatever_their_ids_and_order(tmp_path: Path) -> None:

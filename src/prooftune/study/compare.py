@@ -14,7 +14,7 @@ from prooftune.recipe import Task
 from prooftune.recipe.data import LABEL_TASKS
 from prooftune.report.format import PERCENT, NumberFormat, format_change, format_value, p_relation
 from prooftune.report.task_display import TASKS
-from prooftune.study.compared_runs import SEED, measure_runs, read_run
+from prooftune.study.compared_runs import SEED, measure_runs, read_run, shared_groups
 
 CONFIDENCE = 0.95
 """Level of the interval, and one minus the significance level of the test."""
@@ -35,10 +35,13 @@ class RunComparison:
         first_mean, second_mean: the metric on these, 0 to 1 (kappa -1 to 1).
         difference: first minus second, with its 95% interval.
         p_value: exact McNemar test of accuracy, permutation test that swaps the outputs of other
-            metrics; with several trainings `evaluation.trainings.two_level_p`; unadjusted.
+            metrics, and of accuracy where examples come in groups, which are then swapped as a
+            whole; with several trainings `evaluation.trainings.two_level_p`; unadjusted.
         only_first, only_second: examples that only one of the variants labels correctly; None for
-            other metrics than accuracy, and with several trainings.
+            other metrics than accuracy, with groups, and with several trainings.
         left_out: test examples that only one of the runs has.
+        groups: number of groups in which the examples come; None where each stands alone.
+        grouped_by: what makes the groups: ``data.group`` or ``context``; empty without groups.
         trainings: number of trainings of both variants, over which their metrics are means.
     """
 
@@ -54,6 +57,8 @@ class RunComparison:
     only_first: int | None
     only_second: int | None
     left_out: int
+    groups: int | None = None
+    grouped_by: str = ""
     trainings: tuple[int, int] = (1, 1)
 
     def __str__(self) -> str:
@@ -72,6 +77,11 @@ class RunComparison:
             "p is of this one comparison; a report's are adjusted for all that it makes, and so "
             "larger.",
         ]
+        if self.groups:
+            lines.append(
+                f"The examples come in {self.groups:,} groups ({self.grouped_by}), which the "
+                "interval and the test take as a whole."
+            )
         if self.left_out:
             examples = "example is" if self.left_out == 1 else "examples are"
             lines.append(
@@ -96,7 +106,7 @@ class RunComparison:
     def _test(self) -> str:
         relation = p_relation(self.p_value)
         if max(self.trainings) > 1:
-            return f"test over examples and trainings p {relation}"
+            return f"test over {'groups' if self.groups else 'examples'} and trainings p {relation}"
         if self.only_first is not None:
             return (
                 f"exact McNemar p {relation} ({self.only_first} right only in the first, "
@@ -114,6 +124,9 @@ def compare_runs(first: str, second: str) -> RunComparison:
     McNemar for accuracy, else a permutation test; means over trainings where there are several.
 
     Examples are paired by content, not by id: runs may read the same rows from different files.
+    Examples that come in groups, by the column `data.group` or by a context that several questions
+    share, are resampled and swapped as whole groups, as in a report; the first run's groups, or the
+    second's where the first has none.
 
     Args:
         first: ``RUN`` or ``RUN:VARIANT``. Default variant: the one in the run's bundle.
@@ -137,12 +150,13 @@ def compare_runs(first: str, second: str) -> RunComparison:
     # By the first run's metric: two metrics have no difference.
     metric = a.metric()
     rows = [[position[key] for key in shared] for position in positions]
-    (left, right), measure = measure_runs((a, b), rows, metric)
-    plan = Plan([("first", "second")], metric, (metric,), measure, CONFIDENCE, SEED)
+    groups, grouped_by = shared_groups((a, b), rows)
+    (left, right), measure = measure_runs((a, b), rows, metric, groups)
+    plan = Plan([("first", "second")], metric, (metric,), measure, CONFIDENCE, SEED, groups)
     [row] = compare(plan, {"first": left, "second": right})
     difference = defined(metric_difference(row, metric))
     trainings = len(left.table), len(right.table)
-    counted = metric == "accuracy" and max(trainings) == 1
+    counted = metric == "accuracy" and max(trainings) == 1 and groups is None
     return RunComparison(
         task=task,
         first=a.name,
@@ -156,5 +170,7 @@ def compare_runs(first: str, second: str) -> RunComparison:
         only_first=row["only_a"] if counted else None,
         only_second=row["only_b"] if counted else None,
         left_out=len(positions[0]) + len(positions[1]) - 2 * len(shared),
+        groups=groups.count if groups else None,
+        grouped_by=grouped_by,
         trainings=trainings,
     )

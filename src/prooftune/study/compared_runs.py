@@ -18,10 +18,10 @@ from prooftune.evaluation.decisions import apply_error_costs
 from prooftune.evaluation.metrics import INVALID, Floats, Outcomes, columns, rates, sums
 from prooftune.evaluation.multilabel import metrics as label_set_metrics
 from prooftune.evaluation.multilabel.thresholds import PRIMARY, label_sets
-from prooftune.evaluation.outcomes import outcomes_of
+from prooftune.evaluation.outcomes import groups_among, outcomes_of
 from prooftune.evaluation.primary import classification_primary, title_of
 from prooftune.evaluation.repeated_trainings import average
-from prooftune.evaluation.resampling import label_prior, resample
+from prooftune.evaluation.resampling import Groups, label_prior, resample
 from prooftune.recipe import Recipe
 from prooftune.recipe import load as load_recipe
 from prooftune.recipe.metrics import COST_METRICS, ORDINAL_METRICS
@@ -97,8 +97,28 @@ def read_run(reference: str) -> ComparedRun:
     return ComparedRun(f"{path}:{variant}", recipe, study, result)
 
 
+def shared_groups(
+    runs: Sequence[ComparedRun], rows: Sequence[Sequence[int]]
+) -> tuple[Groups | None, str]:
+    """The groups in which shared test examples come, and what makes them, by the first run that
+    knows any (see `groups_among`); None where every example stands alone.
+
+    Args:
+        runs: the two.
+        rows: of each run the numbers of the shared test examples, in one order.
+    """
+    for run, numbers in zip(runs, rows, strict=True):
+        groups, grouped_by = groups_among([run.study.test[i] for i in numbers])
+        if groups is not None:
+            return groups, grouped_by
+    return None, ""
+
+
 def measure_runs(
-    runs: Sequence[ComparedRun], rows: Sequence[Sequence[int]], metric: str
+    runs: Sequence[ComparedRun],
+    rows: Sequence[Sequence[int]],
+    metric: str,
+    groups: Groups | None = None,
 ) -> tuple[list[Measured], Measure]:
     """Figures of both runs on the same examples and the same resamples.
 
@@ -106,6 +126,7 @@ def measure_runs(
         runs: the two.
         rows: of each run the numbers of the shared test examples, in one order.
         metric: the metric to compare.
+        groups: of the shared test examples, which are resampled as a whole.
 
     Returns:
         The figures, and the metrics as functions of column sums.
@@ -114,9 +135,9 @@ def measure_runs(
         UsageError: the studies' labels cannot be measured together.
     """
     if runs[0].recipe.task == "classification":
-        return _measure_labels(runs, rows, metric)
+        return _measure_labels(runs, rows, metric, groups)
     if runs[0].recipe.task == "multilabel":
-        return _measure_label_sets(runs, rows)
+        return _measure_label_sets(runs, rows, groups)
 
     def mean(summed: Floats) -> dict[str, Floats]:
         return {metric: summed[..., 1] / summed[..., 0]}
@@ -129,11 +150,15 @@ def measure_runs(
         ]
         tables.append([np.stack([np.ones(len(each)), each], axis=1) for each in scores])
     # No answer is simply right.
-    return _measured(tables, [[t[:, 1] > 1 for t in part] for part in tables], mean), mean
+    correct = [[table[:, 1] > 1 for table in part] for part in tables]
+    return _measured(tables, correct, mean, groups), mean
 
 
 def _measure_labels(
-    runs: Sequence[ComparedRun], rows: Sequence[Sequence[int]], metric: str
+    runs: Sequence[ComparedRun],
+    rows: Sequence[Sequence[int]],
+    metric: str,
+    groups: Groups | None,
 ) -> tuple[list[Measured], Measure]:
     labels = _all_labels(runs)
     first = runs[0].study
@@ -164,7 +189,7 @@ def _measure_labels(
         for number, part in enumerate(tables)
     ]
     correct = [[test.correct for test in part] for part in outcomes]
-    return _measured(tables, correct, measure, priors), measure
+    return _measured(tables, correct, measure, groups, priors), measure
 
 
 def _renumbered(
@@ -183,7 +208,7 @@ def _renumbered(
 
 
 def _measure_label_sets(
-    runs: Sequence[ComparedRun], rows: Sequence[Sequence[int]]
+    runs: Sequence[ComparedRun], rows: Sequence[Sequence[int]], groups: Groups | None
 ) -> tuple[list[Measured], Measure]:
     labels = _all_labels(runs)
     tables, correct = [], []
@@ -204,7 +229,8 @@ def _measure_label_sets(
     priors = [
         label_set_metrics.set_prior(len(labels), RESAMPLES, SEED, number) for number in range(2)
     ]
-    return _measured(tables, correct, label_set_metrics.rates, priors), label_set_metrics.rates
+    measured = _measured(tables, correct, label_set_metrics.rates, groups, priors)
+    return measured, label_set_metrics.rates
 
 
 def _all_labels(runs: Sequence[ComparedRun]) -> list[str]:
@@ -215,12 +241,13 @@ def _measured(
     tables: Sequence[Sequence[Floats]],
     correct: Sequence[Sequence[np.ndarray]],
     measure: Measure,
+    groups: Groups | None,
     priors: Sequence[Floats] | None = None,
 ) -> list[Measured]:
     """Figures from the tables [n, c] of every training of both runs; `priors`: one of each run."""
     flat = [table for part in tables for table in part]
     of_tables = priors and [p for p, part in zip(priors, tables, strict=True) for _ in part]
-    drawn = iter(resample(flat, RESAMPLES, SEED, priors=of_tables))
+    drawn = iter(resample(flat, RESAMPLES, SEED, groups, of_tables))
     result = []
     for number, part in enumerate(tables):
         trainings = []
