@@ -124,8 +124,8 @@ def init(
         UsageError: the file cannot be read, no label or question column was found, or the recipe
             file exists.
     """
+    from prooftune.data.init.inferred_options import InitChoices
     from prooftune.data.init.recipe_writer import draft_recipe
-    from prooftune.data.init.sniffing import InitChoices
     from prooftune.errors import UsageError
     from prooftune.models.loading import DEFAULT_MODEL, cached_token_counter
     from prooftune.preflight.checker import findings

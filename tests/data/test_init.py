@@ -21,8 +21,8 @@ from data.tabled import file
 from prooftune import recipe
 from prooftune.data import splits
 from prooftune.data.init.bins import range_bounds
+from prooftune.data.init.inferred_options import InitChoices
 from prooftune.data.init.recipe_writer import draft_recipe
-from prooftune.data.init.sniffing import InitChoices
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.types import Study

@@ -13,8 +13,8 @@ import yaml
 
 from data.tabled import file
 from prooftune import recipe as recipes
+from prooftune.data.init.inferred_options import InitChoices
 from prooftune.data.init.recipe_writer import draft_recipe
-from prooftune.data.init.sniffing import InitChoices
 from prooftune.data.splits import load_splits
 from prooftune.errors import UsageError
 from prooftune.types import Study

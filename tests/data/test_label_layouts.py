@@ -14,7 +14,7 @@ from data.tabled import file
 from data.test_init_evidence import LABELS, ROWS, TEXTS, drafted, jsonl, rows_of
 from prooftune import recipe as recipes
 from prooftune.data.init.companions import names_beside
-from prooftune.data.init.sniffing import InitChoices
+from prooftune.data.init.inferred_options import InitChoices
 from prooftune.data.multilabel import are_decimals, separator_of_several
 from prooftune.data.readers.label_studio import flat_task
 from prooftune.data.sources import read_source

@@ -12,7 +12,7 @@ import pytest
 
 from data.tabled import file, table
 from data.test_init_evidence import ROWS, TEXTS, drafted, jsonl, rows_of
-from prooftune.data.init.sniffing import InitChoices
+from prooftune.data.init.inferred_options import InitChoices
 from prooftune.data.readers.streaming import iter_blocks, scan_file
 from prooftune.data.readers.text_lines import are_trec_lines
 from prooftune.data.sources import read_source

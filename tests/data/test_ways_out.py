@@ -18,7 +18,7 @@ import pytest
 
 from data.tabled import file, study_recipe
 from data.test_init_evidence import LABELS, ROWS, TEXTS, drafted, rows_of
-from prooftune.data.init.sniffing import InitChoices
+from prooftune.data.init.inferred_options import InitChoices
 from prooftune.data.prepare import prepare_data
 from prooftune.errors import UsageError
 from prooftune.types import Study

@@ -55,7 +55,7 @@ def context(folder: Path, rows: int, with_latency: bool = True) -> VariantContex
 def measured(
     monkeypatch: pytest.MonkeyPatch, folder: Path, clock: Clock, rows: int
 ) -> dict[str, Any]:
-    monkeypatch.setattr("prooftune.variants.latency.time.perf_counter", clock.perf_counter)
+    monkeypatch.setattr("prooftune.variants.latency.time", clock)
     return dict(measure_latency(context(folder, rows), clock.predict))
 
 

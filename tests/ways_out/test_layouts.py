@@ -16,7 +16,7 @@ from data.tabled import file
 from data.test_init_evidence import LABELS, ROWS, TEXTS, drafted, jsonl, rows_of
 from data.test_ways_out import CSV
 from prooftune import recipe as recipes
-from prooftune.data.init.sniffing import InitChoices
+from prooftune.data.init.inferred_options import InitChoices
 from prooftune.data.readers.foreign_formats import BINARY_FORMATS
 from ways_out import follows, follows_table, refused
 

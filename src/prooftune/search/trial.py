@@ -138,7 +138,8 @@ def _setup(context: VariantContext, variant: Variant, name: str) -> TrainingSetu
             context, variant, name, tokenizer, encoder_to_train(context, variant, seed)
         )
     from prooftune.variants.pretraining import pretrain
-    from prooftune.variants.tuned import base_to_train, tuned_setup
+    from prooftune.variants.trainable import base_to_train
+    from prooftune.variants.tuned import tuned_setup
 
     if variant.pretrain:
         pretrain(context, variant, name)

@@ -37,7 +37,7 @@ from prooftune.variants.passages import PassageProvider
 from prooftune.variants.pretraining_estimates import pretraining_seconds
 from prooftune.variants.prompting import candidates
 from prooftune.variants.time_budget import TimeBudget
-from prooftune.variants.tuned import base_to_train, make_trainable
+from prooftune.variants.trainable import base_to_train, make_trainable
 
 _MAX_MEMORY_SHARE = 0.7
 """A model whose weights take more than this share of the free memory is not loaded."""

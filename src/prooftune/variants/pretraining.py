@@ -31,6 +31,7 @@ from prooftune.utils.profiling import measure_cost
 from prooftune.variant_details import PretrainingRecord
 from prooftune.variants.context import PretrainingInputs, VariantContext, training_title
 from prooftune.variants.model_handle import release_cached_model
+from prooftune.variants.trainable import base_to_train
 from prooftune.variants.training_record import CHECKPOINTS_FOLDER
 
 if TYPE_CHECKING:
@@ -241,8 +242,6 @@ def _rows(
 
 
 def _module(context: VariantContext, variant: Variant, name: str) -> TuningModule:
-    from prooftune.variants.tuned import base_to_train
-
     recipe = context.recipe
     # Without a head, whatever the objective of tuning.
     causal = variant.model_copy(update={"objective": "instruction"})

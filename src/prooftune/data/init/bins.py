@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import accumulate
 from math import inf
 
-from prooftune.data.init.sniffing import InferredOptions
+from prooftune.data.init.inferred_options import InferredOptions
 
 
 def add_bins(counts: Counter[str], inferred: InferredOptions) -> Counter[str]:

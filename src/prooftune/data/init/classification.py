@@ -15,8 +15,8 @@ from prooftune.data.init.indicators import (
     note_label_columns,
     note_possible_indicators,
 )
+from prooftune.data.init.inferred_options import InferredOptions, InitChoices
 from prooftune.data.init.input_columns import input_columns
-from prooftune.data.init.sniffing import InferredOptions, InitChoices
 from prooftune.data.multilabel import list_of_labels
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest

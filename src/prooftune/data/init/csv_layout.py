@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prooftune.data.init.delimiters import (
     DELIMITERS,
@@ -20,15 +19,13 @@ from prooftune.data.init.delimiters import (
     row_evenness,
     sample_rows,
 )
+from prooftune.data.init.inferred_options import InferredOptions
 from prooftune.data.readers.chat_text import is_rendered
 from prooftune.data.readers.dispatch import default_delimiter, delimiter_of
 from prooftune.data.readers.header_rows import KNOWN_NAMES, extra_header_rows, joined_header
 from prooftune.data.readers.table import strip_invisible, unique_names
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
-
-if TYPE_CHECKING:
-    from prooftune.data.init.sniffing import InferredOptions
 
 
 def detect_csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from prooftune.data.init.sniffing import InferredOptions
+from prooftune.data.init.inferred_options import InferredOptions
 
 _NOT_IN_YAML = re.compile("[\x7f-\x84\x86-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 """Characters that a YAML file cannot hold or that end a line there."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prooftune.data.indicators import is_indicator
 from prooftune.data.init.candidates import Column
 from prooftune.data.init.column_names import LABEL_NAMES, METADATA_WORDS
-from prooftune.data.init.sniffing import InferredOptions
+from prooftune.data.init.inferred_options import InferredOptions
 
 _FACTS = {"has", "verified", "retweet", "retweeted", "edited", "deleted", "hidden", "trusted"}
 _FACTS |= {"active", "valid", "unclear", "sponsored", "premium", "reply", "duplicate"}

@@ -13,7 +13,7 @@ from prooftune.data.init.bins import add_bins
 from prooftune.data.init.candidates import Column
 from prooftune.data.init.column_names import RATING_WORDS
 from prooftune.data.init.delimiters import is_number
-from prooftune.data.init.sniffing import InferredOptions
+from prooftune.data.init.inferred_options import InferredOptions
 from prooftune.data.multilabel import (
     holds_spans,
     labels_of_cell,

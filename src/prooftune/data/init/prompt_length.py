@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from prooftune.data.init.candidates import Column
-from prooftune.data.init.sniffing import InferredOptions
+from prooftune.data.init.inferred_options import InferredOptions
 
 TokenCount = Callable[[str], int]
 """Text -> its number of tokens."""

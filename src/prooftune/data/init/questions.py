@@ -10,7 +10,7 @@ from itertools import islice
 from prooftune.data.init.candidates import Column
 from prooftune.data.init.column_names import LABEL_NAMES, name_families
 from prooftune.data.init.delimiters import MAX_LABELS, SAMPLE_ROWS, NoLabels, is_number
-from prooftune.data.init.sniffing import InferredOptions
+from prooftune.data.init.inferred_options import InferredOptions
 from prooftune.data.question_columns import LAYOUTS, flags_answers
 from prooftune.data.questions import holds_history, parse_answers
 from prooftune.data.readers.table import Table

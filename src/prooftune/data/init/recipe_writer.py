@@ -15,6 +15,7 @@ from prooftune.data.init.classification import Ask
 from prooftune.data.init.companions import joining_hint, names_beside
 from prooftune.data.init.data_section import data_section, in_comment
 from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels
+from prooftune.data.init.inferred_options import InferredOptions, InitChoices
 from prooftune.data.init.labels import describe_labels
 from prooftune.data.init.prompt_length import (
     TokenCount,
@@ -22,7 +23,7 @@ from prooftune.data.init.prompt_length import (
     prompt_length,
     question_prompt_length,
 )
-from prooftune.data.init.sniffing import InferredOptions, InitChoices, sniff_file
+from prooftune.data.init.sniffing import sniff_file
 from prooftune.data.init.splits import drop_unlabelled_splits
 from prooftune.data.init.templated import are_templates
 from prooftune.data.init.templates import (

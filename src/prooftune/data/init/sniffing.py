@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from prooftune.data.init.csv_layout import detect_csv_layout
 from prooftune.data.init.delimiters import (
@@ -15,6 +15,7 @@ from prooftune.data.init.delimiters import (
     text_delimiter,
 )
 from prooftune.data.init.format_by_content import format_by_content
+from prooftune.data.init.inferred_options import InferredOptions, InitChoices
 from prooftune.data.readers.class_names import class_names
 from prooftune.data.readers.compression import named_as, uncompressed
 from prooftune.data.readers.dispatch import (
@@ -50,60 +51,6 @@ _SPLITS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class InitChoices:
-    """What the user named instead of having it detected; None for the rest.
-
-    Attributes:
-        text: input columns.
-        label: label or answer column.
-        task, format, encoding, group: values of the recipe's keys.
-    """
-
-    text: list[str] | None = None
-    label: str | None = None
-    task: str | None = None
-    format: str | None = None
-    encoding: str | None = None
-    group: str | None = None
-
-
-@dataclass(slots=True)
-class InferredOptions:
-    """Options of the recipe's ``data`` section, with the evidence for each.
-
-    Attributes:
-        options: option -> value.
-        notes: a sentence for each thing detected.
-        comments: option -> comment in the recipe.
-        splits: split -> its name in a folder of shards or a JSON file.
-        several_labels: whether a text has several labels (``task: multilabel``).
-        split_folders: split -> its folder, which has one folder per label.
-        class_names: column -> names of its numbers 0, 1, … that the file itself gives.
-        class_names_from: the file beside the data that gives them; empty for the data itself.
-        named: whether the columns' names come from the file.
-        repeated: names that the file has for several columns.
-        merged_labels: label -> spelling of it that merges all, for a comment in the recipe; empty
-            where no labels differ in their spelling only.
-    """
-
-    options: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    comments: dict[str, str] = field(default_factory=dict)
-    splits: dict[str, str] = field(default_factory=dict)
-    several_labels: bool = False
-    split_folders: dict[str, str] = field(default_factory=dict)
-    class_names: dict[str, list[str]] = field(default_factory=dict)
-    class_names_from: str = ""
-    named: bool = True
-    repeated: tuple[str, ...] = ()
-    merged_labels: dict[str, str] = field(default_factory=dict)
-
-    def add(self, name: str, value: object, sentence: str) -> None:
-        self.options[name] = value
-        self.notes.append(sentence)
 
 
 def sniff_file(path: Path, choices: InitChoices | None = None) -> tuple[Table, InferredOptions]:

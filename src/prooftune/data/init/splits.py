@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prooftune.data.init.sniffing import InferredOptions
+from prooftune.data.init.inferred_options import InferredOptions
 from prooftune.data.readers.dispatch import read_table
 from prooftune.data.readers.shards import expand_path
 from prooftune.errors import UsageError
