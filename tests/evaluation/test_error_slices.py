@@ -127,6 +127,15 @@ def test_clusters_are_named_by_their_words() -> None:
     assert "goal" in names[False].value or "match" in names[False].value
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("distinct", "expected"), [(1, 0), (2, 2), (3, 3)])
+def test_rows_with_few_different_texts_have_as_many_clusters(distinct: int, expected: int) -> None:
+    numbers = np.arange(600) % distinct
+    vectors = np.eye(4, dtype=np.float32)[numbers]
+    found = cluster_slices(vectors, [f"word{n} and more" for n in numbers], 0)
+    assert len(found) == expected
+
+
 def _largest(found: list[Slice], expected: np.ndarray) -> np.ndarray:
     """The rows of the slice that has most of the expected rows, which must all be expected."""
     best = max(found, key=lambda s: int((s.rows & expected).sum()))

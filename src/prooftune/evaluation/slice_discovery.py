@@ -92,7 +92,9 @@ def cluster_slices(vectors: NDArray[np.float32], texts: Sequence[str], seed: int
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    clusters = min(MAX_CLUSTERS, len(texts) // ROWS_PER_CLUSTER)
+    # k-means finds no more clusters than there are different points, and warns.
+    distinct = len({vector.tobytes() for vector in vectors})
+    clusters = min(MAX_CLUSTERS, len(texts) // ROWS_PER_CLUSTER, distinct)
     if clusters < 2:
         return []
     # Sums over several threads come in varying order, which would make clusters differ between
