@@ -163,7 +163,8 @@ def test_valid_library_values_are_accepted() -> None:
         ),
         ({"variants": {}}, "variants: name at least one variant"),
         ({"variants": None}, "variants: name at least one variant"),
-        ({"variants": "tuned"}, "variants: Input should be a valid dictionary, found 'tuned'"),
+        ({"variants": 5}, "variants: Input should be a valid dictionary, found 5"),
+        ({"variants": ","}, "variants: name at least one variant"),
         (
             {"variants": {"a/b": {"kind": "tuned"}}},
             "variants.a/b: 'a/b' is not a valid name: use letters, digits, '.', '_', '+' and '-', "
@@ -224,7 +225,12 @@ def test_each_option_that_does_not_apply_is_reported() -> None:
 
 @pytest.mark.parametrize(
     "variants",
-    [["tfidf", "tuned"], {"tfidf": None, "tuned": {}}, {"tfidf": {"kind": "tfidf"}, "tuned": None}],
+    [
+        "tfidf, tuned",
+        ["tfidf", "tuned"],
+        {"tfidf": None, "tuned": {}},
+        {"tfidf": {"kind": "tfidf"}, "tuned": None},
+    ],
 )
 def test_kind_defaults_to_the_variant_name(variants: Any) -> None:
     assert [v.kind for v in recipe.parse(with_(variants=variants)).variants.values()] == [

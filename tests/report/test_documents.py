@@ -15,7 +15,7 @@ from prooftune.report import abstention_section
 from prooftune.report.build import render_page, write_report
 from prooftune.report.format import interval, percent
 from prooftune.report.markdown import escape_markdown
-from prooftune.report.terminal import better_than_bundle
+from prooftune.report.terminal import how_to_ship_another
 from prooftune.report.warnings import collect_warnings
 from report.conftest import CASES, facts_of, page_of
 from report.reading import read
@@ -304,14 +304,26 @@ def test_the_calibration_section_says_why_a_temperature_is_1():
     assert why in page.by_id("calibration").text
 
 
-def test_a_study_that_lost_says_how_to_ship_the_better_variant():
+def test_a_study_says_how_to_ship_another_variant():
     scores = deepcopy(facts_of("usual")["scores"])
     verdict = scores["verdict"]
-    assert better_than_bundle(scores, verdict["best_tuned"]) == ""
+    tuned = verdict["best_tuned"]
+    for name, variant in scores["variants"].items():
+        variant["validation_quality"] = 0.8 if name == tuned else 0.7
+    assert how_to_ship_another(scores, tuned) == ""
+    rival = verdict["against"][0]["variant"]
+    scores["variants"][rival]["validation_quality"] = 0.853
+    assert how_to_ship_another(scores, tuned) == (
+        f"On validation rows {rival} is better than {tuned} (85.3% against 80.0%). --set "
+        "bundle.variant=best ships the variant that is best there, of any kind."
+    )
+    # What a bundle cannot serve is no advice.
+    scores["variants"][rival]["kind"] = "endpoint"
+    assert how_to_ship_another(scores, tuned) == ""
     verdict["against"][0]["outcome"] = "loses"
-    loser = verdict["against"][0]["variant"]
-    assert better_than_bundle(scores, verdict["best_tuned"]) == (
-        f"{loser} did better than {verdict['best_tuned']} on test rows. --set bundle.variant=best "
+    assert how_to_ship_another(scores, tuned) == (
+        f"{rival} did better than {tuned} on test rows. --set bundle.variant=best "
         "ships the variant that is best on validation rows, of any kind."
     )
-    assert better_than_bundle(scores, loser) == ""
+    assert how_to_ship_another(scores, rival) == ""
+    assert how_to_ship_another(scores, None).startswith("No bundle, since no variant is tuned")

@@ -300,8 +300,8 @@ def _print_result(result: Result) -> None:
     from prooftune.bundle.manifest_reader import read_manifest
     from prooftune.report.costs_section import front_sentence
     from prooftune.report.terminal import (
-        better_than_bundle,
         by_language,
+        how_to_ship_another,
         precision_and_recall,
         print_paragraph,
         print_variants,
@@ -318,8 +318,9 @@ def _print_result(result: Result) -> None:
         print()
         print_paragraph(front)
     print(f"\nReport: {result.report}")
+    variant = None
     if result.bundle is not None:
         variant = read_manifest(result.bundle)["variant"]
         print(f"Bundle: {result.bundle} ({variant})")
-        if hint := better_than_bundle(result.scores, variant):
-            print_paragraph(hint)
+    if hint := how_to_ship_another(result.scores, variant):
+        print_paragraph(hint)

@@ -23,7 +23,7 @@ from prooftune.recipe.variant_options import (
     QA_OPTIONS,
     TRAINING_OPTIONS,
 )
-from prooftune.recipe.variants import option_keys
+from prooftune.recipe.variants import by_name, option_keys
 from prooftune.utils.progress import notify
 
 _DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -249,8 +249,8 @@ def _as_section(value: object, key: str, override: str) -> dict[str, Any]:
         return {}
     if isinstance(value, str) and key in _SHORTHAND_KEYS:
         return {_SHORTHAND_KEYS[key]: value}
-    if isinstance(value, list) and key == "variants":
-        return {str(name): None for name in value}
+    if key == "variants":
+        value = by_name(value)
     if not isinstance(value, dict):
         raise UsageError(f"--set {override}: '{key}' is a single value, not a section")
     return value

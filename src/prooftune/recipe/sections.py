@@ -24,14 +24,13 @@ from prooftune.recipe.variant_options import (
     LEARNING_KINDS,
     TRAINED_KINDS,
 )
-from prooftune.recipe.variants import ClassWeights, Variant, infer_kind, leave_languages_out
-
-
-def _by_name(variants: object) -> object:
-    """A list of variants' names as the mapping that it stands for; other values as they are."""
-    if isinstance(variants, list) and all(isinstance(name, str) for name in variants):
-        return dict.fromkeys(variants)
-    return variants
+from prooftune.recipe.variants import (
+    ClassWeights,
+    Variant,
+    by_name,
+    infer_kind,
+    leave_languages_out,
+)
 
 
 def _with_head(options: object) -> object:
@@ -262,7 +261,7 @@ class Recipe(Section):
         if not isinstance(values, Mapping):
             return values
         # Here as well as in the field's own validator, which runs later.
-        named = _by_name(values.get("variants"))
+        named = by_name(values.get("variants"))
         if not isinstance(named, Mapping):
             return values
         # Kinds first: the names of added variants are no kinds.
@@ -316,7 +315,7 @@ class Recipe(Section):
     @field_validator("variants", mode="before")
     @classmethod
     def _expand_variants(cls, value: object) -> object:
-        value = _by_name(value)
+        value = by_name(value)
         if not isinstance(value, Mapping):
             # Anything else pydantic refuses, with its place.
             return {} if value is None else value

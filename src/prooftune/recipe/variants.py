@@ -329,3 +329,13 @@ def infer_kind(name: str, options: object) -> object:
     if isinstance(options, Mapping) and "kind" not in options and name in VARIANT_KINDS:
         return {"kind": name, **options}
     return options
+
+
+def by_name(variants: object) -> object:
+    """Variants' names, as a list or after each other (``--set variants=majority,tfidf``), as the
+    mapping that they stand for; other values as they are."""
+    if isinstance(variants, str):
+        variants = [name for part in variants.split(",") if (name := part.strip())]
+    if isinstance(variants, list) and all(isinstance(name, str) for name in variants):
+        return dict.fromkeys(variants)
+    return variants

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prooftune.evaluation.primary import CONTROL
 from prooftune.evaluation.score_types import (
     Figure,
     Scores,
@@ -121,16 +122,42 @@ def by_language(scores: Scores) -> str:
     return f"{name}, {metric.title} by language: {', '.join(parts)}{rest}." if parts else ""
 
 
-def better_than_bundle(scores: Scores, bundled: str) -> str:
-    """Where the bundled variant lost to others: which did better, and how to ship the best one;
-    empty otherwise."""
+def how_to_ship_another(scores: Scores, bundled: str | None) -> str:
+    """How to ship the best variant, where there is no bundle or another variant did better than the
+    bundled one, on test rows by the verdict or on validation rows; empty otherwise.
+
+    Args:
+        scores: of the study.
+        bundled: the variant in the bundle; None without one.
+    """
+    if bundled is None:
+        return (
+            "No bundle, since no variant is tuned. --set bundle.variant=best ships the variant "
+            "that is best on validation rows."
+        )
     verdict = scores["verdict"]
-    better = [entry["variant"] for entry in verdict["against"] if entry["outcome"] == "loses"]
-    if bundled != verdict["best_tuned"] or not better:
+    if bundled != verdict["best_tuned"]:
         return ""
+    better = [entry["variant"] for entry in verdict["against"] if entry["outcome"] == "loses"]
+    if better:
+        return (
+            f"{join(better)} did better than {bundled} on test rows. --set bundle.variant=best "
+            "ships the variant that is best on validation rows, of any kind."
+        )
+    quality = {
+        name: variant.get("validation_quality")
+        for name, variant in scores["variants"].items()
+        if variant["kind"] != "endpoint" and variant.get("role") != CONTROL
+    }
+    measured = {name: value for name, value in quality.items() if value is not None}
+    best = max(measured, key=measured.__getitem__, default=bundled)
+    if bundled not in measured or measured[best] <= measured[bundled]:
+        return ""
+    form = task_display.display_for(scores).metrics[scores["primary"]].form
     return (
-        f"{join(better)} did better than {bundled} on test rows. --set bundle.variant=best ships "
-        "the variant that is best on validation rows, of any kind."
+        f"On validation rows {best} is better than {bundled} ({format_value(measured[best], form)} "
+        f"against {format_value(measured[bundled], form)}). --set bundle.variant=best ships the "
+        "variant that is best there, of any kind."
     )
 
 
