@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from rich.progress import Progress
 
 from prooftune.batch_predict import columns, local, predict, predict_file, writers
@@ -338,6 +339,53 @@ def test_a_single_text_is_no_list_of_texts(bundle: Path) -> None:
     with pytest.raises(UsageError, match="a list of texts"):
         load(bundle).predict("goal")
     assert load(bundle).predict([]) == []
+
+
+@pytest.fixture
+def headerless(bundle: Path, tmp_path: Path) -> Path:
+    """A bundle whose training data had no header: label, text."""
+    folder = shutil.copytree(bundle, tmp_path / "headerless")
+    values = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
+    values["data"] |= {"header": False, "columns": ["label", "text"]}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ("3,goal scored\n1,a vote\n", ["goal scored", "a vote"]),
+        ("3,goal scored\n", ["goal scored"]),
+        ("goal scored\na vote\n", ["goal scored", "a vote"]),
+        ('"goal, scored"\n"two\nlines"\n', ["goal, scored", "two\nlines"]),
+        ("text\ngoal scored\n", ["goal scored"]),
+        ("id,text\n1,goal scored\n", ["goal scored"]),
+    ],
+)
+def test_files_without_a_header_are_read_as_the_training_data(
+    headerless: Path,
+    tmp_path: Path,
+    content: str,
+    texts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(columns, "notify", lambda note, *_: notes.append(note))
+    (tmp_path / "in.csv").write_text(content, encoding="utf-8")
+    predict_file(headerless, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == texts
+    has_header = "text" in content.split("\n")[0]
+    assert any("has no header" in note for note in notes) is not has_header
+
+
+@pytest.mark.parametrize("header", ["title,description", "id,note", "a,b,c"])
+def test_other_headers_are_no_rows(headerless: Path, tmp_path: Path, header: str) -> None:
+    row = ",".join(
+        ["some words here", "goal scored in the second half", "x"][: header.count(",") + 1]
+    )
+    (tmp_path / "in.csv").write_text(f"{header}\n{row}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"no column 'text'.*Rename the file's columns"):
+        predict_file(headerless, tmp_path / "in.csv", tmp_path / "out.csv")
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp1251", "utf-16", "utf-8-sig"])

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import prooftune
 from prooftune.errors import UsageError
 from prooftune.evaluation.score_types import defined
 from prooftune.recipe import parse
-from prooftune.study.estimate_tables import curve_seconds
+from prooftune.study.estimate_tables import curve_seconds, print_curve_cost
 from prooftune.study.learning_curve import _subsets
 from prooftune.study.pipeline import rebuild_report
 from prooftune.types import Example, Study
 from prooftune.variants.estimates import CostEstimate
-from study.small import write_rows
+from study.small import small_recipe, write_rows
 
 
 def recipe(folder: Path, **options: Any) -> dict[str, Any]:
@@ -116,3 +117,15 @@ def test_its_cost_is_that_of_training_on_fewer_rows() -> None:
     assert curve_seconds(estimate, [0.125, 0.25, 0.5]) == pytest.approx(87.5 + 3 * 15)
     several = CostEstimate("tuned", 300.0, 30.0, 345.0, 0.0, trainings=3)
     assert curve_seconds(several, [0.125, 0.25, 0.5]) == pytest.approx(87.5 + 3 * 15)
+
+
+def test_check_counts_the_trainings_of_a_curve(tmp_path: Path) -> None:
+    values = small_recipe(tmp_path / "none", tmp_path / "data")
+    values["variants"] = ["tfidf", "tuned"]
+    values["learning_curve"] = {"shares": [0.25, 0.5, 1], "subsets": 3}
+    console = Console(record=True, width=200)
+    print_curve_cost(console, parse(values), [])
+    assert console.export_text().strip() == (
+        "note  learning curve: tfidf: 6 more trainings each (3 subsets of 2 sizes); tuned: 2 more "
+        "trainings each."
+    )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from prooftune import recipe
 from prooftune.bundle.classifier import abstention_threshold, has_probabilities
 from prooftune.bundle.manifest import CommonManifest
-from prooftune.data.readers.header_rows import find_header
+from prooftune.data.init.delimiters import has_header
+from prooftune.data.readers.header_rows import KNOWN_NAMES, find_header
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe.data import LABEL_TASKS
 from prooftune.types import CONTEXT
@@ -21,6 +24,8 @@ from prooftune.utils.progress import notify
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 SUFFIXES = (*DELIMITERS, *JSON_LINES_SUFFIXES, ".parquet")
+_HEADER_LINES = 50
+"""First lines of a file that are looked at for its header."""
 EMPTY_TEXT = "empty_text"
 """Added column that says whether an input text of the row is empty."""
 CONFLICT_PREFIX = "predicted_"
@@ -43,7 +48,8 @@ def expected_columns(bundle: Path, manifest: CommonManifest) -> dict[str, list[s
 
 
 def detect_source(file: Path, expected: Mapping[str, Sequence[str]], bundle: Path) -> recipe.Source:
-    """How to read the file: format by suffix, delimiter by the header, encoding by the bytes.
+    """How to read the file: format by suffix, delimiter by the header, encoding by the bytes. A
+    file without a header has the columns of the bundle's training data, if that had none either.
 
     The encoding is UTF-8 where that reads the file, else that of the bundle's training data, else
     the one that `detect_encoding` finds; a note says which.
@@ -54,13 +60,49 @@ def detect_source(file: Path, expected: Mapping[str, Sequence[str]], bundle: Pat
     encoding = _encoding(file, bundle)
     with file.open(encoding=encoding, errors="replace", newline="") as handle:
         # Limited, so that a file without line ends is not read whole.
-        lines = iter(lambda: handle.readline(1_000_000), "")
-        # The suffix's own delimiter first: the first that gives all columns counts.
-        layout = find_header(lines, expected.values(), (default, ",", ";", "\t", "|"))
+        lines = list(islice(iter(lambda: handle.readline(1_000_000), ""), _HEADER_LINES))
+    # The suffix's own delimiter first: the first that gives all columns counts.
+    layout = find_header(lines, expected.values(), (default, ",", ";", "\t", "|"))
+    if layout is None and (without := _without_header(file, lines, default, bundle)):
+        return without.model_copy(update={"encoding": encoding})
     delimiter, above = layout or (default, 0)
     if above:
         notify(f"{file.name}: the first {above} line(s) are above the header and left out")
     return recipe.Source(path=str(file), delimiter=delimiter, encoding=encoding, skip_lines=above)
+
+
+def _without_header(
+    file: Path, lines: Sequence[str], default: str, bundle: Path
+) -> recipe.Source | None:
+    """How to read a file that has no header, as the bundle's training data had none, and a column
+    for each of its columns, that of the label aside or not; None for other files."""
+    trained_on = recipe.load(bundle / "recipe.yaml")[0].data.source("train")
+    delimiter = trained_on.delimiter or default
+    if trained_on.header or trained_on.columns is None or len(delimiter) > 1:
+        return None
+    try:
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    except csv.Error:  # such as a field of 131,072 characters
+        return None
+    labels = {trained_on.label or "label", *(trained_on.label_columns or ())}
+    unlabelled = [column for column in trained_on.columns if column not in labels]
+    for columns in (trained_on.columns, unlabelled):
+        if rows and len(rows[0]) == len(columns) and not _names_columns(rows):
+            notify(
+                f"{file.name} has no header, like the bundle's training data: its columns are "
+                f"read as {', '.join(columns)}"
+            )
+            return recipe.Source(
+                path=str(file), delimiter=delimiter, header=False, columns=list(columns)
+            )
+    return None
+
+
+def _names_columns(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row is a header: usual names, or single words unlike the values below."""
+    cells = [cell.strip().lower() for cell in rows[0]]
+    usual = not {*KNOWN_NAMES}.isdisjoint(cells)
+    return usual or (not any(" " in cell for cell in cells) and has_header(rows))
 
 
 def _encoding(file: Path, bundle: Path) -> str:
@@ -110,7 +152,8 @@ def match_columns(
             what = " or ".join(f"'{name}'" for name in names)
             raise UsageError(
                 f"{name} has no column {what}, which this bundle reads; found {len(columns)}: "
-                f"{', '.join(repr(c[:60]) for c in columns[:12])}{nearest(names[0], columns)}"
+                f"{', '.join(repr(c[:60]) for c in columns[:12])}{nearest(names[0], columns)}. "
+                "Rename the file's columns, or add a header"
             )
         if column in repeated:
             raise UsageError(

@@ -305,8 +305,8 @@ def _print_label_errors(
         f"   info {len(rows):,} of {count:,} training rows have a doubtful label: "
         f"{' and '.join(checked.models)}, cross-validated, would give them another. "
         f"{'They give' if len(checked.models) > 1 else 'It gives'} {checked.accuracy:.0%} of all "
-        "rows their own label, so some doubts are mistakes of the model. A run lists all in "
-        f"{LABEL_ERRORS_FILE}. The most doubtful:",
+        "rows their own label, so some doubts are mistakes of the model. A run looks again, also "
+        f"with its embedding variants, and lists all in {LABEL_ERRORS_FILE}. The most doubtful:",
         markup=False,
     )
     sources = {example.id: example.source for example in checked.examples}

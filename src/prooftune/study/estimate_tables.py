@@ -69,14 +69,20 @@ def print_curve_cost(console: Console, recipe: Recipe, estimates: Sequence[CostE
     if settings is None:
         return
     names, shares = recipe.curve_variants(), settings.shares[:-1]
-    known = [item for item in estimates if item.name in names]
-    seconds = sum(curve_seconds(item, shares) for item in known)
-    text = f"   note  learning curve: {', '.join(names)} on {len(shares)} more training sets each"
-    if known:
-        text += f", about {duration(seconds)} for {', '.join(item.name for item in known)}"
-    if cheap := [n for n in names if recipe.variants[n].kind in CHEAP_KINDS]:
-        text += f"; {settings.subsets} subsets of each for {', '.join(cheap)}"
-    console.print(f"{text}.", markup=False)
+    cheap = [name for name in names if recipe.variants[name].kind in CHEAP_KINDS]
+    parts = []
+    if cheap:
+        trainings = len(shares) * settings.subsets
+        parts.append(
+            f"{', '.join(cheap)}: {trainings} more trainings each ({settings.subsets} subsets of "
+            f"{len(shares)} sizes)"
+        )
+    if others := [name for name in names if name not in cheap]:
+        parts.append(f"{', '.join(others)}: {len(shares)} more trainings each")
+    if known := [item for item in estimates if item.name in others]:
+        seconds = sum(curve_seconds(item, shares) for item in known)
+        parts[-1] += f", about {duration(seconds)} for {', '.join(item.name for item in known)}"
+    console.print(f"   note  learning curve: {'; '.join(parts)}.", markup=False)
 
 
 def curve_seconds(estimate: CostEstimate, shares: Sequence[float]) -> float:
