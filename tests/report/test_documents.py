@@ -327,3 +327,6 @@ def test_a_study_says_how_to_ship_another_variant():
     )
     assert how_to_ship_another(scores, rival) == ""
     assert how_to_ship_another(scores, None).startswith("No bundle, since no variant is tuned")
+    for variant in scores["variants"].values():
+        variant["kind"] = "endpoint"
+    assert how_to_ship_another(scores, None) == "No bundle: it cannot serve any of these variants."

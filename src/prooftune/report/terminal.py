@@ -130,10 +130,18 @@ def how_to_ship_another(scores: Scores, bundled: str | None) -> str:
         scores: of the study.
         bundled: the variant in the bundle; None without one.
     """
+    # What a bundle can serve.
+    able = {
+        name: variant
+        for name, variant in scores["variants"].items()
+        if variant["kind"] != "endpoint" and variant.get("role") != CONTROL
+    }
     if bundled is None:
         return (
             "No bundle, since no variant is tuned. --set bundle.variant=best ships the variant "
             "that is best on validation rows."
+            if able
+            else "No bundle: it cannot serve any of these variants."
         )
     verdict = scores["verdict"]
     if bundled != verdict["best_tuned"]:
@@ -144,11 +152,7 @@ def how_to_ship_another(scores: Scores, bundled: str | None) -> str:
             f"{join(better)} did better than {bundled} on test rows. --set bundle.variant=best "
             "ships the variant that is best on validation rows, of any kind."
         )
-    quality = {
-        name: variant.get("validation_quality")
-        for name, variant in scores["variants"].items()
-        if variant["kind"] != "endpoint" and variant.get("role") != CONTROL
-    }
+    quality = {name: variant.get("validation_quality") for name, variant in able.items()}
     measured = {name: value for name, value in quality.items() if value is not None}
     best = max(measured, key=measured.__getitem__, default=bundled)
     if bundled not in measured or measured[best] <= measured[bundled]:
