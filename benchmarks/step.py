@@ -55,9 +55,9 @@ def main() -> None:
         help="int8 matmuls with frozen weights (model.int8_training)",
     )
     options = parser.parse_args()
-    model = _adapted()
+    model = adapted_model()
     module = TuningModule(model).train()
-    step, tokens = _step(module, options)
+    step, tokens = step_of(module, options)
     in_int8 = use_int8_linear() if options.int8 else nullcontext()
     # As a study trains.
     with fused(model), malloc.retain_freed_memory(), module.fixed_structure(), in_int8:
@@ -95,7 +95,7 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def _adapted() -> Any:
+def adapted_model() -> Any:
     base = loading.load_model(
         loading.resolve(loading.DEFAULT_MODEL), recipe.Model(dtype="bfloat16")
     )
@@ -104,7 +104,7 @@ def _adapted() -> Any:
     return model
 
 
-def _step(module: TuningModule, options: argparse.Namespace) -> tuple[Callable[[], Any], int]:
+def step_of(module: TuningModule, options: argparse.Namespace) -> tuple[Callable[[], Any], int]:
     draw = random.Random(0)
     prefix = [draw.randrange(1000, 40000) for _ in range(options.prefix)]
     lengths = [

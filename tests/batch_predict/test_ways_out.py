@@ -47,6 +47,18 @@ def test_a_column_of_one_name_is_left(bundle: Path, tmp_path: Path) -> None:
     assert predict_file(bundle, file, tmp_path / "out2.csv").rows == 1
 
 
+def test_a_column_that_is_missing(bundle: Path, tmp_path: Path) -> None:
+    rows = [["1", "goal scored"], ["2", "planet orbit"]]
+    with refused("Rename the file's columns, or add a header"):
+        predict_file(bundle, write_csv(tmp_path / "in.csv", ["n", "x"], rows), tmp_path / "o.csv")
+    file = write_csv(tmp_path / "renamed.csv", ["n", "text"], rows)
+    assert predict_file(bundle, file, tmp_path / "out.csv").rows == 2
+    with refused("Rename the file's columns, or add a header"):
+        predict_file(bundle, write_csv(tmp_path / "in.csv", rows[0], rows[1:]), tmp_path / "o.csv")
+    file = write_csv(tmp_path / "headed.csv", ["n", "text"], rows)
+    assert predict_file(bundle, file, tmp_path / "out2.csv").rows == 2
+
+
 def test_a_suffix_that_is_written(bundle: Path, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "in.csv", ["text"], [["goal scored"]])
     with refused("{…}: {…} name must end in {…}{…}") as error:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from prooftune import recipe
+from prooftune.engine import threads
 from prooftune.engine.kernels import int8_linear
 from prooftune.errors import Failure, UsageError
 from prooftune.models import adapters, loading
@@ -86,6 +87,35 @@ def test_rows_in_one_line_give_the_same_loss_and_gradients(
         )
     assert matches[0][0] == pytest.approx(matches[1][0], abs=1e-5)
     torch.testing.assert_close(matches[0][1], matches[1][1], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("method", "expected"), [("lora", [2, 3, 3]), ("full", [2, 2, 2])])
+def test_threads_follow_the_load_where_the_result_does_not_depend_on_them(
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    expected: list[int],
+) -> None:
+    """With full fine-tuning the gradients of norms are sums by threads."""
+
+    class Count(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **options: Any) -> None:
+            counts.append(torch.get_num_threads())
+
+    counts: list[int] = []
+    times = iter(range(100))
+    for name in threads.THREAD_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "scheduling_times", lambda: (0, next(times)))  # always waits
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    module, rows, encoder = setup(model_folder, method=method)
+    train(module, rows, [], encoder.prefix, arguments(tmp_path, max_steps=3), callbacks=[Count()])
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert counts == expected
+    assert after == 2
 
 
 @pytest.mark.failure(5)

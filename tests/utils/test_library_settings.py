@@ -42,7 +42,7 @@ def test_they_spin_for_a_moment_where_nothing_else_runs(
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(library_settings, "machine_is_idle", lambda: idle)
     library_settings.set_library_defaults()
-    assert environment.get("GOMP_SPINCOUNT") == ("1000" if idle else None)
+    assert environment.get("GOMP_SPINCOUNT") == ("20000" if idle else None)
     assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
 
 

@@ -1,4 +1,4 @@
-"""Progress and log of a training."""
+"""Progress, threads and log of a training."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from rich.progress import Progress, TaskID
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from prooftune.engine.threads import ThreadsByContention
 from prooftune.utils.progress import progress_bar
 from prooftune.variant_details import LogEntry
 
@@ -58,6 +59,31 @@ class TrainingProgress(TrainerCallback):  # type: ignore[misc]
     def close(self) -> None:
         """Close the bar."""
         self._stack.close()
+
+
+class StepThreads(TrainerCallback):  # type: ignore[misc]
+    """Takes every training step with `threads`."""
+
+    def __init__(self, threads: ThreadsByContention) -> None:
+        self._threads = threads
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: object,
+    ) -> None:
+        self._threads.begin_step()
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: object,
+    ) -> None:
+        self._threads.end_step()
 
 
 def finite_log(history: Sequence[dict[str, Any]]) -> list[LogEntry]:

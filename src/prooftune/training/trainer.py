@@ -22,12 +22,13 @@ from prooftune.engine.fused.patching import fused
 from prooftune.engine.fused.prepacked_weights import without_prepacked_weights
 from prooftune.engine.kernels.int8_linear import is_available, use_int8_linear
 from prooftune.engine.precision import disable_lora_input_upcast
+from prooftune.engine.threads import ThreadsByContention, threads_by_contention
 from prooftune.errors import UsageError
 from prooftune.training import memory
 from prooftune.training.checkpoints import elapsed_seconds, has_ended, last_complete_checkpoint
 from prooftune.training.dataloader import TrainingDataset
 from prooftune.training.objective import TuningModule
-from prooftune.training.progress import TrainingProgress, finite_log
+from prooftune.training.progress import StepThreads, TrainingProgress, finite_log
 from prooftune.training.quality import Quality
 from prooftune.training.rows import TrainingRow, make_collator
 from prooftune.training.trackers import tracking
@@ -94,10 +95,13 @@ def train(
             "share"
         )
     checkpoint = last_complete_checkpoint(Path(str(arguments.output_dir)))
-    with tracking(arguments, logs, project, fresh=checkpoint is None):
+    with (
+        tracking(arguments, logs, project, fresh=checkpoint is None),
+        threads_by_contention() as threads,
+    ):
         return _train(
             module, rows, validation, prefix, arguments, checkpoint, patience, int8, description,
-            quality, peft_checkpoints, callbacks, collator, checkpointing,
+            quality, peft_checkpoints, callbacks, collator, checkpointing, threads,
         )  # fmt: skip
 
 
@@ -116,10 +120,13 @@ def _train(
     callbacks: Sequence[TrainerCallback],
     collator: Collator | None,
     checkpointing: bool | None,
+    threads: ThreadsByContention,
 ) -> list[LogEntry]:
     collator = collator or make_collator(prefix, module.packed, module.pad_multiple)
     progress = TrainingProgress(description)
     extra = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
+    if module.causal and _trains_matrices_only(module):
+        extra.append(StepThreads(threads))
     trainer = TuningTrainer(
         module,
         train=TrainingDataset(rows),
@@ -164,6 +171,12 @@ def _train(
         arguments.gradient_accumulation_steps = accumulation
         progress.close()
     return finite_log(trainer.state.log_history)
+
+
+def _trains_matrices_only(module: TuningModule) -> bool:
+    """Whether gradients are the same bits for any number of threads: those of matrices are, while
+    PyTorch sums those of vectors, as of norms and biases, in as many parts as there are threads."""
+    return all(p.dim() == 2 for p in module.parameters() if p.requires_grad)
 
 
 def _fit_memory(

@@ -20,10 +20,10 @@ DEFAULTS = {
 OTHER_WAIT_SETTINGS = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Variables of GNU's and Intel's OpenMP that say the same as `OMP_WAIT_POLICY`, and win."""
 
-SPINS_WHEN_ALONE = "1000"
-"""`GOMP_SPINCOUNT` on an idle machine: some 20 microseconds, as threads wait for each other
-hundreds of times in a training step, for less than it takes to wake one. Should others get busy
-later, a step takes a twentieth longer than with threads that sleep at once."""
+SPINS_WHEN_ALONE = "20000"
+"""`GOMP_SPINCOUNT` on an idle machine: some 400 microseconds, as threads wait for each other
+hundreds of times in a training step, mostly for less than that. Should others get busy later, the
+engine takes more threads than cores (`engine.threads`), and OpenMP's then sleep at once."""
 
 _SYSTEM_STATISTICS = Path("/proc/stat")
 _SAMPLES, _SAMPLE_SECONDS = 5, 0.001

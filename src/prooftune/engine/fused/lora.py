@@ -140,10 +140,12 @@ class FusedLoraGroup:
         self.layers = list(layers)
         self._prepacked = [prepacked.get(layer.base_layer) for layer in layers]
         bases = [layer.base_layer for layer in layers]
+        self._frozen = [base.weight for base in bases]
         self._quantized = BitsAndBytesLinears(bases) if any(map(is_quantized, bases)) else None
         self._input: Tensor | None = None
         self._pending: dict[int, Tensor] = {}
         self._supported: dict[Hashable, bool] = {}
+        self._adapters: dict[Hashable, tuple[list[Tensor], list[Tensor]]] = {}
         self.forwards = [self._forward_of(layer) for layer in self.layers]
 
     def _forward_of(self, layer: LoraLayer) -> Callable[..., Any]:
@@ -197,13 +199,18 @@ class FusedLoraGroup:
 
         A and B are padded to ranks of the compiled kernel, where it computes them.
         """
-        pairs = [(layer, layer.active_adapters[0]) for layer in self.layers]
-        weights = [layer.base_layer.weight for layer in self.layers]
-        lora_a = [layer.lora_A[name].weight for layer, name in pairs]
-        lora_b = [layer.lora_B[name].weight for layer, name in pairs]
-        if can_compile(rows, weights):
+        # Modules find a parameter by its name slowly, so they are asked once for every adapter.
+        names = tuple([layer.active_adapters[0] for layer in self.layers])
+        if names not in self._adapters:
+            pairs = [*zip(self.layers, names, strict=True)]
+            self._adapters[names] = (
+                [layer.lora_A[name].weight for layer, name in pairs],
+                [layer.lora_B[name].weight for layer, name in pairs],
+            )
+        lora_a, lora_b = self._adapters[names]
+        if can_compile(rows, self._frozen):
             lora_a, lora_b = pad_ranks(lora_a, lora_b)
-        return [*weights, *lora_a, *lora_b]
+        return [*self._frozen, *lora_a, *lora_b]
 
     def scaling(self) -> float:
         """The factor of all adapters."""
@@ -229,21 +236,12 @@ class FusedLoraGroup:
     def _is_supported(self, x: Tensor) -> bool:
         # Inspecting the layers takes longer than their matmuls for a short row, so the result is
         # cached by everything that can change.
-        state = (
-            x.dtype,
-            x.device.type,
-            *(
-                (
-                    layer.disable_adapters,
-                    layer.merged,
-                    layer.training,
-                    *layer.active_adapters,
-                    *layer.scaling.values(),
-                    layer.base_layer.weight.requires_grad,
-                )
-                for layer in self.layers
-            ),
-        )
+        items: list[Hashable] = [x.dtype, x.device.type]
+        for layer, weight in zip(self.layers, self._frozen, strict=True):
+            items += [layer.disable_adapters, layer.merged, layer.training, weight.requires_grad]
+            items += layer.active_adapters
+            items += layer.scaling.values()
+        state = tuple(items)
         if state not in self._supported:
             self._supported[state] = (
                 all(_is_plain_lora(layer, x) for layer in self.layers)

@@ -60,8 +60,6 @@ static void head_gradients(const pass_t *pass, const workspace_t *workspace, lon
     pack_inputs(layout, pass->query + at, pass->out + at, pass->grad_out + at,
                 pass->logsumexp + head * total_tokens(layout) + start, stride, start, n, workspace);
     memset(workspace->grad_queries, 0, 4 * n * SIZE);
-    memset(keys, 0, 4 * n * SIZE);
-    memset(values, 0, 4 * n * SIZE);
     if (i && pass->partials) {
         float *prefix_keys = prefix_sum(pass, partial, head);
         add_gradients(layout, i, 0, prefix_rows(pass, h), value, packed_prefix(pass, h), workspace,

@@ -81,8 +81,9 @@ static inline void score_gradients(score_block_t *block, long i, long from, long
     }
 }
 
-/* Adds the contribution of a sequence's queries and the keys of `source` (the sequence itself, or
- * the prefix: 0) to the gradients of both [tokens][SIZE]; `keys` [tokens][SIZE] and
+/* Gradients [tokens][SIZE] between a sequence's queries and the keys of `source`: the sequence
+ * itself, whose keys and values get theirs, or the prefix (0), whose gradients are added to, as
+ * those of the queries are; `keys` [tokens][SIZE] and
  * `values` are those of the source's head, `paired_keys` its packed keys. */
 static void add_gradients(const packed_layout_t *layout, long sequence, long source,
                           const real_t *keys, const real_t *values, const pair_t *paired_keys,
@@ -118,12 +119,13 @@ static void add_gradients(const packed_layout_t *layout, long sequence, long sou
                                     workspace->dots + q0, workspace->logsumexp + q0, factor,
                                     scaling);
                 }
-                add_matmul(rows, SIZE, block.weights + first * QUERY_BLOCK + from,
-                           QUERY_BLOCK / PAIR, workspace->paired_grads + queries, SIZE, PANEL,
-                           pairs, grad_values + to, SIZE);
-                add_matmul(rows, SIZE, block.grad_scores + first * QUERY_BLOCK + from,
-                           QUERY_BLOCK / PAIR, workspace->paired_queries + queries, SIZE, PANEL,
-                           pairs, grad_keys + to, SIZE);
+                /* Each key of the sequence itself is first seen by the queries of its diagonal. */
+                (diagonal ? matmul_into : add_matmul)(
+                    rows, SIZE, block.weights + first * QUERY_BLOCK + from, QUERY_BLOCK / PAIR,
+                    workspace->paired_grads + queries, SIZE, PANEL, pairs, grad_values + to, SIZE);
+                (diagonal ? matmul_into : add_matmul)(
+                    rows, SIZE, block.grad_scores + first * QUERY_BLOCK + from, QUERY_BLOCK / PAIR,
+                    workspace->paired_queries + queries, SIZE, PANEL, pairs, grad_keys + to, SIZE);
             }
             for (long j = 0; j < n; j += BLOCK)
                 transpose_block(block.grad_scores + j, QUERY_BLOCK, num_keys,

@@ -14,9 +14,10 @@ call per direction; without it, these are PyTorch's matmuls, one after another.
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -138,10 +139,11 @@ class LoraLinears:
         n = self.x.shape[0]
         lora_hidden = self.x.new_empty(n, sum(self._ranks()))
         outs = tuple(self.x.new_empty(n, w.shape[0]) for w in self.weights) if with_outputs else ()
+        packed, _tables_in_use = _pack_layers(self)
         build.call(
             _library(self.x.dtype),
             "lora_forward",
-            ctypes.byref(_LoraLayers.from_layers(self)),
+            packed,
             lora_hidden,
             _addresses(outs) if with_outputs else None,
         )
@@ -157,10 +159,11 @@ class LoraLinears:
             [torch.empty_like(matrix) for matrix in matrices]
             for matrices in (self.lora_a, self.lora_b)
         )
+        packed, _tables_in_use = _pack_layers(self)
         build.call(
             _library(self.x.dtype),
             "lora_backward",
-            ctypes.byref(_LoraLayers.from_layers(self)),
+            packed,
             lora_hidden,
             _addresses(grads),
             grad_hidden,
@@ -203,36 +206,46 @@ def pad_ranks(
     )
 
 
-class _LoraLayers(ctypes.Structure):
-    """`lora_layers_t` of the C code."""
+_LAYERS = struct.Struct("@lllPPfPPPP")
+"""`lora_layers_t` of the C code: n, depth, count, widths, ranks, scaling, x, weights, A, B."""
 
-    # Order and types must be those of the C struct.
-    _fields_ = [
-        *((name, ctypes.c_long) for name in ("n", "depth", "count")),
-        *((name, ctypes.POINTER(ctypes.c_long)) for name in ("widths", "ranks")),
-        ("scaling", ctypes.c_float),
-        ("x", ctypes.c_void_p),
-        *((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("weights", "downs", "ups")),
-    ]
 
-    @classmethod
-    def from_layers(cls, layers: LoraLinears) -> _LoraLayers:
-        count = len(layers.weights)
-        long_array = ctypes.c_long * count
-        return cls(
-            *layers.x.shape,
-            count,
-            long_array(*(w.shape[0] for w in layers.weights)),
-            long_array(*(a.shape[0] for a in layers.lora_a)),
-            layers.scaling,
-            layers.x.data_ptr(),
-            *map(_addresses, (layers.weights, layers.lora_a, layers.lora_b)),
-        )
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """Arrays of the C struct that are the same in every step, and their addresses."""
+
+    arrays: tuple[Any, ...]
+    addresses: tuple[int, ...]
+
+
+def _pack_layers(layers: LoraLinears) -> tuple[bytes, _Tables]:
+    """The C struct of layers, and the arrays that it refers to, to be kept during the call."""
+    x = layers.x
+    values: list[int] = []
+    for w, a, b in zip(layers.weights, layers.lora_a, layers.lora_b, strict=True):
+        values += (w.shape[0], a.shape[0], w.data_ptr(), a.data_ptr(), b.data_ptr())
+    tables = _tables(tuple(values))
+    widths, ranks, *matrices = tables.addresses
+    packed = _LAYERS.pack(
+        *x.shape, len(layers.weights), widths, ranks, layers.scaling, x.data_ptr(), *matrices
+    )
+    return packed, tables
+
+
+# Making ctypes arrays takes longer than an adapter's matmul, so they are kept for some models.
+@lru_cache(maxsize=4096)
+def _tables(values: tuple[int, ...]) -> _Tables:
+    """Arrays of widths, ranks and the addresses of W, A and B from those of each layer in turn."""
+    arrays = tuple(
+        (kind * (len(values) // 5))(*values[i::5])
+        for i, kind in enumerate([ctypes.c_long] * 2 + [ctypes.c_void_p] * 3)
+    )
+    return _Tables(arrays, tuple(map(ctypes.addressof, arrays)))
 
 
 def _addresses(arrays: Sequence[Tensor]) -> Any:
     # Addresses only: the caller keeps the tensors alive until the call returns.
-    return (ctypes.c_void_p * len(arrays))(*(t.data_ptr() for t in arrays))
+    return (ctypes.c_void_p * len(arrays))(*[t.data_ptr() for t in arrays])
 
 
 def _library(dtype: torch.dtype) -> Any:
