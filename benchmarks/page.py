@@ -76,18 +76,19 @@ _LIMITS = {
         "Prooftune's bottlenecks are as above."
     ),
     "training-bfloat16-320": (
-        "One pair, on the successor of the CPU above (Zen 5, same features). Our threads spin "
-        "for some 20 microseconds before they sleep; TRL's threads spin as OpenMP's default is. "
-        "Pairs differ by what TRL takes: one an hour before, with threads that spun for a tenth "
-        "of a millisecond, took 12.1 and 155 s (12.8 times as fast), one the day before 12.7 "
-        "and 156 s (12.3 times, with int8 12.9 times)."
+        "The last of three pairs in two hours, on the successor of the CPU above (Zen 5, same "
+        "features): 12.0, 13.8 and 13.6 times as fast. Pairs differ by what TRL takes; in three "
+        "earlier ones it took 155, 156 and 191 s (12.3 to 16.9 times, with int8 12.9 times). Our "
+        "threads spin for some 400 microseconds before they sleep; TRL's threads spin as "
+        "OpenMP's default is."
     ),
     "training-bfloat16-tcmalloc": (
         "Every tool runs with `LD_PRELOAD` of tcmalloc (gperftools 2.10), which retains freed "
         "memory. TRL gains a quarter to two thirds; Prooftune, which retains memory by itself, "
         "gains at most a twentieth. Use such an allocator to train with TRL on CPUs; neither "
-        "TRL nor pip includes one. One pair, on the newer CPU of the section before; a pair the "
-        "day before gave 8.2 and 5.9 times, with int8 9.2 and 6.7 times. On the older CPU, with "
+        "TRL nor pip includes one. One pair, on the newer CPU of the section before; two "
+        "pairs of the days before gave 8.0 and 8.2 times (6.1 and 5.9 times its best), with int8 "
+        "9.2 and 6.7 times. On the older CPU, with "
         "an earlier engine, three pairs gave 5.2 to 5.7 times the speed of TRL's defaults and "
         "3.8 to 4.1 times its best, with int8 8.3 to 8.8 and 6.1 to 6.3 times."
     ),
@@ -98,8 +99,9 @@ _LIMITS = {
     "training-float32-48-avx2": (
         "The CPU has AVX512; `PROOFTUNE_COMPILE=avx2 ATEN_CPU_CAPABILITY=avx2 "
         "ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2` emulate one that lacks it, for "
-        "both tools. The losses of each pair are equal to four digits; three pairs the day "
-        "before gave 6.0, 6.8 and 7.6 times. The ratio depends on the rows: TRL pads a batch to "
+        "both tools. The losses of each pair are equal to four digits; the "
+        "pairs of the two days before gave 8.1, 6.9, 7.4 and 6.0, 6.8, 7.6 times. The ratio "
+        "depends on the rows: TRL pads a batch to "
         "its longest row, and trains on the first 48 rows at 1.1, on 160 at 1.4 rows/s, where "
         "one pair took 23.4 and 111.4 s (4.8 times as fast) before LoRA layers were compiled "
         "for float32. With them a step over the first 16 rows takes 2.01 and 2.09 s, without "
@@ -154,6 +156,7 @@ _LIMITS = {
     ),
     "generation-float32": ("One pair only, to see whether the predictions are the same."),
     "step": (
+        "The last of five runs in a row: 85.5, 85.2, 85.3, 85.4 and 85.9%. "
         "The matmuls of compiled attention count as operations, but are not among those that are "
         "timed alone."
     ),
