@@ -25,12 +25,10 @@ from prooftune.engine.forward import compute_prefix_cache
 from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.scoring import score_labels
 from prooftune.engine.sequences import Generated, PrefillBatch, TokenSelector
-from prooftune.engine.threads import by_contention
 from prooftune.engine.uploads import upload
 from prooftune.errors import Failure
 
 
-@by_contention
 def generate(
     model: nn.Module,
     prefix: Sequence[int],

@@ -26,7 +26,6 @@ from prooftune.engine.forward import (
     supports_shared_prefix,
 )
 from prooftune.engine.model_parts import get_backbone, get_output_head
-from prooftune.engine.threads import by_contention
 
 
 @dataclass(slots=True)
@@ -75,7 +74,6 @@ def label_tree(labels: Sequence[Sequence[int]], stop_token_id: int) -> LabelTree
     return tree
 
 
-@by_contention
 def score_labels(
     model: nn.Module,
     prefix: Sequence[int],
@@ -154,7 +152,6 @@ def label_log_probs(logits: Tensor, tree: LabelTree) -> Tensor:
     return torch.stack([torch.as_tensor(s) for s in sums], dim=1)
 
 
-@by_contention
 def score_classes(
     model: nn.Module,
     prefix: Sequence[int],

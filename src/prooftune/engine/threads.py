@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -20,9 +18,6 @@ _CONTENDED = 0.15
 _STEPS_BETWEEN_PROBES = 20
 
 _blocks = threading.local()  # as PyTorch's number of threads
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 
 class ThreadsByContention:
@@ -85,25 +80,6 @@ def threads_by_contention() -> Iterator[ThreadsByContention]:
     finally:
         _blocks.active = is_inner
         threads.restore()
-
-
-def by_contention(function: Callable[P, Iterator[T]]) -> Callable[P, Iterator[T]]:
-    """Decorate a generator function of batches: `threads_by_contention`, with each as a step."""
-
-    @wraps(function)
-    def batches_of(*args: P.args, **options: P.kwargs) -> Iterator[T]:
-        batches = function(*args, **options)
-        with threads_by_contention() as threads:
-            while True:
-                threads.begin_step()
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
-                threads.end_step()
-                yield batch
-
-    return batches_of
 
 
 def scheduling_times(statistics: Path = _SCHEDULING) -> tuple[int, int] | None:
