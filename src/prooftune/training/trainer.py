@@ -125,7 +125,7 @@ def _train(
     collator = collator or make_collator(prefix, module.packed, module.pad_multiple)
     progress = TrainingProgress(description)
     extra = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
-    if module.causal and _trains_matrices_only(module):
+    if module.causal and _trains_adapters_only(module):
         extra.append(StepThreads(threads))
     trainer = TuningTrainer(
         module,
@@ -173,10 +173,10 @@ def _train(
     return finite_log(trainer.state.log_history)
 
 
-def _trains_matrices_only(module: TuningModule) -> bool:
-    """Whether gradients are the same bits for any number of threads: those of matrices are, while
-    PyTorch sums those of vectors, as of norms and biases, in as many parts as there are threads."""
-    return all(p.dim() == 2 for p in module.parameters() if p.requires_grad)
+def _trains_adapters_only(module: TuningModule) -> bool:
+    """Whether gradients are the same bits for any number of threads, as those of LoRA are. PyTorch
+    sums those of norms and biases, and the norm of a large matrix's, in parts by threads."""
+    return all("lora_" in name for name, p in module.named_parameters() if p.requires_grad)
 
 
 def _fit_memory(

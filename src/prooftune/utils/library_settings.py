@@ -22,8 +22,9 @@ OTHER_WAIT_SETTINGS = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 SPINS_WHEN_ALONE = "20000"
 """`GOMP_SPINCOUNT` on an idle machine: some 400 microseconds, as threads wait for each other
-hundreds of times in a training step, mostly for less than that. Should others get busy later, the
-engine takes more threads than cores (`engine.threads`), and OpenMP's then sleep at once."""
+hundreds of times in a training step, mostly for less than that. Should others get busy
+later, LoRA training takes more threads than cores (`engine.threads`), and OpenMP's then sleep at
+once; scoring and generation go on spinning, and are slower than with threads that sleep."""
 
 _SYSTEM_STATISTICS = Path("/proc/stat")
 _SAMPLES, _SAMPLE_SECONDS = 5, 0.001
