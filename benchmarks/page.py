@@ -76,9 +76,10 @@ _LIMITS = {
         "Prooftune's bottlenecks are as above."
     ),
     "training-bfloat16-320": (
-        "The last of three pairs in two hours, on the successor of the CPU above (Zen 5, same "
-        "features): 12.0, 13.8 and 13.6 times as fast. Pairs differ by what TRL takes; in three "
-        "earlier ones it took 155, 156 and 191 s (12.3 to 16.9 times, with int8 12.9 times). Our "
+        "The last of three pairs in an hour, on the successor of the CPU above (Zen 5, same "
+        "features): 13.1, 13.2 and 12.3 times as fast; tests ran beside a fourth (26.7 and 150.5 "
+        "s). Three pairs of the day before: 12.0, 13.8 and 13.6. Pairs differ by what TRL takes; "
+        "in three earlier it took 155, 156 and 191 s (12.3 to 16.9 times, with int8 12.9). Our "
         "threads spin for some 400 microseconds before they sleep; TRL's threads spin as "
         "OpenMP's default is."
     ),
@@ -86,8 +87,8 @@ _LIMITS = {
         "Every tool runs with `LD_PRELOAD` of tcmalloc (gperftools 2.10), which retains freed "
         "memory. TRL gains a quarter to two thirds; Prooftune, which retains memory by itself, "
         "gains at most a twentieth. Use such an allocator to train with TRL on CPUs; neither "
-        "TRL nor pip includes one. One pair, on the newer CPU of the section before; two "
-        "pairs of the days before gave 8.0 and 8.2 times (6.1 and 5.9 times its best), with int8 "
+        "TRL nor pip includes one. One pair, on the newer CPU of the section before; three "
+        "earlier ones gave 8.0, 8.2 and 8.6 times (6.1, 5.9 and 6.5 times its best), with int8 "
         "9.2 and 6.7 times. On the older CPU, with "
         "an earlier engine, three pairs gave 5.2 to 5.7 times the speed of TRL's defaults and "
         "3.8 to 4.1 times its best, with int8 8.3 to 8.8 and 6.1 to 6.3 times."
@@ -100,7 +101,7 @@ _LIMITS = {
         "The CPU has AVX512; `PROOFTUNE_COMPILE=avx2 ATEN_CPU_CAPABILITY=avx2 "
         "ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2` emulate one that lacks it, for "
         "both tools. The losses of each pair are equal to four digits; the "
-        "pairs of the two days before gave 8.1, 6.9, 7.4 and 6.0, 6.8, 7.6 times. The ratio "
+        "pairs of three days before gave 6.0 to 8.1 times. The ratio "
         "depends on the rows: TRL pads a batch to "
         "its longest row, and trains on the first 48 rows at 1.1, on 160 at 1.4 rows/s, where "
         "one pair took 23.4 and 111.4 s (4.8 times as fast) before LoRA layers were compiled "
@@ -147,8 +148,8 @@ _LIMITS = {
     "labels-8-shot-float32-avx2": (
         "The CPU has AVX512; `PROOFTUNE_COMPILE=avx2 ATEN_CPU_CAPABILITY=avx2 "
         "ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2` emulate one that lacks it, for "
-        "both tools. One pair; one the day before, without our compiled code "
-        "(`PROOFTUNE_COMPILE=0`), gave 21.8 times."
+        "both tools. One pair; two of the day before gave 20.5 and 20.6 times, one "
+        "without our compiled code (`PROOFTUNE_COMPILE=0`) 21.8."
     ),
     "labels-8-shot-float32": (
         "Bottleneck: float32 matmuls. The harness computes the examples again for every row. Both "
@@ -156,8 +157,13 @@ _LIMITS = {
     ),
     "generation-float32": ("One pair only, to see whether the predictions are the same."),
     "step": (
-        "The last of five runs in a row: 85.5, 85.2, 85.3, 85.4 and 85.9%; of five before them, "
-        "two gave less than 85% (84.0 and 84.1). "
+        "One of ten processes in a row, which gave 84.6, 86.4, 86.1, 86.2, 85.3, 85.8, 86.0, 86.4, "
+        "85.8 and 86.3% (median 86.0); ten of nearly the same code before them gave 84.0 to 85.9% "
+        "(median 85.4). Python between two kernels takes about twice as long as when the "
+        "kernels are left out, probably because their arrays displace its own from the caches, and "
+        "it varies over time by a fifth. Tried without gain: one autograd function per decoder "
+        "layer; preparing all kernel calls of a layer before the first; prefetching the rows that "
+        "attention packs. "
         "The matmuls of compiled attention count as operations, but are not among those that are "
         "timed alone."
     ),
