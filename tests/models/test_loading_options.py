@@ -106,7 +106,7 @@ def test_a_missing_library_is_said_once_and_where(
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name)
+        loading, "find_spec", lambda name: None if name == "bitsandbytes" else found(name)
     )
     options: dict[str, Any] = {"load_in_4bit": True}
     own = section.startswith("variants")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +31,7 @@ def parsed(path: Path, folder: Path, **options: Any) -> Recipe:
 
 
 @pytest.fixture
-def found(model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    # Settings of quantisation are checked whether or not the library is here; that it is missing
-    # would be one more finding.
-    find_spec = importlib.util.find_spec
-
-    def is_here(name: str, *package: str) -> Any:
-        return name == "bitsandbytes" or find_spec(name, *package)
-
-    monkeypatch.setattr(importlib.util, "find_spec", is_here)
-
+def found(model_folders: dict[str, Path], tmp_path: Path) -> Any:
     def find(**options: Any) -> list[Finding]:
         return checker.findings(parsed(model_folders["llama"], tmp_path, **options), Path())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -323,11 +324,9 @@ def quantization_config(options: dict[str, Any], dtype: torch.dtype | None = Non
     Raises:
         UsageError: bitsandbytes is not installed, or the fields contradict each other.
     """
-    import importlib.util
-
     from transformers import BitsAndBytesConfig
 
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if find_spec("bitsandbytes") is None:
         raise UsageError(
             "quantization: needs bitsandbytes, which is not installed: pip install "
             "'prooftune[quantization]'"
