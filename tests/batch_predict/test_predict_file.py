@@ -378,6 +378,39 @@ def test_files_without_a_header_are_read_as_the_training_data(
     assert any("has no header" in note for note in notes) is not has_header
 
 
+TEXT = "goal scored in extra time yesterday"
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (f"{TEXT}\na vote\n", [TEXT, "a vote"]),
+        (f'"{TEXT}, late"\n\n"two\nlines"\n', [f"{TEXT}, late", "two\nlines"]),
+        (f"{TEXT}\n", [TEXT]),
+        (f"text\n{TEXT}\n", [TEXT]),
+        # Names of columns, and questions of surveys.
+        (f"the customer's own message\n{TEXT}\n", [TEXT]),
+        (f"What was the reason for your complaint?\n{TEXT}\n", [TEXT]),
+    ],
+)
+def test_a_file_of_texts_alone_needs_no_header(
+    bundle: Path,
+    tmp_path: Path,
+    content: str,
+    texts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(columns, "notify", lambda note, *_: notes.append(note))
+    (tmp_path / "in.csv").write_text(content, encoding="utf-8")
+    predict_file(bundle, tmp_path / "in.csv", tmp_path / "out.csv")
+    rows, first = read_csv(tmp_path / "out.csv"), content.split("\n")[0]
+    has_header = not first.strip('"').startswith(TEXT)
+    assert [next(iter(row.values())) for row in rows] == texts
+    assert next(iter(rows[0])) == (first if has_header else "text")
+    assert any("has no header" in note for note in notes) is not has_header
+
+
 @pytest.mark.parametrize("header", ["title,description", "id,note", "a,b,c"])
 def test_other_headers_are_no_rows(headerless: Path, tmp_path: Path, header: str) -> None:
     row = ",".join(

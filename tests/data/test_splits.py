@@ -4,6 +4,7 @@ nest."""
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from data.tabled import examples, file, study_recipe
-from prooftune.data import sampling, splits
+from prooftune.data import sampling, split_notes, splits
 from prooftune.data.prepare import prepare_data
 from prooftune.errors import UsageError
 from prooftune.types import Example, Study
@@ -239,8 +240,32 @@ def test_a_label_of_one_text_stays_in_training_and_is_noted() -> None:
     train, test = splits.split_holdout(rows, 0.2, "stratified", 0, "test")
     assert {e.target for e in test} == {"a", "b"}
     assert {e.target for e in train} == {"a", "b", "c", "d"}
-    [note] = splits.rare_label_note(train, test, "test")
+    [note] = split_notes.rare_label_note(train, test, "test")
     assert "2 labels have a single text ('c', 'd'): kept in training" in note
+
+
+def test_a_part_that_large_clusters_make_uneven_is_noted() -> None:
+    rows = labelled({"a": 60, "b": 40})
+    even = ([*rows[:54], *rows[60:96]], [*rows[54:60], *rows[96:]])  # 10% of each label
+    note = partial(split_notes.uneven_split_note, share=0.1, name="validation")
+    assert note(*even, method="stratified", near_duplicates=0.7) == []
+    # 12 of "b", where 4 are its share: 18 of 100 rows.
+    uneven = ([*rows[:54], *rows[60:88]], [*rows[54:60], *rows[88:]])
+    assert note(*uneven, method="stratified", near_duplicates=0.7) == [
+        "validation has 18 of 100 rows instead of 10 and 12 of 'b' instead of 4, because "
+        "near-copies stay in one part. If these texts are alike but no copies, set "
+        "audit.near_duplicates: null."
+    ]
+    [exact] = note(*uneven, method="random", near_duplicates=None)
+    assert exact == "validation has 18 of 100 rows instead of 10, because copies stay in one part."
+    [grouped] = note(*uneven, method="grouped", near_duplicates=0.7)
+    assert grouped.endswith("because groups stay in one part.")
+    # The right number of rows, but none of "c".
+    rows = labelled({"a": 60, "b": 60, "c": 80})
+    without = (rows[40:], rows[:40])
+    [labels] = note(*without, share=0.2, method="stratified", near_duplicates=None)
+    assert labels == "validation has 40 of 'a' instead of 12, because copies stay in one part."
+    assert note(*without, share=0.2, method="random", near_duplicates=None) == []
 
 
 def test_every_label_of_a_small_set_is_held_out_once() -> None:

@@ -27,6 +27,7 @@ from prooftune.errors import ProoftuneError
 from prooftune.recipe import Data, Source
 from prooftune.recipe.pretraining import Pretraining
 from prooftune.types import Example, Study
+from standins.random_words import random_words
 from ways_out import follows, names, refused
 
 CSV_OF_FEW = "".join(f"{t},{'ab'[i % 2]}\n" for i, t in enumerate(DISTINCT[:12]))
@@ -314,6 +315,18 @@ def test_near_duplicates_of_a_template_are_decided_by_the_recipe(tmp_path: Path)
     for name in ("b.csv", "c.csv"):
         file(tmp_path, name, CSV)
     assert not warned(message, tmp_path, alone, audit={"near_duplicates": 0.3, "leak": "allow"})
+
+
+def test_an_uneven_split_of_near_copies_is_even_by_exact_ones(tmp_path: Path) -> None:
+    rows = [f"{random_words(i, 20)},a\n" for i in range(30)]
+    rows += [f"{random_words(100 + k, 20)} {i},b\n" for k in range(6) for i in range(12)]
+    file(tmp_path, "a.csv", "text,label\n" + "".join(rows))
+    message = follows(
+        "because {…} stay in one part. If these texts are alike but no copies, set "
+        "audit.near_duplicates: null."
+    )
+    assert warned(message, tmp_path, {"train": "a.csv"})
+    assert not warned(message, tmp_path, {"train": "a.csv"}, audit={"near_duplicates": None})
 
 
 def test_names_that_come_twice_are_numbered(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 SUFFIXES = (*DELIMITERS, *JSON_LINES_SUFFIXES, ".parquet")
 _HEADER_LINES = 50
 """First lines of a file that are looked at for its header."""
+_WORDS_OF_A_TEXT = 6
+"""Words from which the first row of a file of one column is a text and no column's name, unless it
+ends like the question of a survey."""
 EMPTY_TEXT = "empty_text"
 """Added column that says whether an input text of the row is empty."""
 CONFLICT_PREFIX = "predicted_"
@@ -49,7 +52,8 @@ def expected_columns(bundle: Path, manifest: CommonManifest) -> dict[str, list[s
 
 def detect_source(file: Path, expected: Mapping[str, Sequence[str]], bundle: Path) -> recipe.Source:
     """How to read the file: format by suffix, delimiter by the header, encoding by the bytes. A
-    file without a header has the columns of the bundle's training data, if that had none either.
+    file without a header has texts alone, or the columns of the bundle's training data, if that had
+    none either.
 
     The encoding is UTF-8 where that reads the file, else that of the bundle's training data, else
     the one that `detect_encoding` finds; a note says which.
@@ -63,12 +67,39 @@ def detect_source(file: Path, expected: Mapping[str, Sequence[str]], bundle: Pat
         lines = list(islice(iter(lambda: handle.readline(1_000_000), ""), _HEADER_LINES))
     # The suffix's own delimiter first: the first that gives all columns counts.
     layout = find_header(lines, expected.values(), (default, ",", ";", "\t", "|"))
-    if layout is None and (without := _without_header(file, lines, default, bundle)):
-        return without.model_copy(update={"encoding": encoding})
+    if layout is None:
+        without = _texts_alone(file, lines, default, expected) or _without_header(
+            file, lines, default, bundle
+        )
+        if without:
+            return without.model_copy(update={"encoding": encoding})
     delimiter, above = layout or (default, 0)
     if above:
         notify(f"{file.name}: the first {above} line(s) are above the header and left out")
     return recipe.Source(path=str(file), delimiter=delimiter, encoding=encoding, skip_lines=above)
+
+
+def _texts_alone(
+    file: Path, lines: Sequence[str], delimiter: str, expected: Mapping[str, Sequence[str]]
+) -> recipe.Source | None:
+    """How to read a file of one column without a header, whose first row is a text and no name;
+    None for other files, and for bundles that read several columns."""
+    if len(expected) != 1:
+        return None
+    try:
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    except csv.Error:  # such as a field of 131,072 characters
+        return None
+    if not rows or any(len(row) > 1 for row in rows):
+        return None
+    first = rows[0][0].strip()
+    if len(first.split()) < _WORDS_OF_A_TEXT or first.endswith(("?", ":")):
+        return None
+    [(column, *_)] = expected.values()
+    notify(
+        f"{file.name} has no header: its first row is a text, read as '{column}' like the others"
+    )
+    return recipe.Source(path=str(file), delimiter=delimiter, header=False, columns=[column])
 
 
 def _without_header(

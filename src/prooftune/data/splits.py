@@ -21,6 +21,7 @@ from prooftune.data.audit.findings import count_noun
 from prooftune.data.normalization import example_dedup_key, near_key
 from prooftune.data.ordinal import ordinal_scale
 from prooftune.data.sampling import stratum_of
+from prooftune.data.split_notes import rare_label_note, uneven_split_note
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.types import Example, SplitName, Study
@@ -93,6 +94,9 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
                 notes.append(_TEMPLATED.format(name=name))
             if exact_only:
                 templated.append(name)
+            notes += uneven_split_note(
+                splits["train"], splits[name], share, data.splitting.method, name, threshold
+            )
             if name == "test" and data.splitting.method == "stratified" and not several:
                 notes += rare_label_note(splits["train"], splits[name], name)
     # The files of two splits may both count their rows from 1.
@@ -255,21 +259,6 @@ def _stratified_size(
     # Every label has two texts or more here, so this is at most half of them.
     labels = len(set(strata))
     return share if ceil(share * len(strata)) >= labels else labels
-
-
-def rare_label_note(train: Sequence[Example], held_out: Sequence[Example], name: str) -> list[str]:
-    """A note on labels of a single text, which a stratified split keeps in training."""
-    missing = Counter(e.stratum for e in train)
-    for example in held_out:
-        missing.pop(example.stratum, None)
-    rare = [label for label, count in missing.items() if count == 1]
-    if not rare:
-        return []
-    return [
-        f"{len(rare):,} label{'s have' if len(rare) > 1 else ' has'} a single text "
-        f"({', '.join(map(repr, rare[:5]))}{' …' if len(rare) > 5 else ''}): kept in training, so "
-        f"the {name} set does not measure {'them' if len(rare) > 1 else 'it'}."
-    ]
 
 
 def _split_units(clusters: Sequence[int]) -> tuple[list[int], NDArray[np.intp]]:
