@@ -205,7 +205,8 @@ def test_what_cannot_be_exported_is_said_before_any_work(
     (tmp_path / "mine").mkdir()
     with pytest.raises(UsageError, match="is no earlier export"):
         export(bundle, "merged", tmp_path / "mine")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for module in ("importlib.util", "prooftune.models.loading"):
+        monkeypatch.setattr(f"{module}.find_spec", lambda name: None)
     monkeypatch.setattr(build, "spinner", lambda title: pytest.fail(f"it says: {title}"))
     for to in ("int8", "int4"):
         with pytest.raises(UsageError, match="needs bitsandbytes, which is not installed"):

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkp
 from prooftune.training.objective import TuningModule
 from prooftune.training.progress import finite_log
 from prooftune.training.trainer import train
+from prooftune.training.tuning_trainer import TuningTrainer
 from prooftune.utils.files import read_json, write_json
 from prooftune.variants.training_record import training_summary
 from training.tiny import BFLOAT16, FLOAT32, LABELS, arguments, loss_of, setup
@@ -268,6 +270,7 @@ from transformers import TrainerCallback
 sys.path.insert(0, {tests!r})
 from training.tiny import BFLOAT16, arguments, setup
 from prooftune.training.trainer import train
+from prooftune.training.tuning_trainer import TuningTrainer
 from safetensors.torch import save_file
 
 class Killer(TrainerCallback):
@@ -507,3 +510,18 @@ def test_modules_with_a_fixed_structure_are_still_set_to_training_one_by_one(
         assert not any(part.training for part in module.modules())
     module.extra = torch.nn.Linear(1, 1, bias=False)
     assert len(list(module.parameters())) == len(expected) + 1
+
+
+def test_a_checkpoint_is_complete_once_all_processes_have_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Trainer's state comes after it: a process that is killed before leaves none."""
+    process: Any = object.__new__(TuningTrainer)
+    process.args = SimpleNamespace(world_size=2, process_index=1, parallel_mode=None)
+    written: list[list[str]] = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        torch.distributed, "barrier", lambda: written.append([p.name for p in tmp_path.iterdir()])
+    )
+    process._save_rng_state(str(tmp_path))
+    assert written == [["rng_state_1.pth"]]

@@ -286,6 +286,13 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             json.dumps(self.elapsed_seconds + time.perf_counter() - self._started)
         )
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Every process writes its own file. Process 0 writes the Trainer's state next, which says
+        # that the checkpoint is complete.
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+
     # The Trainer's own loader expects a whole model or an adapter in peft's layout.
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
