@@ -341,6 +341,23 @@ def test_a_single_text_is_no_list_of_texts(bundle: Path) -> None:
     assert load(bundle).predict([]) == []
 
 
+Predicted = Callable[[Path, str], tuple[list[dict[str, str]], list[str]]]
+
+
+@pytest.fixture
+def predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predicted:
+    """The output rows of a bundle for a CSV file, and what is said of its columns."""
+
+    def predict(bundle: Path, content: str) -> tuple[list[dict[str, str]], list[str]]:
+        notes: list[str] = []
+        monkeypatch.setattr(columns, "notify", lambda note, *_: notes.append(note))
+        (tmp_path / "in.csv").write_text(content, encoding="utf-8")
+        predict_file(bundle, tmp_path / "in.csv", tmp_path / "out.csv")
+        return read_csv(tmp_path / "out.csv"), notes
+
+    return predict
+
+
 @pytest.fixture
 def headerless(bundle: Path, tmp_path: Path) -> Path:
     """A bundle whose training data had no header: label, text."""
@@ -363,17 +380,10 @@ def headerless(bundle: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_files_without_a_header_are_read_as_the_training_data(
-    headerless: Path,
-    tmp_path: Path,
-    content: str,
-    texts: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    headerless: Path, predicted: Predicted, content: str, texts: list[str]
 ) -> None:
-    notes: list[str] = []
-    monkeypatch.setattr(columns, "notify", lambda note, *_: notes.append(note))
-    (tmp_path / "in.csv").write_text(content, encoding="utf-8")
-    predict_file(headerless, tmp_path / "in.csv", tmp_path / "out.csv")
-    assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == texts
+    rows, notes = predicted(headerless, content)
+    assert [row["text"] for row in rows] == texts
     has_header = "text" in content.split("\n")[0]
     assert any("has no header" in note for note in notes) is not has_header
 
@@ -394,17 +404,9 @@ TEXT = "goal scored in extra time yesterday"
     ],
 )
 def test_a_file_of_texts_alone_needs_no_header(
-    bundle: Path,
-    tmp_path: Path,
-    content: str,
-    texts: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    bundle: Path, predicted: Predicted, content: str, texts: list[str]
 ) -> None:
-    notes: list[str] = []
-    monkeypatch.setattr(columns, "notify", lambda note, *_: notes.append(note))
-    (tmp_path / "in.csv").write_text(content, encoding="utf-8")
-    predict_file(bundle, tmp_path / "in.csv", tmp_path / "out.csv")
-    rows, first = read_csv(tmp_path / "out.csv"), content.split("\n")[0]
+    (rows, notes), first = predicted(bundle, content), content.split("\n")[0]
     has_header = not first.strip('"').startswith(TEXT)
     assert [next(iter(row.values())) for row in rows] == texts
     assert next(iter(rows[0])) == (first if has_header else "text")

@@ -86,10 +86,7 @@ def _texts_alone(
     None for other files, and for bundles that read several columns."""
     if len(expected) != 1:
         return None
-    try:
-        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
-    except csv.Error:  # such as a field of 131,072 characters
-        return None
+    rows = _parsed(lines, delimiter)
     if not rows or any(len(row) > 1 for row in rows):
         return None
     first = rows[0][0].strip()
@@ -111,10 +108,7 @@ def _without_header(
     delimiter = trained_on.delimiter or default
     if trained_on.header or trained_on.columns is None or len(delimiter) > 1:
         return None
-    try:
-        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
-    except csv.Error:  # such as a field of 131,072 characters
-        return None
+    rows = _parsed(lines, delimiter)
     labels = {trained_on.label or "label", *(trained_on.label_columns or ())}
     unlabelled = [column for column in trained_on.columns if column not in labels]
     for columns in (trained_on.columns, unlabelled):
@@ -127,6 +121,14 @@ def _without_header(
                 path=str(file), delimiter=delimiter, header=False, columns=list(columns)
             )
     return None
+
+
+def _parsed(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    """The rows that are not empty; none if they are no CSV."""
+    try:
+        return [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    except csv.Error:  # such as a field of 131,072 characters
+        return []
 
 
 def _names_columns(rows: Sequence[Sequence[str]]) -> bool:

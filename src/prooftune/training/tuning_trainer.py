@@ -290,7 +290,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         super()._save_rng_state(output_dir)
         # Every process writes its own file. Process 0 writes the Trainer's state next, which says
         # that the checkpoint is complete.
-        if torch.distributed.is_initialized():
+        if self.args.world_size > 1:
             torch.distributed.barrier()
 
     # The Trainer's own loader expects a whole model or an adapter in peft's layout.
