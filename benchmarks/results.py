@@ -280,8 +280,9 @@ changed:
 One sample of training rows does not decide between a tuned model and the best of its rivals:
 neither the intervals nor `seeds` cover which rows were sampled.
 
-Nor does one training of an encoder: on the same 8,000 rows of `sst2` it had 83.6% with two threads,
-whose sums are rounded differently, and 79.4% with one. LoRA trainings give the same bits with both.
+Nor does one training of an encoder: on the same 8,000 rows of `sst2` it had 83.6% with two threads
+and 79.4% with one, which round sums differently. (On `ag-news-600` two threads gave the same 2,000
+predictions twice, and one thread 32 others.) LoRA trainings give the same bits with both.
 
 Against the page of 0.1, which had no `embedding` variant and resampled rows alone:
 
