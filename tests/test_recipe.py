@@ -133,7 +133,7 @@ def test_valid_library_values_are_accepted() -> None:
         ({"audit": {"leek": "drop"}}, "audit.leek: unknown key (did you mean 'leak'?)"),
         (
             {"audit": {"leak": "ignore"}},
-            "audit.leak: Input should be 'error', 'drop' or 'allow', found 'ignore'",
+            "audit.leak: should be one of error, drop, allow, found 'ignore'",
         ),
         (
             {"data": {"train": "a", "splitting": {"tset": 0.1}}},
@@ -158,9 +158,21 @@ def test_valid_library_values_are_accepted() -> None:
         ),
         (
             {"variants": {"x": {"kind": "tund"}}},
-            "variants.x.kind: Input should be 'majority', 'tfidf', 'embedding', 'encoder', "
-            "'endpoint', 'zero-shot', 'few-shot', 'prompted' or 'tuned', found 'tund'",
+            "variants.x.kind: should be one of majority, tfidf, embedding, encoder, endpoint, "
+            "zero-shot, few-shot, prompted, tuned, found 'tund' (did you mean 'tuned'?)",
         ),
+        (
+            {"task": "clasification"},
+            "task: should be one of classification, multilabel, extractive-qa, free-text-qa, found "
+            "'clasification' (did you mean 'classification'?)",
+        ),
+        ({"slices": ["a"]}, "slices: unknown key (it is a key of data: data.slices)"),
+        (
+            {"label_errors": 0},
+            "label_errors: unknown key (it is a key of audit: audit.label_errors)",
+        ),
+        # Of several sections: which one is meant is not known.
+        ({"trust_remote_cod": True}, "trust_remote_cod: unknown key"),
         ({"variants": {}}, "variants: name at least one variant"),
         ({"variants": None}, "variants: name at least one variant"),
         ({"variants": 5}, "variants: Input should be a valid dictionary, found 5"),

@@ -8,7 +8,7 @@ from scipy.stats import fisher_exact
 
 from prooftune.evaluation.error_slices import Slice, slice_scores
 from prooftune.evaluation.resampling import Groups
-from prooftune.evaluation.slice_discovery import cluster_slices, discover_slices
+from prooftune.evaluation.slice_discovery import cluster_slices, discover_slices, rare_values
 from prooftune.types import Example
 
 
@@ -71,6 +71,17 @@ def test_small_slices_and_small_rests_are_left_out() -> None:
     quality = {"tuned": (rows % 3 > 0).astype(float)}
     tested = slice_scores(slices, quality, "tuned", [], 0.95, 0)
     assert sorted(s["value"] for s in tested["slices"]) == ["20", "80"]
+
+
+def test_values_of_columns_that_are_too_rare_for_a_slice() -> None:
+    channels = ["web form"] * 20 + ["email"] * 19 + [""] * 2 + ["phone"]
+    rows = [
+        Example(str(i), {"text": "a b"}, "x", metadata=(("channel", c), ("shop", "s")))
+        for i, c in enumerate(channels)
+    ]
+    assert rare_values(rows) == {"channel": ["email", "(empty)", "phone"]}
+    assert {s.value for s in discover_slices(rows) if s.attribute == "channel"} == {"web form"}
+    assert rare_values([Example("1", {"text": "a"}, "x")]) == {}
 
 
 def test_rows_that_come_in_groups_are_not_independent() -> None:

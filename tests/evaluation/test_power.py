@@ -55,6 +55,14 @@ def test_detectable_difference_inverts_required_rows(
     assert detectable is not None and detectable <= difference + 1e-3
 
 
+@pytest.mark.parametrize("agreement", [0.0, 0.3, 0.8, 1.0])
+def test_shared_errors_are_those_that_both_make(agreement: float) -> None:
+    """By the table of both classifiers: the better one errs on 6%, and the worse one, too, where it
+    is not right alone."""
+    alone = power.discordance(0.9, 0.04, agreement).worse
+    assert power.shared_errors(0.9, agreement) == pytest.approx((0.06 - alone) / 0.06)
+
+
 def test_more_agreement_needs_fewer_rows() -> None:
     needed = [power.required_rows(power.discordance(0.8, 0.04, a)) for a in (0.0, 0.5, 0.9)]
     assert needed == sorted(needed, key=lambda rows: -(rows or 0)) and len(set(needed)) == 3

@@ -47,6 +47,13 @@ def test_loses_to_tfidf_is_said_first() -> None:
     assert verdict["sentence"].index("loses to tfidf") < verdict["sentence"].index("beats zero")
 
 
+def test_an_encoder_that_wins_is_fine_tuned_too() -> None:
+    verdict = judge(tfidf=2.5, bert=3.5, lora=0.5)
+    assert verdict["headline"] == (
+        "Fine-tuning the language model did not pay: tfidf and bert are better."
+    )
+
+
 def test_a_sentence_of_three_outcomes_has_one_but() -> None:
     verdict = judge(tfidf=3.5, zero=0.3, few=1.5, lora=1.5)
     first, second = verdict["sentence"].split("; it cannot be told apart from few")

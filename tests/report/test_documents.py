@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from prooftune import recipe as recipes
 from prooftune.report import abstention_section
 from prooftune.report.build import render_page, write_report
 from prooftune.report.format import interval, percent
 from prooftune.report.markdown import escape_markdown
-from prooftune.report.terminal import how_to_ship_another
+from prooftune.report.terminal import how_to_ship_another, label_errors_line
 from prooftune.report.warnings import collect_warnings
 from report.conftest import CASES, facts_of, page_of
 from report.reading import read
@@ -211,6 +212,74 @@ def test_variants_below_the_commonest_label_are_named():
     )
     assert sentence in collect_warnings(facts)
     assert sentence not in collect_warnings(facts_of("usual"))
+
+
+def test_a_variant_that_predicts_little_but_one_label_is_named():
+    scores = deepcopy(facts_of("usual")["scores"])
+    variant = scores["variants"]["lora"]
+    first, *others = variant["per_class"]
+    for most, reported in ((int(0.95 * variant["n"]), True), (int(0.9 * variant["n"]), False)):
+        first["predicted"] = most
+        for row in others:
+            row["predicted"] = 0
+        others[0]["predicted"] = variant["n"] - most
+        found = collect_warnings({**facts_of("usual"), "scores": scores})
+        sentence = (
+            f"lora: predicts '{first['label']}' for {most:,} of {variant['n']:,} examples, of "
+            f"which {first['support']:,} have this label: it hardly discriminates."
+        )
+        assert (sentence in found) == reported
+
+
+@pytest.mark.parametrize(
+    ("losses", "reported"),
+    [
+        ([1.2, 0.7, 0.62], True),
+        ([0.7, 1.2, 0.68], False),  # about the lowest one before
+        ([0.7, 0.6, 0.65], False),  # rising
+        ([0.6], False),
+    ],
+)
+def test_a_short_training_that_was_still_learning_is_named(losses, reported):
+    facts = deepcopy(facts_of("usual"))
+    training = facts["variants"]["lora"]["training"]
+    training["epochs"] = 1.0
+    training["log_history"] = [
+        {"step": 5 * i, "eval_loss": loss} for i, loss in enumerate(losses, 1)
+    ]
+    found = [w for w in collect_warnings(facts) if "try more epochs" in w]
+    assert bool(found) == reported
+    if reported:
+        assert "only 15 steps" in found[0] and "0.7 before, 0.62 at" in found[0]
+        override = found[0].rpartition("--set ")[2]
+        values = {"name": "a", "data": {"train": "a.csv"}, "variants": {"lora": {"kind": "tuned"}}}
+        recipe = recipes.parse(values, overrides=[override])
+        assert recipe.variants["lora"].training["num_train_epochs"] == 2
+        # A long training ends with a small step of its own accord.
+        training["log_history"][-1]["step"] = 100
+        assert not [w for w in collect_warnings(facts) if "try more epochs" in w]
+
+
+def test_markdown_escapes_tags_and_no_relations():
+    assert escape_markdown("p < 0.001, <b>, a<b, </i> & <!-- c") == (
+        "p < 0.001, &lt;b>, a&lt;b, &lt;/i> &amp; &lt;!-- c"
+    )
+
+
+def test_the_terminal_says_where_doubtful_labels_are():
+    scores: Any = {"label_errors": None}
+    assert label_errors_line(scores) == ""
+    counts = {"train": 7, "validation": 0, "test": 1_200}
+    scores["label_errors"] = {
+        "splits": {name: {"flagged": count} for name, count in counts.items()},
+        "file": "label_errors.csv",
+    }
+    assert label_errors_line(scores) == (
+        "Rows with a doubtful label: 7 of train and 1,200 of test; label_errors.csv in the run "
+        "folder lists them."
+    )
+    scores["label_errors"]["splits"] = {"train": {"flagged": 0}}
+    assert label_errors_line(scores) == ""
 
 
 def test_what_variants_share_is_cautioned_once():

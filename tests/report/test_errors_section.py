@@ -44,3 +44,24 @@ def test_the_caption_names_the_metric_and_the_tests(
     assert table.caption.startswith(f"{metric} of tuned on slices")
     assert f"p-values: {against_rest}" in table.caption
     assert f"the larger one of {against_rival}" in table.caption
+
+
+def test_values_without_a_slice_are_named() -> None:
+    quality = {"tuned": np.arange(60) % 3 / 2}
+    slices = slice_scores(
+        [Slice("length", "short texts", np.arange(60) < 30)], quality, "tuned", [], 0.95, 0
+    )
+    slices["rare_values"] = {"channel": ["email"], "shop": list("abcdefg")}
+    scores: Any = {
+        "task": "classification",
+        "groups": None,
+        "confidence": 0.95,
+        "labels": ["a", "b"],
+        "errors": {"slices": slices, "confusions": []},
+    }
+    section = errors_section(scores)
+    assert section is not None
+    assert section["sentences"][-2:] == [
+        "channel: “email” has fewer than 20 test rows and no slice.",
+        "shop: “a”, “b”, “c”, “d”, “e” and 2 more have fewer than 20 test rows and no slice.",
+    ]

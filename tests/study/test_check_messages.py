@@ -37,11 +37,13 @@ def test_a_small_test_set_shows_large_differences_only(
 ) -> None:
     [finding] = few_test_rows(study_recipe({"train": "a.csv"}, **TWO), with_test_rows(rows))
     assert finding.message.startswith(f"{rows} test rows can")
-    assert names(follows("prooftune power --accuracy {…} --rows {…}"), finding.message)
+    assert names(
+        follows("prooftune power --accuracy {…} --rows {…} --comparisons {…}"), finding.message
+    )
     # The command that it names computes the same, among other cases.
     command = finding.message.partition("Other cases: ")[2].split()
     assert prooftune(monkeypatch, *command[1:]) == 0
-    assert (shared := re.search(r"([\d.]+) points \(50% of shared", capsys.readouterr().out))
+    assert (shared := re.search(r"([\d.]+) points \(65% of the better", capsys.readouterr().out))
     assert f"about {float(shared[1]):.0f} points" in finding.message
 
 
@@ -53,7 +55,19 @@ def test_a_tiny_test_set_shows_nothing(
     command = finding.message.partition("Other cases: ")[2].split()
     assert prooftune(monkeypatch, *command[1:]) == 0
     shared = capsys.readouterr().out.splitlines()[2]
-    assert "none" in shared and "50%" in shared
+    assert "none" in shared and "65%" in shared
+
+
+def test_more_comparisons_show_larger_differences_only() -> None:
+    """Against every rival the difference is tested at the level divided by their number."""
+    rivals = {"variants": ["tfidf", "embedding", "encoder", "tuned"]}
+    found = {}
+    for variants in (TWO, rivals):
+        [finding] = few_test_rows(study_recipe({"train": "a.csv"}, **variants), with_test_rows(60))
+        points = finding.message.partition("about ")[2].partition(" points")[0]
+        found[finding.message.rpartition(" ")[2]] = int(points)
+    # The tuned variant is compared with each of three rivals, and these not with each other.
+    assert list(found) == ["1", "3"] and found["3"] > found["1"]
 
 
 def test_when_there_is_nothing_to_warn_of() -> None:

@@ -144,6 +144,13 @@ def test_what_power_computes(commands: Commands) -> None:
     commands.refused(message, *power, "--rows", "99", "--difference", "9")
     commands.works(*power, "--rows", "99")
     commands.works(*power, "--difference", "5")
+    share = follows("points are too few to be tested; for {…} points give --difference {…}")
+    error = commands.refused(share, *power, "--difference", "0.02")
+    assert "for 2 points give --difference 2" in error
+    assert "3,3" in commands.works(*power, "--difference", "2")
+    # Nothing is promised before the error.
+    assert prooftune(commands.patch, *power, "--difference", "12") == 2
+    assert "102" not in commands.capture.readouterr().out
 
 
 def test_data_of_a_shipped_recipe(commands: Commands) -> None:

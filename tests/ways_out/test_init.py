@@ -300,6 +300,20 @@ def test_the_right_column_instead_of_one_with_one_value(tmp_path: Path) -> None:
     assert labels(study) == {*LABELS} and not any(names(message, n) for n in notes)
 
 
+def test_a_column_of_few_values_is_named_in_slices(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{t},{'ab'[i % 2]},{('web form', 'chat')[i % 3 > 0]},{i},x\n"
+        for i, t in enumerate(DISTINCT)
+    )
+    path = file(tmp_path, "a.csv", f"text,label,channel,number,shop\n{rows}")
+    message = follows("To see results by the values of '{…}', name it in data.slices.")
+    values = note(path, message, InitChoices(label="label"))
+    [said] = [n for n in drafted(path, InitChoices(label="label"))[2] if names(message, n)]
+    assert "by the values of 'channel'" in said
+    study = edited(tmp_path, values, slices=["channel"])
+    assert {dict(e.metadata)["channel"] for e in study.train} == {"web form", "chat"}
+
+
 @pytest.mark.slow
 def test_ratings_and_codes(tmp_path: Path) -> None:
     def rated(column: str) -> Path:

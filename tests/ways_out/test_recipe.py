@@ -468,6 +468,14 @@ WAYS: list[tuple[str, Recipe, list[Recipe]]] = [
         {"training": {"num_train_epochs": "three"}},
         [{"training": {"num_train_epochs": 3}}],
     ),
+    *(
+        (
+            follows("{…}: should be {…}{…}, found {…}{…}"),
+            {"variants": {"b": {"kind": "encodr"}}},
+            [{"variants": {"b": {"kind": kind}}}],
+        )
+        for kind in ("encoder", "tfidf")
+    ),
     (
         follows(" (did you mean '{…}'?)"),
         {"traning": {"num_train_epochs": 1}},

@@ -10,6 +10,8 @@ from prooftune.cli.app import app
 
 _OVERLAPS = (0.0, 0.5, 0.8)
 """Overlap of errors, from independent to nearly nested."""
+_LEAST_POINTS = 0.1
+"""A smaller ``--difference`` is taken for a share."""
 
 
 @app.command()
@@ -46,7 +48,9 @@ def power(
     Example: prooftune power --accuracy 0.9 --difference 2
 
     The answer depends on how often the two variants make the same mistakes, so it is given for
-    three overlaps. Power is that of McNemar's exact test at the 5% level.
+    three cases. Independent errors need the most rows: plan for them if nothing is known. The
+    report of a finished study has the share of rows on which its variants disagree. Power is that
+    of McNemar's exact test at the 5% level.
     """
     from prooftune.errors import UsageError
 
@@ -59,24 +63,39 @@ def power(
         print(f"Smallest difference from {share:.1%} that {rows:,} test rows can show ({level}):")
         _print_differences(rows, share, alpha, target)
     elif difference is not None and rows is None:
+        _refuse_share(difference)
+        lines = _needed_rows(share, difference / 100, alpha, target)
         better = share + difference / 100
         print(f"Test rows that show {better:.1%} against {share:.1%} ({level}):")
-        _print_rows(share, difference / 100, alpha, target)
+        print("\n".join(lines))
     else:
         raise UsageError("power: give either --difference or --rows")
 
 
-def _print_rows(accuracy: float, difference: float, alpha: float, target: float) -> None:
+def _refuse_share(difference: float) -> None:
+    """Refuse a difference that was given as a share, as the accuracy is."""
+    from prooftune.errors import UsageError
+
+    if 0 < difference < _LEAST_POINTS:
+        raise UsageError(
+            f"power: --difference is in points, and {difference:g} points are too few to be "
+            f"tested; for {100 * difference:g} points give --difference {100 * difference:g}"
+        )
+
+
+def _needed_rows(accuracy: float, difference: float, alpha: float, target: float) -> list[str]:
     from prooftune.evaluation.power import MAX_ROWS, discordance, required_rows
 
+    lines = []
     for overlap in _OVERLAPS:
         shares = discordance(accuracy, difference, overlap)
         needed = required_rows(shares, alpha, target)
         number = f"{needed:,}" if needed is not None else f"more than {MAX_ROWS:,}"
-        print(
+        lines.append(
             f"  {number:>9} rows if the variants disagree on {shares.total:.1%} of rows"
-            f" ({_named(overlap)})"
+            f" ({_named(accuracy, overlap)})"
         )
+    return lines
 
 
 def _print_differences(rows: int, accuracy: float, alpha: float, target: float) -> None:
@@ -84,11 +103,15 @@ def _print_differences(rows: int, accuracy: float, alpha: float, target: float) 
 
     for overlap in _OVERLAPS:
         difference = detectable_difference(rows, accuracy, overlap, alpha, target)
-        if difference is None:
-            print(f"  none: even a perfect variant would not reach the power ({_named(overlap)})")
-        else:
-            print(f"  {100 * difference:5.1f} points ({_named(overlap)})")
+        found = "none: even a perfect variant would not reach the power"
+        if difference is not None:
+            found = f"{100 * difference:5.1f} points"
+        print(f"  {found} ({_named(accuracy, overlap)})")
 
 
-def _named(overlap: float) -> str:
-    return "independent errors" if not overlap else f"{overlap:.0%} of shared errors"
+def _named(accuracy: float, overlap: float) -> str:
+    from prooftune.evaluation.power import shared_errors
+
+    if not overlap:
+        return "independent errors"
+    return f"{shared_errors(accuracy, overlap):.0%} of the better one's errors are shared"

@@ -302,6 +302,7 @@ def _print_result(result: Result) -> None:
     from prooftune.report.terminal import (
         by_language,
         how_to_ship_another,
+        label_errors_line,
         precision_and_recall,
         print_paragraph,
         print_variants,
@@ -311,8 +312,8 @@ def _print_result(result: Result) -> None:
     print_variants(result.scores)
     print()
     print_paragraph(f"{result.headline} {result.verdict}")
-    for sentence in (precision_and_recall(result.scores), by_language(result.scores)):
-        if sentence:
+    for line in (precision_and_recall, by_language, label_errors_line):
+        if sentence := line(result.scores):
             print_paragraph(sentence)
     if front := front_sentence(result.reported_scores):
         print()

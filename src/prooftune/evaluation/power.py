@@ -55,6 +55,17 @@ def discordance(accuracy: float, difference: float, agreement: float = 0.0) -> D
     return Discordance(worse_alone + difference, worse_alone)
 
 
+def shared_errors(accuracy: float, agreement: float) -> float:
+    """Share of the better classifier's errors that the worse one makes, too, 0 to 1.
+
+    Args:
+        accuracy: of the worse classifier, 0 to 1.
+        agreement: as in `discordance`, in which the worse classifier alone is right on
+            (1 - agreement) · accuracy of the better one's errors.
+    """
+    return 1 - (1 - agreement) * accuracy
+
+
 def mcnemar_power(rows: int, shares: Discordance, alpha: float = 0.05) -> float:
     """Probability that McNemar's exact two-sided test favours the better classifier.
 

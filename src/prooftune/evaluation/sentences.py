@@ -35,7 +35,12 @@ def headline(scores: Measurements, facts: VerdictFacts, best: str) -> str:
     }[facts["outcome"]](scores, against, best)
     if facts["better"]:
         # Only of this variant: another tuned one did make a difference.
-        text = text.replace("Fine-tuning", f"Fine-tuning ({best})", 1)
+        subject = (
+            "Fine-tuning the language model"
+            if text.startswith("Fine-tuning the language model")
+            else "Fine-tuning"
+        )
+        text = text.replace(subject, f"{subject} ({best})", 1)
     opposed = _opposed_names(against)
     if facts["outcome"] != "not-tuned" and opposed:
         text = f"{text.removesuffix('.')}, but {join(opposed)} got worse."
@@ -90,9 +95,12 @@ def _undecided(scores: Measurements, against: Sequence[Reference], best: str) ->
 
 
 def _lost(scores: Measurements, against: Sequence[Reference], best: str) -> str:
-    del scores, best
+    del best
     lost = [a["variant"] for a in against if a["outcome"] == "loses"]
-    return f"Fine-tuning did not pay: {join(lost)} {'is' if len(lost) == 1 else 'are'} better."
+    # An encoder is fine-tuned, too: where it wins, fine-tuning did pay.
+    encoder = any(scores["variants"][name]["kind"] == ENCODER for name in lost)
+    tuning = "Fine-tuning the language model" if encoder else "Fine-tuning"
+    return f"{tuning} did not pay: {join(lost)} {'is' if len(lost) == 1 else 'are'} better."
 
 
 def _not_tuned(scores: Measurements, against: Sequence[Reference], best: str) -> str:
@@ -172,14 +180,17 @@ def _worth(scores: Measurements, against: Sequence[Reference]) -> str:
         "better": f"better by more than {margin} than",
         "worse": f"worse by more than {margin} than",
         "equivalent": f"equivalent (within {margin}) to",
-        "undecided": f"not shown to differ by {margin} or to be equivalent to",
     }
     parts = []
     for key, word in words.items():
         names = [a["variant"] for a in against if a["worthwhile"] == key]
         if names:
             parts.append(f"{word} {join(names)}")
-    return f" It is {join(parts)}."
+    text = f" It is {join(parts)}." if parts else ""
+    # An advantage may be certain while its size is not.
+    if names := [a["variant"] for a in against if a["worthwhile"] == "undecided"]:
+        text += f" Whether the difference from {join(names, 'or')} exceeds {margin} remains open."
+    return text
 
 
 def _detectable(scores: Measurements, against: Sequence[Reference]) -> str:

@@ -39,6 +39,20 @@ def discover_slices(examples: Sequence[Example]) -> list[Slice]:
     return found
 
 
+def rare_values(examples: Sequence[Example]) -> dict[str, list[str]]:
+    """Metadata column -> its values with too few test rows for a slice, the most frequent first.
+
+    Args:
+        examples: the test rows.
+    """
+    found = {}
+    for column in dict.fromkeys(name for e in examples for name, _ in e.metadata):
+        counts = Counter(dict(e.metadata).get(column) for e in examples)
+        if rare := [str(v or "(empty)") for v, n in counts.most_common() if n < MIN_ROWS]:
+            found[column] = rare
+    return found
+
+
 def _strata(examples: Sequence[Example]) -> list[str]:
     return [example.stratum for example in examples]
 

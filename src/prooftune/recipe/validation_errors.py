@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -27,7 +28,15 @@ def _messages(error: ErrorDetails) -> list[str]:
     keys = _key_path(error["loc"])
     path = ".".join(keys)
     if error["type"] == "extra_forbidden":
-        return [f"{path}: unknown key{nearest(keys[-1], _valid_keys(keys[:-1]))}"]
+        near = nearest(keys[-1], _valid_keys(keys[:-1]))
+        return [f"{path}: unknown key{near or _elsewhere(keys[-1])}"]
+    if error["type"] in ("literal_error", "enum"):
+        choices = re.findall(r"'((?:[^'\\]|\\.)*)'", error["ctx"]["expected"])
+        return [
+            f"{path}: should be {'one of ' * (len(choices) > 1)}{', '.join(choices)}, found "
+            f"{_shown(error['input'])}"
+            f"{nearest(str(error['input']), choices)}"
+        ]
     if error["type"] == "missing":
         kinds = (
             f": one of {', '.join(VARIANT_KINDS)}{nearest(keys[-2], VARIANT_KINDS)}"
@@ -79,13 +88,25 @@ def _valid_keys(path: Sequence[str]) -> list[str]:
         if key not in fields:
             continue  # a name of the user's, such as that of a hyperparameter
         annotation = fields[key].annotation
-        section = next(
-            # `Prompt | None` and the like: the member that is a section.
-            option
-            for option in (annotation, *get_args(annotation))
-            if isinstance(option, type) and issubclass(option, BaseModel)
-        )
+        # `Prompt | None` and the like: the member that is a section.
+        section = _sections_of(annotation)[0]
     return list(keys_of(section))
+
+
+def _sections_of(annotation: object) -> list[type[BaseModel]]:
+    """The members of a type that are sections of a recipe."""
+    return [
+        option
+        for option in (annotation, *get_args(annotation))
+        if isinstance(option, type) and issubclass(option, BaseModel)
+    ]
+
+
+def _elsewhere(key: str) -> str:
+    """`` (it is a key of data: data.slices)`` for a key of one other section, or nothing."""
+    sections = [name for name, field in keys_of(Recipe).items() if _sections_of(field.annotation)]
+    owners = [name for name in sections if key in _valid_keys([name])]
+    return f" (it is a key of {owners[0]}: {owners[0]}.{key})" if len(owners) == 1 else ""
 
 
 def library_option_problems(values: Mapping[str, Any]) -> list[str]:

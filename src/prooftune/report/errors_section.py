@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from prooftune.evaluation.error_slices import MIN_ROWS
 from prooftune.evaluation.score_types import ErrorSlice, Scores, SliceScores
+from prooftune.evaluation.sentences import join
 from prooftune.report.cells import Cell, Table, bounded_cell, count_cell
 from prooftune.report.format import (
     count,
@@ -17,6 +19,9 @@ from prooftune.report.format import (
 
 SHOWN_SLICES = 12
 """Slices in the table, the worst first; ``scores.json`` has all."""
+
+SHOWN_VALUES = 5
+"""Values without a slice that a sentence names."""
 
 _METRICS = {"classification": "Accuracy", "multilabel": "F1 per example"}
 
@@ -33,7 +38,7 @@ def errors_section(scores: Scores) -> dict[str, Any] | None:
     return {
         "judged": slices["judged"],
         "rivals": slices["rivals"],
-        "sentences": slice_sentences(slices) if table else [],
+        "sentences": [*slice_sentences(slices), *_rare_sentences(slices)] if table else [],
         "tables": [table] if table else [],
         "confusions": analysis["confusions"],
         "hidden": max(0, len(slices["slices"]) - SHOWN_SLICES),
@@ -63,6 +68,21 @@ def slice_sentences(slices: SliceScores) -> list[str]:
         f"No slice of the test rows is significantly worse than the others, among "
         f"{count(slices['tests'])} tests."
     ]
+
+
+def _rare_sentences(slices: SliceScores) -> list[str]:
+    """Which values of the recipe's columns are no slices, since they have too few rows."""
+    return [
+        f"{column}: {_some(values)} {'has' if len(values) == 1 else 'have'} fewer than {MIN_ROWS} "
+        "test rows and no slice."
+        for column, values in (slices.get("rare_values") or {}).items()
+    ]
+
+
+def _some(values: list[str]) -> str:
+    shown = [f"“{value}”" for value in values[:SHOWN_VALUES]]
+    more = len(values) - len(shown)
+    return join([*shown, f"{more} more"] if more else shown)
 
 
 def _tests(scores: Scores) -> tuple[str, str]:

@@ -76,8 +76,9 @@ def learning_curve_tables(scores: Scores) -> list[Table]:
         "extrapolation-table",
         "Extrapolation of the learning curves",
         f"Expected {curves['metric']} with more training rows, with the {level} interval of one "
-        f"more training; gain over {count(curves['rows'])} rows. Power law: weight of the power "
-        "law against a logarithmic curve. Spread: standard deviation between training subsets of "
+        f"more training; gain: over the fitted value, not the measured one, at "
+        f"{count(curves['rows'])} rows. Power law: weight of the power law against a logarithmic "
+        "curve. Spread: standard deviation between training subsets of "
         "one size, in points.",
         [*headings, "power law", "spread"],
         rows,

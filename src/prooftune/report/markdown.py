@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from prooftune.evaluation.score_types import (
@@ -85,7 +86,9 @@ def render_markdown(facts: ReportFacts) -> str:
 def escape_markdown(value: object) -> str:
     """Escape text for a Markdown table cell or paragraph."""
     # A line break would end a table row.
-    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
+    text = " ".join(str(value).split()).replace("&", "&amp;")
+    # A tag begins with a letter, "/", "!" or "?"; "p < 0.001" stays readable in the file.
+    text = re.sub(r"<(?! )", "&lt;", text)
     # The backslash first, or it would escape the escapes of the others.
     for character in "\\`*_[]|#":
         text = text.replace(character, f"\\{character}")

@@ -94,6 +94,20 @@ def precision_and_recall(scores: Scores) -> str:
     return f"{name}: {', '.join(parts)}; by label in the report." if parts else ""
 
 
+def label_errors_line(scores: Scores) -> str:
+    """One line with the number of doubtful labels and the file that lists them; empty without."""
+    errors = scores.get("label_errors")
+    counts = {
+        split: part["flagged"] for split, part in (errors or {"splits": {}})["splits"].items()
+    }
+    if errors is None or not sum(counts.values()):
+        return ""
+    parts = [f"{flagged:,} of {split}" for split, flagged in counts.items() if flagged]
+    return (
+        f"Rows with a doubtful label: {join(parts)}; {errors['file']} in the run folder lists them."
+    )
+
+
 _SHOWN_LANGUAGES = 4
 
 

@@ -10,6 +10,7 @@ from prooftune.evaluation.score_types import (
 )
 from prooftune.report.task_display import TaskDisplay
 from prooftune.report.types import ReportedVariant
+from prooftune.variant_details import TrainingSummary
 
 FORGETTING_RATIO = 1.2
 """Perplexity after tuning over that before, from which forgetting is reported."""
@@ -17,6 +18,16 @@ FORGETTING_RATIO = 1.2
 
 ALWAYS_ABSTAINS = 0.95
 """Share of abstentions from which a variant is said to abstain almost always."""
+
+
+NEARLY_ONE_LABEL, EXCESS = 0.95, 0.2
+"""Share of predictions of one label from which a variant is said to predict little else, if that
+is more than the label's share of the examples by `EXCESS` at least."""
+
+
+FEW_STEPS, STILL_FALLING = 100, 0.95
+"""Trainings of fewer steps are said to be short if the last validation loss is below this share of
+the lowest one before. With linear decay a long training's loss falls to its end, too, by little."""
 
 
 # A little inside `calibration.TEMPERATURES`, whose ends the search approaches and does not reach.
@@ -106,6 +117,14 @@ def _degenerate_warnings(variant: VariantMeasurements) -> list[str]:
             f"predicts the same label, '{predicted[0]}', for all {n:,} examples: it does not "
             "discriminate, whatever its accuracy."
         )
+    elif variant.get("per_class"):
+        most = max(variant["per_class"], key=lambda row: row["predicted"])
+        share = most["predicted"] / n
+        if share >= NEARLY_ONE_LABEL and share - most["support"] / n >= EXCESS:
+            warnings.append(
+                f"predicts '{most['label']}' for {most['predicted']:,} of {n:,} examples, of which "
+                f"{most['support']:,} have this label: it hardly discriminates."
+            )
     abstained = variant.get("abstained")
     if ALWAYS_ABSTAINS * n <= (abstained or 0) < n:
         warnings.append(
@@ -138,6 +157,30 @@ def _abstention_causes(threshold: NoAnswerThreshold | None) -> str:
     )
 
 
+def _short_training(name: str, training: TrainingSummary) -> list[str]:
+    """A warning on a training of few steps whose validation loss was still falling at its end."""
+    losses = [
+        (entry["step"], entry["eval_loss"])
+        for entry in training["log_history"]
+        if entry.get("eval_loss") is not None
+    ]
+    if len(losses) < 2:
+        return []
+    (steps, last), before = losses[-1], min(loss for _, loss in losses[:-1])
+    if steps >= FEW_STEPS or last >= STILL_FALLING * before:
+        return []
+    return [
+        f"{name}: the training had only {steps:,} steps, and the validation loss was still falling "
+        f"at its end ({before:.3g} before, {last:.3g} at the last evaluation); try more epochs: "
+        f"--set variants.{name}.training.num_train_epochs={_more(training['epochs'])}"
+    ]
+
+
+def _more(epochs: float) -> int:
+    """Twice the epochs, as a whole number."""
+    return max(2, round(2 * epochs))
+
+
 def training_warnings(name: str, details: ReportedVariant, n: int) -> list[str]:
     """Warnings about resumed training, assumed gold passages, and forgetting."""
     warnings = []
@@ -147,6 +190,8 @@ def training_warnings(name: str, details: ReportedVariant, n: int) -> list[str]:
             f"{name}: training was resumed after an interruption. Its time excludes the work lost "
             "by that, and its peak memory is that of the last attempt."
         )
+    if training:
+        warnings += _short_training(name, training)
     if details.get("guessed_gold"):
         warnings.append(
             f"{name}: for {details['guessed_gold']:,} of {n:,} questions the data names no gold "

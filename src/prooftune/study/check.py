@@ -23,6 +23,7 @@ from prooftune.study.estimate_tables import (
     print_endpoints,
     print_estimates,
     print_search_cost,
+    print_unlisted,
 )
 from prooftune.study.label_errors import FILE as LABEL_ERRORS_FILE
 from prooftune.study.label_errors import CheckedRows, check_training_rows, flagged_rows
@@ -125,6 +126,8 @@ def check(
             console.print("   note  Estimates skipped.")
             return report
         print_estimates(console, report.estimates, thorough)
+        if report.estimates:
+            print_unlisted(console, recipe)
         print_search_cost(console, recipe, report.estimates or [])
         print_curve_cost(console, recipe, report.estimates or [])
     return report
@@ -306,7 +309,8 @@ def _print_label_errors(
         f"{' and '.join(checked.models)}, cross-validated, would give them another. "
         f"{'They give' if len(checked.models) > 1 else 'It gives'} {checked.accuracy:.0%} of all "
         "rows their own label, so some doubts are mistakes of the model. A run looks again, also "
-        f"with its embedding variants, and lists all in {LABEL_ERRORS_FILE}. The most doubtful:",
+        f"with its embedding variants, and lists what it finds in {LABEL_ERRORS_FILE}. The most "
+        "doubtful:",
         markup=False,
     )
     sources = {example.id: example.source for example in checked.examples}

@@ -21,7 +21,12 @@ from prooftune.evaluation.score_types import (
     ErrorAnalysis,
     Scores,
 )
-from prooftune.evaluation.slice_discovery import cluster_slices, discover_slices, text_vectors
+from prooftune.evaluation.slice_discovery import (
+    cluster_slices,
+    discover_slices,
+    rare_values,
+    text_vectors,
+)
 from prooftune.models.text_classifier import joined_texts
 from prooftune.recipe import Recipe
 from prooftune.tasks.task import task_for
@@ -65,9 +70,12 @@ def analyse_errors(
     slices = [*discover_slices(study.test), *_clusters(recipe, study)]
     groups, _ = groups_in_test(study)
     return {
-        "slices": slice_scores(
-            slices, quality, judged, rivals, scores["confidence"], scores["seed"], groups
-        ),
+        "slices": {
+            **slice_scores(
+                slices, quality, judged, rivals, scores["confidence"], scores["seed"], groups
+            ),
+            "rare_values": rare_values(study.test),
+        },
         # A label set is not confused with another one: labels are missed or wrongly given.
         "confusions": _confusions(study, shipped, judged, rivals)
         if recipe.task == "classification"

@@ -113,8 +113,8 @@ def print_endpoints(console: Console, estimates: Sequence[EndpointEstimate]) -> 
         )
         if item.over_budget:
             console.print(
-                f"warning {item.name} may need more {' and '.join(item.over_budget)} than "
-                f"variants.{item.name}.endpoint.budget allows, and would then stop.",
+                f"warning {item.name} may need more than variants.{item.name}.endpoint.budget "
+                f"allows, and would then stop: {', '.join(item.over_budget)}.",
                 style="yellow",
                 markup=False,
             )
@@ -143,7 +143,7 @@ def print_estimates(console: Console, estimates: list[CostEstimate] | None, thor
         title="Estimated cost on this machine, measured on a few batches", title_justify="left"
     )
     table.add_column("variant")
-    for heading in ("training", "test rows", "total", "peak memory", "disk"):
+    for heading in ("training", "test rows", "total", "peak memory", "peak disk"):
         table.add_column(heading, justify="right")
     for item in estimates:
         times = (duration(getattr(item, name)) for name in _TIMES)
@@ -169,6 +169,13 @@ def print_estimates(console: Console, estimates: list[CostEstimate] | None, thor
             style="yellow",
             markup=False,
         )
+
+
+def print_unlisted(console: Console, recipe: Recipe) -> None:
+    """Which variants the table of estimates does not have."""
+    cheap = [name for name, v in recipe.variants.items() if v.kind in ("majority", *CHEAP_KINDS)]
+    names = f"{', '.join(cheap)} (usually seconds) and " if cheap else ""
+    console.print(f"Not included: {names}the report.", style="dim", markup=False)
 
 
 def budget_note(estimates: list[CostEstimate]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from prooftune.data.audit.findings import Finding
-from prooftune.evaluation.power import detectable_difference
+from prooftune.evaluation.comparison_plan import pairs
+from prooftune.evaluation.power import detectable_difference, shared_errors
 from prooftune.recipe import Recipe
 from prooftune.types import Study
 
@@ -12,15 +13,17 @@ FEW_ROWS = 200
 ACCURACY = 0.7
 """Assumed accuracy of the weaker variant. Nearer to 100%, smaller differences can be shown."""
 AGREEMENT = 0.5
-"""Assumed share of errors that two variants have in common; the middle of `prooftune power`."""
+"""Assumed overlap of the errors of two variants; the middle of `prooftune power`."""
+LEVEL = 0.05
+"""Of all tests of the study together."""
 
 
 def few_test_rows(recipe: Recipe, study: Study) -> list[Finding]:
     """A warning on a test set that can only show large differences.
 
     The smallest difference that McNemar's exact test finds with a probability of 80% at the 5%
-    level, for assumed accuracy and agreement (`evaluation.power`). A row counts as right or wrong,
-    also where the study has a finer measure.
+    level, divided by the number of comparisons, for assumed accuracy and agreement
+    (`evaluation.power`). A row counts as right or wrong, also where the study has a finer measure.
 
     Args:
         recipe: for the names of what is tested.
@@ -31,18 +34,24 @@ def few_test_rows(recipe: Recipe, study: Study) -> list[Finding]:
         return []
     unit = "row" if recipe.has_labels else "question"
     count = f"{rows} test {unit}{'s' if rows != 1 else ''}"
-    command = f"prooftune power --accuracy {ACCURACY} --rows {rows}"
-    difference = detectable_difference(rows, ACCURACY, AGREEMENT)
+    comparisons = len(pairs({name: v.kind for name, v in recipe.variants.items()}))
+    command = f"prooftune power --accuracy {ACCURACY} --rows {rows} --comparisons {comparisons}"
+    # The first and hardest step of Holm's procedure.
+    difference = detectable_difference(rows, ACCURACY, AGREEMENT, LEVEL / comparisons)
+    level = f"level {LEVEL:.0%}"
+    if comparisons > 1:
+        level += f" over {comparisons} comparisons"
     if difference is None:
         message = (
             f"{count} {'are' if rows != 1 else 'is'} too few: even a variant without errors would "
             f"not be shown to be better than one with an accuracy of {ACCURACY:.0%} (power 80%, "
-            f"level 5%). Other cases: {command}"
+            f"{level}). Other cases: {command}"
         )
     else:
         message = (
             f"{count} can only show differences of about {100 * difference:.0f} points or more, if "
-            f"the weaker variant has an accuracy of {ACCURACY:.0%} and half of the errors are "
-            f"shared (power 80%, level 5%). Other cases: {command}"
+            f"the weaker variant has an accuracy of {ACCURACY:.0%} and makes "
+            f"{shared_errors(ACCURACY, AGREEMENT):.0%} of the better one's errors, too (power 80%, "
+            f"{level}). Other cases: {command}"
         )
     return [Finding("few-test-rows", "warning", message)]

@@ -35,7 +35,7 @@ class EndpointEstimate:
         prompt_tokens, completion_tokens: at most.
         money: price at most, in `currency`; None without ``endpoint.price``.
         currency: of the price; empty without one.
-        over_budget: the limits of ``endpoint.budget`` that these figures exceed.
+        over_budget: the limits of ``endpoint.budget`` that these figures exceed, in words.
     """
 
     name: str
@@ -87,12 +87,17 @@ def _estimate(
         input_price=price.input if price else 0.0, output_price=price.output if price else 0.0
     )
     money = limits.price(prompt_tokens, completion_tokens) if price else None
-    budget = settings.budget
+    budget, currency = settings.budget, price.currency if price else ""
     figures = {
         "requests": (requests, budget.requests),
         "tokens": (prompt_tokens + completion_tokens, budget.tokens),
-        "money": (money or 0.0, budget.money),
+        currency: (money or 0.0, budget.money),
     }
+    over = [
+        f"up to {most:,.6g} {unit} where {limit:,.6g} are allowed"
+        for unit, (most, limit) in figures.items()
+        if limit is not None and most > limit
+    ]
     return EndpointEstimate(
         name,
         urlsplit(settings.base_url).netloc,
@@ -100,8 +105,8 @@ def _estimate(
         prompt_tokens,
         completion_tokens,
         money,
-        price.currency if price else "",
-        tuple(k for k, (most, limit) in figures.items() if limit is not None and most > limit),
+        currency,
+        tuple(over),
     )
 
 

@@ -27,6 +27,8 @@ Ask = Callable[[str, list[str]], int]
 _CLOSE = 0.75
 """Difference of scores below which two label candidates are too close to choose silently."""
 _ALTERNATIVES = 3
+_FEW_VALUES = 12
+"""Values of a column up to which its slices are suggested, as many as `slice_discovery` takes."""
 
 
 def choose_columns(
@@ -270,6 +272,10 @@ def _note_other_columns(
             f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
             f"{' …' if len(unused) > 8 else ''}."
         )
+        if few := [c.name for c in rest if c not in named and 2 <= len(c.counts) <= _FEW_VALUES]:
+            inferred.notes[-1] += (
+                f" To see results by the values of '{few[0]}', name it in data.slices."
+            )
     elif rest and not inferred.named:
         places = ", ".join(str(c.position + 1) for c in rest)
         inferred.notes.append(

@@ -31,7 +31,7 @@ data:
 _TRAINING = """
 lora: {{r: 16, lora_alpha: 32, target_modules: all-linear}}
 training:                        # transformers.TrainingArguments fields
-  learning_rate: 1e-3            # for small models; 2e-4 from 1B parameters
+  learning_rate: 1e-3            # for small models; 2e-4 from 500M parameters
 """
 
 CLASSIFICATION_TEMPLATE = (

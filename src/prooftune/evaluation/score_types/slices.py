@@ -34,12 +34,14 @@ class ErrorSlice(TypedDict):
 
 
 class SliceScores(TypedDict):
-    """All slices of a study, the worst first, and the number of tests that were corrected for."""
+    """All slices of a study, the worst first, and the number of tests that were corrected for;
+    ``rare_values``: metadata column -> values with too few rows for a slice."""
 
     judged: str
     rivals: list[str]
     tests: int
     slices: list[ErrorSlice]
+    rare_values: NotRequired[dict[str, list[str]]]
 
 
 class ConfusionExample(TypedDict):
