@@ -89,7 +89,7 @@ def _at_coverages(points: Sequence[RiskPoint], n: int, confidence: float) -> lis
 def training_curves(
     name: str, details: ReportedVariant, variant: VariantMeasurements | None, primary: str
 ) -> dict[str, Any]:
-    """Learning curves and weight changes of one tuned variant.
+    """Loss during training and weight changes of one tuned variant.
 
     Args:
         name: the variant.

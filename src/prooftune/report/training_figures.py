@@ -72,7 +72,7 @@ def learning_curves(
             )
             for s, v in validation
         ]
-    return svg_image(plot.width, plot.height, f"Learning curves of {name}", *parts)
+    return svg_image(plot.width, plot.height, f"Loss of {name} during training", *parts)
 
 
 QUALITY_STYLES = ("after", "before")

@@ -15,6 +15,7 @@ from prooftune.data.init.classification import Ask
 from prooftune.data.init.companions import joining_hint, names_beside
 from prooftune.data.init.data_section import data_section, in_comment
 from prooftune.data.init.delimiters import SAMPLE_ROWS, NoLabels
+from prooftune.data.init.epochs import epochs_for
 from prooftune.data.init.inferred_options import InferredOptions, InitChoices
 from prooftune.data.init.labels import describe_labels
 from prooftune.data.init.prompt_length import (
@@ -197,6 +198,7 @@ def _classification_recipe(
         recipe=in_comment(shlex.quote(str(recipe))),
         data=data,
         max_length=length,
+        epochs=epochs_for(len(rows)),
         audit=(MANY_TRUNCATED if cut else "") + (TEMPLATED if templated else ""),
     )
 

@@ -51,7 +51,7 @@ prompt:
 """
     + _TRAINING
     + """\
-  num_train_epochs: 2
+  num_train_epochs: {epochs}
   per_device_train_batch_size: 16
 
 variants:
@@ -74,7 +74,7 @@ _PROMPTED = """\
 """
 MULTILABEL_TEMPLATE = (
     CLASSIFICATION_TEMPLATE.replace("task: classification", "task: multilabel")
-    .replace("  num_train_epochs: 2\n", "")
+    .replace("  num_train_epochs: {epochs}\n", "")
     .replace(  # heads have a default of their own
         _PROMPTED,
         """\
