@@ -247,7 +247,7 @@ def test_a_short_training_that_was_still_learning_is_named(losses, reported):
     training["log_history"] = [
         {"step": 5 * i, "eval_loss": loss} for i, loss in enumerate(losses, 1)
     ]
-    found = [w for w in collect_warnings(facts) if "try more epochs" in w]
+    found = [w for w in collect_warnings(facts) if "try twice as many" in w]
     assert bool(found) == reported
     if reported:
         assert "only 15 steps" in found[0] and "0.7 before, 0.62 at" in found[0]
@@ -255,9 +255,13 @@ def test_a_short_training_that_was_still_learning_is_named(losses, reported):
         values = {"name": "a", "data": {"train": "a.csv"}, "variants": {"lora": {"kind": "tuned"}}}
         recipe = recipes.parse(values, overrides=[override])
         assert recipe.variants["lora"].training["num_train_epochs"] == 2
+        training["arguments"] = {"max_steps": 15}
+        assert "training.max_steps=30" in next(
+            w for w in collect_warnings(facts) if "try twice as many" in w
+        )
         # A long training ends with a small step of its own accord.
         training["log_history"][-1]["step"] = 100
-        assert not [w for w in collect_warnings(facts) if "try more epochs" in w]
+        assert not [w for w in collect_warnings(facts) if "try twice as many" in w]
 
 
 def test_markdown_escapes_tags_and_no_relations():

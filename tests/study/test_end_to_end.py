@@ -166,6 +166,30 @@ def test_unchanged_stages_are_skipped(learners: dict[str, Path], tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_a_short_training_is_named_while_the_study_runs(
+    learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = small_recipe(
+        learners["llama"],
+        tmp_path / "data",
+        variants={"tfidf": None, "tuned": {"training": {"max_steps": 4}}},
+    )
+    said: list[str] = []
+    monkeypatch.setattr("prooftune.study.variant_stage.notify", lambda text, *_: said.append(text))
+
+    def named() -> bool:
+        prooftune.run(values, tmp_path / "run")
+        return any("tuned: the training had only 4 steps" in said.pop() for _ in [*said])
+
+    # Of four steps the last validation loss may be any.
+    monkeypatch.setattr("prooftune.report.variant_warnings.STILL_FALLING", math.inf)
+    assert named()
+    assert named()  # nothing is trained again
+    monkeypatch.setattr("prooftune.report.variant_warnings.STILL_FALLING", 0.0)
+    assert not named()
+
+
+@pytest.mark.slow
 def test_the_verdict_says_so_where_there_is_nothing_to_learn(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:

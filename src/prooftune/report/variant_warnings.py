@@ -157,8 +157,13 @@ def _abstention_causes(threshold: NoAnswerThreshold | None) -> str:
     )
 
 
-def _short_training(name: str, training: TrainingSummary) -> list[str]:
-    """A warning on a training of few steps whose validation loss was still falling at its end."""
+def short_training(name: str, training: TrainingSummary) -> list[str]:
+    """A warning on a training of few steps whose validation loss was still falling at its end.
+
+    Args:
+        name: the variant.
+        training: its training, with the losses on validation rows.
+    """
     losses = [
         (entry["step"], entry["eval_loss"])
         for entry in training["log_history"]
@@ -171,14 +176,17 @@ def _short_training(name: str, training: TrainingSummary) -> list[str]:
         return []
     return [
         f"{name}: the training had only {steps:,} steps, and the validation loss was still falling "
-        f"at its end ({before:.3g} before, {last:.3g} at the last evaluation); try more epochs: "
-        f"--set variants.{name}.training.num_train_epochs={_more(training['epochs'])}"
+        f"at its end ({before:.3g} before, {last:.3g} at the last evaluation); try twice as many: "
+        f"--set variants.{name}.training.{_twice(training, steps)}"
     ]
 
 
-def _more(epochs: float) -> int:
-    """Twice the epochs, as a whole number."""
-    return max(2, round(2 * epochs))
+def _twice(training: TrainingSummary, steps: int) -> str:
+    """The option that makes a training about twice as long, with its value."""
+    # A number of steps overrides that of epochs.
+    if training.get("arguments", {}).get("max_steps", -1) > 0:
+        return f"max_steps={2 * steps}"
+    return f"num_train_epochs={max(2, round(2 * training['epochs']))}"
 
 
 def training_warnings(name: str, details: ReportedVariant, n: int) -> list[str]:
@@ -191,7 +199,7 @@ def training_warnings(name: str, details: ReportedVariant, n: int) -> list[str]:
             "by that, and its peak memory is that of the last attempt."
         )
     if training:
-        warnings += _short_training(name, training)
+        warnings += short_training(name, training)
     if details.get("guessed_gold"):
         warnings.append(
             f"{name}: for {details['guessed_gold']:,} of {n:,} questions the data names no gold "

@@ -13,6 +13,7 @@ from prooftune.errors import UsageError
 from prooftune.evaluation.multilabel.thresholds import has_threshold
 from prooftune.recipe import Recipe, Variant
 from prooftune.recipe.variant_options import SAMPLING_OPTIONS, WEIGHTED_KINDS
+from prooftune.report.variant_warnings import short_training
 from prooftune.study.pretraining import pretraining_inputs, texts_digest
 from prooftune.tasks.task import task_for
 from prooftune.types import Example, Study, VariantResult
@@ -90,7 +91,12 @@ class VariantStage:
         for training in range(trainings):
             self._run_training(name, variant, training)
         folder = self.folder / "variants" / name
-        return run_folder.read_result(folder, variant.system, trainings, variant.adapter)
+        result = run_folder.read_result(folder, variant.system, trainings, variant.adapter)
+        # Shares of a learning curve are short on purpose.
+        if self.with_latency and "training" in result.details:
+            for warning in short_training(name, result.details["training"]):
+                notify(f"  {warning}", "yellow")
+        return result
 
     def _run_training(self, name: str, variant: Variant, training: int) -> None:
         folder = run_folder.training_folder(self.folder / "variants", name, training)
