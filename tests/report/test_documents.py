@@ -223,7 +223,8 @@ def test_a_variant_that_predicts_little_but_one_label_is_named():
         for row in others:
             row["predicted"] = 0
         others[0]["predicted"] = variant["n"] - most
-        found = collect_warnings({**facts_of("usual"), "scores": scores})
+        facts: Any = {**facts_of("usual"), "scores": scores}
+        found = collect_warnings(facts)
         sentence = (
             f"lora: predicts '{first['label']}' for {most:,} of {variant['n']:,} examples, of "
             f"which {first['support']:,} have this label: it hardly discriminates."
