@@ -52,6 +52,8 @@ def test_an_encoder_that_wins_is_fine_tuned_too() -> None:
     assert verdict["headline"] == (
         "Fine-tuning the language model did not pay: tfidf and bert are better."
     )
+    both = judge(bert=3.5, lora=0.5, dora=0.4)
+    assert both["headline"] == "Fine-tuning the language model did not pay: bert is better."
 
 
 def test_a_sentence_of_three_outcomes_has_one_but() -> None:

@@ -49,8 +49,8 @@ def power(
 
     The answer depends on how often the two variants make the same mistakes, so it is given for
     three cases. Independent errors need the most rows: plan for them if nothing is known. The
-    report of a finished study has the share of rows on which its variants disagree. Power is that
-    of McNemar's exact test at the 5% level.
+    report of a finished study has the discordant rows of each pair, on which the variants disagree.
+    Power is that of McNemar's exact test at the 5% level.
     """
     from prooftune.errors import UsageError
 

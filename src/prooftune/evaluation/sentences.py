@@ -14,6 +14,8 @@ UNTUNED_MODEL = ("zero_shot", "prompt", "retrieval")
 """Roles of the model before tuning, which alone say whether tuning helped."""
 ENCODER = "encoder"
 """Kind of variants that fine-tune an encoder, which is no language model."""
+LANGUAGE_MODEL = "Fine-tuning the language model"
+"""What did not pay where a fine-tuned encoder did."""
 LEAST_P = 0.001
 """A smaller p-value is given as a bound."""
 DECIMAL_METRICS = ("quadratic_kappa", "mcc")
@@ -35,11 +37,7 @@ def headline(scores: Measurements, facts: VerdictFacts, best: str) -> str:
     }[facts["outcome"]](scores, against, best)
     if facts["better"]:
         # Only of this variant: another tuned one did make a difference.
-        subject = (
-            "Fine-tuning the language model"
-            if text.startswith("Fine-tuning the language model")
-            else "Fine-tuning"
-        )
+        subject = LANGUAGE_MODEL if text.startswith(LANGUAGE_MODEL) else "Fine-tuning"
         text = text.replace(subject, f"{subject} ({best})", 1)
     opposed = _opposed_names(against)
     if facts["outcome"] != "not-tuned" and opposed:
@@ -99,7 +97,7 @@ def _lost(scores: Measurements, against: Sequence[Reference], best: str) -> str:
     lost = [a["variant"] for a in against if a["outcome"] == "loses"]
     # An encoder is fine-tuned, too: where it wins, fine-tuning did pay.
     encoder = any(scores["variants"][name]["kind"] == ENCODER for name in lost)
-    tuning = "Fine-tuning the language model" if encoder else "Fine-tuning"
+    tuning = LANGUAGE_MODEL if encoder else "Fine-tuning"
     return f"{tuning} did not pay: {join(lost)} {'is' if len(lost) == 1 else 'are'} better."
 
 
