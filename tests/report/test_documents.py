@@ -224,12 +224,12 @@ def test_a_variant_that_predicts_little_but_one_label_is_named():
             row["predicted"] = 0
         others[0]["predicted"] = variant["n"] - most
         facts: Any = {**facts_of("usual"), "scores": scores}
-        found = collect_warnings(facts)
+        warned = collect_warnings(facts)
         sentence = (
             f"lora: predicts '{first['label']}' for {most:,} of {variant['n']:,} examples, of "
             f"which {first['support']:,} have this label: it hardly discriminates."
         )
-        assert (sentence in found) == reported
+        assert (sentence in warned) == reported
 
 
 @pytest.mark.parametrize(
@@ -248,11 +248,11 @@ def test_a_short_training_that_was_still_learning_is_named(losses, reported):
     training["log_history"] = [
         {"step": 5 * i, "eval_loss": loss} for i, loss in enumerate(losses, 1)
     ]
-    found = [w for w in collect_warnings(facts) if "try twice as many" in w]
-    assert bool(found) == reported
+    warned = [w for w in collect_warnings(facts) if "try twice as many" in w]
+    assert bool(warned) == reported
     if reported:
-        assert "only 15 steps" in found[0] and "0.7 before, 0.62 at" in found[0]
-        override = found[0].rpartition("--set ")[2]
+        assert "only 15 steps" in warned[0] and "0.7 before, 0.62 at" in warned[0]
+        override = warned[0].rpartition("--set ")[2]
         values = {"name": "a", "data": {"train": "a.csv"}, "variants": {"lora": {"kind": "tuned"}}}
         recipe = recipes.parse(values, overrides=[override])
         assert recipe.variants["lora"].training["num_train_epochs"] == 2

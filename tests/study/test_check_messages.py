@@ -61,13 +61,16 @@ def test_a_tiny_test_set_shows_nothing(
 def test_more_comparisons_show_larger_differences_only() -> None:
     """Against every rival the difference is tested at the level divided by their number."""
     rivals = {"variants": ["tfidf", "embedding", "encoder", "tuned"]}
-    found = {}
+    points_by_comparisons = {}
     for variants in (TWO, rivals):
         [finding] = few_test_rows(study_recipe({"train": "a.csv"}, **variants), with_test_rows(60))
         points = finding.message.partition("about ")[2].partition(" points")[0]
-        found[finding.message.rpartition(" ")[2]] = int(points)
+        points_by_comparisons[finding.message.rpartition(" ")[2]] = int(points)
     # The tuned variant is compared with each of three rivals, and these not with each other.
-    assert list(found) == ["1", "3"] and found["3"] > found["1"]
+    assert (
+        list(points_by_comparisons) == ["1", "3"]
+        and points_by_comparisons["3"] > points_by_comparisons["1"]
+    )
 
 
 def test_when_there_is_nothing_to_warn_of() -> None:

@@ -103,10 +103,10 @@ def _print_differences(rows: int, accuracy: float, alpha: float, target: float) 
 
     for overlap in _OVERLAPS:
         difference = detectable_difference(rows, accuracy, overlap, alpha, target)
-        found = "none: even a perfect variant would not reach the power"
+        smallest = "none: even a perfect variant would not reach the power"
         if difference is not None:
-            found = f"{100 * difference:5.1f} points"
-        print(f"  {found} ({_named(accuracy, overlap)})")
+            smallest = f"{100 * difference:5.1f} points"
+        print(f"  {smallest} ({_named(accuracy, overlap)})")
 
 
 def _named(accuracy: float, overlap: float) -> str:

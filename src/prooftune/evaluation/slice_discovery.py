@@ -45,12 +45,12 @@ def rare_values(examples: Sequence[Example]) -> dict[str, list[str]]:
     Args:
         examples: the test rows.
     """
-    found = {}
+    by_column = {}
     for column in dict.fromkeys(name for e in examples for name, _ in e.metadata):
         counts = Counter(dict(e.metadata).get(column) for e in examples)
         if rare := [str(v or "(empty)") for v, n in counts.most_common() if n < MIN_ROWS]:
-            found[column] = rare
-    return found
+            by_column[column] = rare
+    return by_column
 
 
 def _strata(examples: Sequence[Example]) -> list[str]:

@@ -21,13 +21,13 @@ ALWAYS_ABSTAINS = 0.95
 
 
 NEARLY_ONE_LABEL, EXCESS = 0.95, 0.2
-"""Share of predictions of one label from which a variant is said to predict little else, if that
-is more than the label's share of the examples by `EXCESS` at least."""
+"""Share of predictions of one label from which the report warns of a variant, if that share exceeds
+the label's share of the examples by at least `EXCESS`."""
 
 
 FEW_STEPS, STILL_FALLING = 100, 0.95
-"""Trainings of fewer steps are said to be short if the last validation loss is below this share of
-the lowest one before. With linear decay a long training's loss falls to its end, too, by little."""
+"""The report warns of a training with fewer steps if its last validation loss is below this share
+of the lowest one before. With linear decay a long training also ends with a small fall."""
 
 
 # A little inside `calibration.TEMPERATURES`, whose ends the search approaches and does not reach.
